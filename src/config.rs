@@ -1,0 +1,609 @@
+//! The flow file: [`Spec`] is what was written, [`Flow`] is what will run.
+//!
+//! `Spec` is deserialised from TOML (unknown keys are refused), then validated once into a `Flow` whose parts cannot be wrong;
+//! each stage is handed its own part, by value, and nothing else. `dataflows/blood_pressure.toml` shows every key with its default;
+//! a test holds the two together. The JSON Schema for editors is generated from `Spec` into `schemas/flow.schema.json`.
+//!
+//! Order of precedence: the file, then `--set section.key=value` in the order given. No environment variables, no `${…}`:
+//! a secret is only ever the *name of a file* (`*_file`) or of an environment variable (`*_env`), never a value here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::time::EventSpan;
+
+/// A flow file as written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spec {
+    /// The flow's name: letters, digits, `_` and `-`. Part of metric labels and file names.
+    pub name: String,
+    /// Where records come from.
+    pub source: SourceSpec,
+    /// How bytes become observations.
+    pub decode: DecodeSpec,
+    /// How identity is removed.
+    pub pseudonymise: PseudonymiseSpec,
+    /// Windows, features and baselines of each patient.
+    pub patient: PatientSpec,
+    /// Rules and alarms.
+    pub score: ScoreSpec,
+    /// The statistical model.
+    pub model: ModelSpec,
+    /// Drift statistics.
+    pub audit: AuditSpec,
+    /// Where rows go. Sections that are absent are not written.
+    pub sink: SinkSpec,
+    /// Slices of ingestion.
+    pub epoch: EpochSpec,
+    /// How much may be under way.
+    pub inflight: InflightSpec,
+    /// How long contributions can be taken back.
+    pub correction: CorrectionSpec,
+    /// Where the engine keeps its own files.
+    pub state: StateSpec,
+    /// Metrics, health and the live page.
+    pub http: HttpSpec,
+}
+
+/// `[source]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceSpec {
+    /// `kafka`, `files` or `generator`.
+    pub kind: SourceKind,
+    /// Kafka: bootstrap servers, `host:port[,host:port]`.
+    pub brokers: String,
+    /// Kafka: topics to read.
+    pub topics: Vec<String>,
+    /// Kafka: group under which finished offsets are published for outside tools.
+    pub group: String,
+    /// Kafka: where to begin without state of one's own.
+    pub start: Start,
+    /// Kafka: any further librdkafka setting, passed through. Secrets do not belong here.
+    pub client: BTreeMap<String, String>,
+    /// Kafka: librdkafka settings whose value is read from a file, e.g. `"sasl.password" = "/run/secrets/kafka"`.
+    pub client_files: BTreeMap<String, PathBuf>,
+    /// Kafka: the client's queue of fetched messages, KiB per worker.
+    pub queue_kib: u32,
+    /// Kafka: how long a partition must be empty until it no longer holds windows open.
+    #[schemars(with = "String")]
+    pub idle: EventSpan,
+    /// Files: files or folders (read recursively; `.json`, `.ndjson`, `.jsonl`, each also `.gz` or `.zst`); `-` is standard input.
+    pub paths: Vec<PathBuf>,
+    /// Largest record in bytes; a larger one is rejected (`record_too_large`) without being parsed.
+    pub record_bytes_max: usize,
+    /// Generator: seed.
+    pub seed: u64,
+    /// Generator: number of patients.
+    pub patients: u32,
+    /// Generator: number of observations; 0 means without end.
+    pub observations: u64,
+    /// Generator: observations a second over all workers; 0 means as fast as they are taken.
+    pub rate_per_second: u64,
+}
+
+/// What kind of source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// Topics of a Kafka cluster.
+    #[default]
+    Kafka,
+    /// Files and standard input.
+    Files,
+    /// Synthetic patients.
+    Generator,
+}
+
+/// Where a Kafka source begins when nothing else says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At the group's committed offset, else at the beginning.
+    #[default]
+    Committed,
+    /// At the beginning.
+    Earliest,
+    /// At the end.
+    Latest,
+}
+
+impl Default for SourceSpec {
+    fn default() -> Self {
+        SourceSpec {
+            kind: SourceKind::Kafka,
+            brokers: "localhost:9092".into(),
+            topics: vec!["bp-obs".into()],
+            group: "windkessel".into(),
+            start: Start::Committed,
+            client: BTreeMap::new(),
+            client_files: BTreeMap::new(),
+            queue_kib: 16_384,
+            idle: EventSpan::from_seconds(60),
+            paths: Vec::new(),
+            record_bytes_max: 8 << 20,
+            seed: 1,
+            patients: 1_000,
+            observations: 100_000,
+            rate_per_second: 0,
+        }
+    }
+}
+
+/// `[decode]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecodeSpec {
+    /// What is around the resource: `auto` knows a bare resource, a Bundle and `{"patient": …, "observation": …}`;
+    /// a JSON pointer such as `/payload/after` names where the resource is (an object, or a string holding one).
+    pub unwrap: String,
+    /// The signals to take, by name, in the order of the output columns. Observations with none of them are ignored.
+    pub signals: Vec<String>,
+    /// Another table of signals than the shipped one.
+    pub signals_file: Option<PathBuf>,
+    /// A value without any unit (CLINICAL row 15).
+    pub unit_missing: MissingUnit,
+    /// A generic systolic/diastolic pair under a panel with only SNOMED 75367002 (row 5).
+    pub panel_generic: Choice,
+    /// Observations of status registered or unknown that carry values (row 24).
+    pub status_uncertain: Choice,
+    /// No effective time: take `issued` (row 34), or reject.
+    pub effective_missing: MissingTime,
+    /// Year or year-month as effective time (row 31).
+    pub effective_partial: Choice,
+    /// A subject known only by logical identifier (row 37).
+    pub subject_identifier: Choice,
+    /// Repeated keys in one JSON object (row 45): reject the resource, or take the last as most parsers do.
+    pub duplicate_keys: Choice,
+    /// Position- or method-specific codes such as standing systolic 8460-8 (row 10).
+    pub position_specific: Choice,
+    /// How far a device's clock may run ahead of the broker's before its reading is rejected (`clock_ahead`).
+    #[schemars(with = "String")]
+    pub clock_ahead: EventSpan,
+}
+
+/// A setting with two branches, both counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// Take it, and count the leniency.
+    Accept,
+    /// Reject it under the rule's name.
+    Reject,
+}
+
+/// What to do with a value that has no unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingUnit {
+    /// Reject it (`unit_missing`).
+    Reject,
+    /// Take the signal's canonical unit, counted as a leniency.
+    AssumeCanonical,
+}
+
+/// What to do without an effective time. Never "now": a replay must read the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingTime {
+    /// Reject it (`effective_missing`).
+    Reject,
+    /// Take `issued`, else reject.
+    Issued,
+    /// Take `issued`, else the broker's timestamp, else reject.
+    IssuedOrReceived,
+}
+
+impl Default for DecodeSpec {
+    fn default() -> Self {
+        DecodeSpec {
+            unwrap: "auto".into(),
+            signals: vec!["systolic".into(), "diastolic".into(), "mean_arterial".into()],
+            signals_file: None,
+            unit_missing: MissingUnit::Reject,
+            panel_generic: Choice::Reject,
+            status_uncertain: Choice::Reject,
+            effective_missing: MissingTime::Issued,
+            effective_partial: Choice::Reject,
+            subject_identifier: Choice::Reject,
+            duplicate_keys: Choice::Reject,
+            position_specific: Choice::Accept,
+            clock_ahead: EventSpan::from_seconds(300),
+        }
+    }
+}
+
+/// `[pseudonymise]`: one of the two must be given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PseudonymiseSpec {
+    /// A file holding the key as 64 hexadecimal characters; readable by its owner only.
+    pub key_file: Option<PathBuf>,
+    /// The name of an environment variable holding the same.
+    pub key_env: Option<String>,
+}
+
+/// `[patient]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatientSpec {
+    /// Length of a window.
+    #[schemars(with = "String")]
+    pub window: EventSpan,
+    /// Distance between the starts of two windows; equal to `window` they tumble, smaller they overlap. Must divide `window`.
+    #[schemars(with = "String")]
+    pub hop: EventSpan,
+    /// How far a partition's readings may be out of order: its watermark is the greatest event time seen, less this.
+    #[schemars(with = "String")]
+    pub disorder: EventSpan,
+    /// How far behind the watermark a reading still reopens its windows.
+    #[schemars(with = "String")]
+    pub lateness: EventSpan,
+    /// Systolic pressure at or above which `above_seconds` counts, mmHg.
+    pub high_mmhg: f64,
+    /// Systolic pressure below which `below_seconds` counts, mmHg.
+    pub low_mmhg: f64,
+    /// The patient's own recent readings that baseline and recent features look at.
+    pub baseline_readings: u32,
+    /// From how many of them on the baseline is the patient's own; below, it is blended with the population's.
+    pub baseline_readings_min: u32,
+    /// The population's systolic median for a cold start, mmHg.
+    pub population_systolic_mmhg: f64,
+    /// The population's diastolic median, mmHg.
+    pub population_diastolic_mmhg: f64,
+    /// Distinct patients one worker may hold; beyond, the run stops with a clear message rather than swap.
+    pub patients_max: u64,
+}
+
+impl Default for PatientSpec {
+    fn default() -> Self {
+        PatientSpec {
+            window: EventSpan::from_seconds(3_600),
+            hop: EventSpan::from_seconds(3_600),
+            disorder: EventSpan::from_seconds(600),
+            lateness: EventSpan::from_seconds(86_400),
+            high_mmhg: 140.0,
+            low_mmhg: 90.0,
+            baseline_readings: 12,
+            baseline_readings_min: 6,
+            population_systolic_mmhg: 122.0,
+            population_diastolic_mmhg: 72.0,
+            patients_max: 20_000_000,
+        }
+    }
+}
+
+/// `[score]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScoreSpec {
+    /// The guideline or rule set, by name (`windkessel explain --rules` lists them).
+    pub rules: String,
+    /// An alarm needs this many firing readings …
+    pub alarm_k: u32,
+    /// … among the patient's last this many.
+    pub alarm_n: u32,
+    /// The firing must have lasted this long.
+    #[schemars(with = "String")]
+    pub alarm_hold: EventSpan,
+    /// After an alarm the same rule is silent for this long.
+    #[schemars(with = "String")]
+    pub alarm_refractory: EventSpan,
+}
+
+impl Default for ScoreSpec {
+    fn default() -> Self {
+        ScoreSpec {
+            rules: "acc_aha_2017".into(),
+            alarm_k: 2,
+            alarm_n: 2,
+            alarm_hold: EventSpan::ZERO,
+            alarm_refractory: EventSpan::from_seconds(1_800),
+        }
+    }
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSpec {
+    /// A model file as `train` writes it. Absent, or naming no file: rules alone, `probability` is null, and a log line and a metric say so.
+    pub file: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSpec {
+    /// Keep drift statistics.
+    pub enabled: bool,
+    /// Length of the current window (tumbling).
+    #[schemars(with = "String")]
+    pub window: EventSpan,
+    /// The reference: this many windows right before the current one.
+    pub reference_windows: u32,
+    /// Fewer readings than this on either side: the verdict is `insufficient`.
+    pub readings_min: u64,
+    /// From this PSI on the verdict is `watch`.
+    pub psi_watch: f64,
+    /// From this PSI on the verdict is `act`.
+    pub psi_act: f64,
+}
+
+impl Default for AuditSpec {
+    fn default() -> Self {
+        AuditSpec {
+            enabled: true,
+            window: EventSpan::from_seconds(3_600),
+            reference_windows: 24,
+            readings_min: 500,
+            psi_watch: 0.1,
+            psi_act: 0.25,
+        }
+    }
+}
+
+/// `[sink]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SinkSpec {
+    /// Parquet datasets below one folder.
+    pub parquet: Option<ParquetSpec>,
+    /// NDJSON files below one folder.
+    pub ndjson: Option<NdjsonSpec>,
+    /// Elasticsearch documents.
+    pub elasticsearch: Option<ElasticsearchSpec>,
+    /// Kafka topics: assessed readings and dead letters.
+    pub kafka: Option<KafkaSinkSpec>,
+}
+
+/// `[sink.parquet]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParquetSpec {
+    /// The folder.
+    pub path: PathBuf,
+    /// A row group is closed at about this many bytes.
+    pub row_group_bytes: usize,
+    /// A file is finished at about this many bytes …
+    pub file_bytes: usize,
+    /// … or after this long.
+    #[schemars(with = "String")]
+    pub file_age: EventSpan,
+    /// zstd's level.
+    pub zstd_level: i32,
+}
+
+impl Default for ParquetSpec {
+    fn default() -> Self {
+        ParquetSpec {
+            path: "windkessel-data".into(),
+            row_group_bytes: 32 << 20,
+            file_bytes: 128 << 20,
+            file_age: EventSpan::from_seconds(60),
+            zstd_level: 1,
+        }
+    }
+}
+
+/// `[sink.ndjson]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NdjsonSpec {
+    /// The folder.
+    pub path: PathBuf,
+    /// Which tables: `readings`, `windows`, `rejected`, `shifts`.
+    pub tables: Vec<TableName>,
+    /// Which readings.
+    pub readings: ReadingFilter,
+    /// Renames and selects columns of `readings`: output name = column; empty means all under their own names.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Default for NdjsonSpec {
+    fn default() -> Self {
+        NdjsonSpec {
+            path: "windkessel-data".into(),
+            tables: vec![TableName::Readings, TableName::Windows, TableName::Rejected, TableName::Shifts],
+            readings: ReadingFilter::All,
+            fields: BTreeMap::new(),
+        }
+    }
+}
+
+/// The tables that leave the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableName {
+    /// One row per contributed (or late) observation.
+    Readings,
+    /// One row per window and revision.
+    Windows,
+    /// One row per rejected input.
+    Rejected,
+    /// One row per drift statistic.
+    Shifts,
+}
+
+/// Which readings a sink takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadingFilter {
+    /// Every row.
+    #[default]
+    All,
+    /// Rows with at least one reason.
+    Anomalies,
+    /// Rows with none.
+    Normal,
+}
+
+/// `[sink.elasticsearch]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ElasticsearchSpec {
+    /// `http://host:9200` or `https://…`.
+    pub url: String,
+    /// Name of the index, or its stem when `index_by` is `month`.
+    pub index: String,
+    /// One index, or one per month of event time (`bp-readings-2026.01`).
+    pub index_by: IndexBy,
+    /// Which readings become documents.
+    pub readings: ReadingFilter,
+    /// Renames and selects columns: document field = column (or `labels`, the rule set's anomaly labels). Empty means all.
+    pub fields: BTreeMap<String, String>,
+    /// Install the index template from `schemas/elasticsearch/` at start.
+    pub install_template: bool,
+    /// User name for basic authentication.
+    pub user: Option<String>,
+    /// A file holding its password.
+    pub password_file: Option<PathBuf>,
+    /// A file holding an API key (base64 of `id:key`).
+    pub api_key_file: Option<PathBuf>,
+    /// A PEM file with the certificate authority to trust.
+    pub ca_file: Option<PathBuf>,
+    /// A bulk request is sent at about this many bytes …
+    pub bulk_bytes: usize,
+    /// … or this many documents.
+    pub bulk_documents: usize,
+}
+
+/// How index names are formed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum IndexBy {
+    /// One index.
+    None,
+    /// By the month of the event time: a replayed document finds the same index again.
+    #[default]
+    Month,
+}
+
+impl Default for ElasticsearchSpec {
+    fn default() -> Self {
+        ElasticsearchSpec {
+            url: "http://localhost:9200".into(),
+            index: "bp-readings".into(),
+            index_by: IndexBy::Month,
+            readings: ReadingFilter::All,
+            fields: BTreeMap::new(),
+            install_template: true,
+            user: None,
+            password_file: None,
+            api_key_file: None,
+            ca_file: None,
+            bulk_bytes: 5 << 20,
+            bulk_documents: 2_000,
+        }
+    }
+}
+
+/// `[sink.kafka]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSinkSpec {
+    /// Bootstrap servers.
+    pub brokers: String,
+    /// Topic for assessed readings as JSON, keyed by pseudonym; empty for none.
+    pub topic: String,
+    /// Which readings go there.
+    pub readings: ReadingFilter,
+    /// Dead-letter topic for rejections; `auto` is `error.<source topic>.<group>`, empty for none.
+    pub dead_letter_topic: String,
+    /// Any further librdkafka setting, passed through.
+    pub client: BTreeMap<String, String>,
+    /// librdkafka settings whose value is read from a file.
+    pub client_files: BTreeMap<String, PathBuf>,
+}
+
+impl Default for KafkaSinkSpec {
+    fn default() -> Self {
+        KafkaSinkSpec {
+            brokers: "localhost:9092".into(),
+            topic: "bp-assessed".into(),
+            readings: ReadingFilter::Anomalies,
+            dead_letter_topic: "auto".into(),
+            client: BTreeMap::new(),
+            client_files: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[epoch]`: whichever comes first closes an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EpochSpec {
+    /// Milliseconds.
+    pub ms: u64,
+    /// Bytes read by one worker.
+    pub bytes: usize,
+}
+
+impl Default for EpochSpec {
+    fn default() -> Self {
+        EpochSpec { ms: 250, bytes: 8 << 20 }
+    }
+}
+
+/// `[inflight]`: a source waits while either is exceeded (at least one epoch is always let through).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InflightSpec {
+    /// Epochs read and not yet settled in every sink.
+    pub epochs: u64,
+    /// Bytes read by one worker and not yet settled.
+    pub bytes: usize,
+}
+
+impl Default for InflightSpec {
+    fn default() -> Self {
+        InflightSpec { epochs: 16, bytes: 64 << 20 }
+    }
+}
+
+/// `[correction]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorrectionSpec {
+    /// How long, in event time, a contribution can be superseded, withdrawn or recognised as a duplicate. At least `patient.lateness` + `patient.window`.
+    #[schemars(with = "String")]
+    pub horizon: EventSpan,
+}
+
+impl Default for CorrectionSpec {
+    fn default() -> Self {
+        CorrectionSpec { horizon: EventSpan::from_seconds(30 * 86_400) }
+    }
+}
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateSpec {
+    /// A folder of the engine's own.
+    pub path: PathBuf,
+}
+
+impl Default for StateSpec {
+    fn default() -> Self {
+        StateSpec { path: "windkessel-state".into() }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSpec {
+    /// Address and port of `/metrics`, `/health`, `/ready`, `/version` and the live page; empty for none.
+    pub listen: String,
+}
+
+impl Default for HttpSpec {
+    fn default() -> Self {
+        HttpSpec { listen: "127.0.0.1:9187".into() }
+    }
+}

@@ -1,0 +1,1 @@
+//! The last file in which an identifier exists.

@@ -1,0 +1,593 @@
+//! The nouns of the project. One word for one thing; `docs/architecture.md` has the glossary.
+//!
+//! ```text
+//! identified::Records ─decode─> identified::Observations ─pseudonymise─> Intake ─patient─> Scorable ─score─> Assessed ─audit─> Shift
+//!                          └──> Rejection                                          └─────> WindowRow
+//! ```
+//!
+//! Everything in this file may leave the process. What may not is in [`identified`](crate::identified).
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::signals::SignalId;
+use crate::time::{EventTime, IngestTime};
+
+// ---------------------------------------------------------------- where things come from
+
+/// A topic, as its index in the flow's sorted list of topics: the same number on every worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicId(pub u32);
+
+/// One partition of one topic. A file is a topic with the one partition 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Partition {
+    /// The topic.
+    pub topic: TopicId,
+    /// Kafka's partition number.
+    pub number: i32,
+}
+
+/// Where a resource was read. Orders everything that has no better order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Topic and partition.
+    pub partition: Partition,
+    /// Kafka's offset; in a file the ordinal of the resource, from 0.
+    pub offset: i64,
+    /// Ordinal within the record, for a Bundle in one Kafka message; else 0.
+    pub entry: u32,
+}
+
+/// A keyed pseudonym: the first 16 bytes of HMAC-SHA-256(key, `"Patient/"` ‖ id) or of `"Observation/"` ‖ id. Prints as 32 lower-case hex digits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Pseudonym(pub [u8; 16]);
+
+impl Pseudonym {
+    /// Sixty-four of its bits: an HMAC's output is uniform, so they serve as a hash. The route between workers and the key group come from it.
+    pub fn hash64(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// ---------------------------------------------------------------- what was measured
+
+/// One measured value of one signal, in the signal's canonical unit (`schemas/signals.toml`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Which quantity.
+    pub signal: SignalId,
+    /// Its value, in the canonical unit, unrounded.
+    pub value: f64,
+}
+
+/// The values of one observation: at most one per signal, ascending by signal, at most [`Signals::MEASURED_MAX`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signals(SmallVec<[Measured; 2]>);
+
+impl Signals {
+    /// An observation with more configured signals than this is rejected (`too_many_signals`).
+    pub const MEASURED_MAX: usize = 16;
+
+    /// The value of a signal, if it was measured.
+    pub fn get(&self, signal: SignalId) -> Option<f64> {
+        self.0.iter().find(|measured| measured.signal == signal).map(|measured| measured.value)
+    }
+
+    /// Adds a value; `false` (and no change) if that signal has one already or the limit is reached.
+    pub fn insert(&mut self, signal: SignalId, value: f64) -> bool {
+        match self.0.binary_search_by_key(&signal, |measured| measured.signal) {
+            Err(at) if self.0.len() < Self::MEASURED_MAX => {
+                self.0.insert(at, Measured { signal, value });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// All values, ascending by signal.
+    pub fn iter(&self) -> impl Iterator<Item = Measured> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// True if nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// FHIR R4 `Observation.status`, as far as it leaves `decode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "FHIR's own codes")]
+pub enum Status {
+    Final,
+    Amended,
+    Corrected,
+    Preliminary,
+    Registered,
+    Unknown,
+    /// Withdraws every earlier version.
+    EnteredInError,
+    /// Never happened; withdraws every earlier version, its own values are not looked at.
+    Cancelled,
+}
+
+impl Status {
+    /// FHIR's code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Status::Final => "final",
+            Status::Amended => "amended",
+            Status::Corrected => "corrected",
+            Status::Preliminary => "preliminary",
+            Status::Registered => "registered",
+            Status::Unknown => "unknown",
+            Status::EnteredInError => "entered-in-error",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    /// True for the statuses that withdraw what an earlier version contributed.
+    pub fn withdraws(self) -> bool {
+        matches!(self, Status::EnteredInError | Status::Cancelled)
+    }
+}
+
+/// Which version of a resource this is. `meta.versionId` when it is an integer, else `meta.lastUpdated`, else nothing.
+///
+/// Versions of one id are ordered by [`Version::supersedes`]; without any version the later position is the newer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Version {
+    /// `meta.versionId`, an integer.
+    Number(i64),
+    /// `meta.lastUpdated`, in microseconds since the Unix epoch.
+    Updated(i64),
+    /// The resource does not say.
+    #[default]
+    Unversioned,
+}
+
+impl Version {
+    /// How this version relates to `other` of the same id; `None` if they cannot be compared (then the position decides).
+    pub fn compare(self, other: Version) -> Option<Ordering> {
+        match (self, other) {
+            (Version::Number(a), Version::Number(b)) | (Version::Updated(a), Version::Updated(b)) => Some(a.cmp(&b)),
+            _ => None,
+        }
+    }
+
+    /// What the `version` column shows: the number, or `lastUpdated` in microseconds; `None` if unversioned.
+    pub fn number(self) -> Option<i64> {
+        match self {
+            Version::Number(number) | Version::Updated(number) => Some(number),
+            Version::Unversioned => None,
+        }
+    }
+}
+
+/// How exactly an event time is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Precision {
+    /// To the second or better.
+    #[default]
+    Instant,
+    /// To the day: `at` is its midnight UTC, and the reading enters no window shorter than a day.
+    Day,
+}
+
+/// Where a record stands against the watermark of its own partition at that record: a pure function of the partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Timeliness {
+    /// At or after the watermark.
+    #[default]
+    OnTime,
+    /// Behind the watermark, within `patient.lateness`: it reopens its windows and is flagged late.
+    Late,
+    /// Further behind: it keeps its row, flagged late, and contributes to nothing else (outcome `late`).
+    TooLate,
+}
+
+/// Leniencies that were needed to read an observation; each is counted under its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Leniencies(pub u32);
+
+/// Everything about an observation that identifies nobody.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// Where it was read.
+    pub position: Position,
+    /// The broker's timestamp; absent for files.
+    pub received_at: Option<IngestTime>,
+    /// When it was measured.
+    pub at: EventTime,
+    /// How exactly that is known.
+    pub precision: Precision,
+    /// Against the partition's own watermark.
+    pub timeliness: Timeliness,
+    /// The resource's version.
+    pub version: Version,
+    /// The resource's status.
+    pub status: Status,
+    /// What was measured; empty when `status` withdraws.
+    pub signals: Signals,
+    /// An average or derived value (CLINICAL row 7): kept as a row, not fed into windows, baseline or alarms.
+    pub summary: bool,
+    /// What had to be overlooked.
+    pub leniencies: Leniencies,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status::Final
+    }
+}
+
+/// What features and audit may know of a patient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Demographics {
+    /// Year of birth, never the day; `None` if unknown. Ages of 90 and over are one age: [`Demographics::AGE_YEARS_MAX`].
+    pub birth_year: Option<i16>,
+    /// FHIR administrative gender.
+    pub sex: Sex,
+    /// The Patient resource's version.
+    pub version: Version,
+}
+
+impl Demographics {
+    /// Ages above are reported as this (45 CFR 164.514(b)(2)(i)(C): "90 or older" is one category).
+    pub const AGE_YEARS_MAX: i16 = 90;
+
+    /// The age in whole years in the year of `at`, capped; `None` if the birth year is unknown or after it.
+    pub fn age_years(&self, at: EventTime) -> Option<i16> {
+        let age = year_of(at)? - i64::from(self.birth_year?);
+        (age >= 0).then(|| age.min(i64::from(Self::AGE_YEARS_MAX)) as i16)
+    }
+}
+
+/// The Gregorian year of an instant, UTC; `None` outside the years -9999 to 9999.
+fn year_of(at: EventTime) -> Option<i64> {
+    let instant = jiff::Timestamp::from_microsecond(at.micros()).ok()?;
+    Some(i64::from(jiff::tz::Offset::UTC.to_datetime(instant).year()))
+}
+
+/// FHIR `Patient.gender`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "FHIR's own codes")]
+pub enum Sex {
+    Female,
+    Male,
+    Other,
+    #[default]
+    Unknown,
+}
+
+impl Sex {
+    /// FHIR's code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Sex::Female => "female",
+            Sex::Male => "male",
+            Sex::Other => "other",
+            Sex::Unknown => "unknown",
+        }
+    }
+}
+
+// ---------------------------------------------------------------- right of pseudonymise
+
+/// A pseudonymised observation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reading {
+    /// Whose.
+    pub patient: Pseudonym,
+    /// Which observation: pseudonym of its id, or of its position if it has none.
+    pub observation: Pseudonym,
+    /// Everything else.
+    pub facts: Facts,
+}
+
+/// What `patient` takes in, exchanged by [`Pseudonym::hash64`] of the patient.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Intake {
+    /// A reading, or a version that withdraws one.
+    Reading(Reading),
+    /// Who the patient is.
+    Demographics {
+        /// Whose.
+        patient: Pseudonym,
+        /// Orders updates without version.
+        position: Position,
+        /// What is known.
+        demographics: Demographics,
+    },
+}
+
+impl Intake {
+    /// Whose it is.
+    pub fn patient(&self) -> &Pseudonym {
+        match self {
+            Intake::Reading(reading) => &reading.patient,
+            Intake::Demographics { patient, .. } => patient,
+        }
+    }
+
+    /// Where it was read: a keyed stage applies an epoch in this order.
+    pub fn position(&self) -> Position {
+        match self {
+            Intake::Reading(reading) => reading.facts.position,
+            Intake::Demographics { position, .. } => *position,
+        }
+    }
+}
+
+/// How far the event time of one partition has come. Broadcast to every worker, epoch by epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// Which partition.
+    pub partition: Partition,
+    /// Its watermark: no on-time record of it will be earlier. [`EventTime::MIN`] when opened, [`EventTime::MAX`] when ended.
+    pub watermark: EventTime,
+    /// True while the partition holds no window open although it has not ended.
+    pub idle: bool,
+}
+
+/// Where every input ends, exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It became (or withdrew) a row of `readings`.
+    Contributed,
+    /// A newer version of the same observation had been seen.
+    Superseded,
+    /// The same version of the same observation had been seen.
+    Duplicate,
+    /// Too far behind its partition's watermark to contribute to windows and features; its row is kept, flagged.
+    Late,
+    /// Nothing for this flow: another resource type, no configured signal, no value.
+    Ignored,
+    /// It broke a rule; a row of `rejected` names it.
+    Rejected,
+}
+
+impl Outcome {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Contributed,
+        Outcome::Superseded,
+        Outcome::Duplicate,
+        Outcome::Late,
+        Outcome::Ignored,
+        Outcome::Rejected,
+    ];
+
+    /// The metric label and the summary's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Contributed => "contributed",
+            Outcome::Superseded => "superseded",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Late => "late",
+            Outcome::Ignored => "ignored",
+            Outcome::Rejected => "rejected",
+        }
+    }
+}
+
+/// Outcomes counted by reason, gathered while a batch is worked on and added to the metrics once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally(Vec<(Outcome, &'static str, u64)>);
+
+impl Tally {
+    /// Counts one.
+    pub fn add(&mut self, outcome: Outcome, reason: &'static str) {
+        self.add_many(outcome, reason, 1);
+    }
+
+    /// Counts several.
+    pub fn add_many(&mut self, outcome: Outcome, reason: &'static str, count: u64) {
+        // A handful of pairs per batch: a scan beats a hash.
+        match self.0.iter_mut().find(|(o, r, _)| *o == outcome && *r == reason) {
+            Some((_, _, total)) => *total += count,
+            None => self.0.push((outcome, reason, count)),
+        }
+    }
+
+    /// The total of one outcome.
+    pub fn total(&self, outcome: Outcome) -> u64 {
+        self.0.iter().filter(|(o, _, _)| *o == outcome).map(|(_, _, count)| count).sum()
+    }
+
+    /// Takes all counts out.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Outcome, &'static str, u64)> + '_ {
+        self.0.drain(..)
+    }
+}
+
+/// Why a record contributed nothing: a rule's name and a position, never a value.
+///
+/// Every text in it is `&'static str`, so nothing that was read can get into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The rule, as listed in `schemas/fhir/README.md` (and as the file name of its example).
+    pub rule: &'static str,
+    /// What the rule says of the place, without values: the path (`component.valueQuantity.unit`) or the limit.
+    pub detail: &'static str,
+    /// Which element of a repeating one, which line, which byte: whatever `detail` counts.
+    pub index: Option<u64>,
+    /// Where the resource was read.
+    pub position: Position,
+}
+
+// ---------------------------------------------------------------- what the stages make of readings
+
+/// Readings with the features they are to be scored by: what one worker's `patient` stage emits for one epoch.
+#[derive(Clone, Debug, Default)]
+pub struct Scorable {
+    /// In (patient-independent) position order.
+    pub readings: Vec<Reading>,
+    /// Row-major matrix: `readings.len()` rows of [`FEATURE_NAMES`]`.len()` columns; NaN where unknown.
+    pub features: Vec<f64>,
+    /// What each reading's patient is known to be, one per reading.
+    pub demographics: Vec<Demographics>,
+    /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
+    pub withdrawn: Vec<Withdrawn>,
+}
+
+/// Names of the features, in the order of the matrix. A model file names its own subset.
+pub const FEATURE_NAMES: [&str; 20] = [
+    "systolic",
+    "diastolic",
+    "mean_arterial",
+    "pulse_pressure",
+    "recent_readings",
+    "systolic_mean",
+    "systolic_standard_deviation",
+    "systolic_min",
+    "systolic_max",
+    "systolic_slope_per_hour",
+    "systolic_variability",
+    "diastolic_mean",
+    "diastolic_standard_deviation",
+    "diastolic_slope_per_hour",
+    "systolic_baseline",
+    "systolic_baseline_deviation",
+    "diastolic_baseline",
+    "diastolic_baseline_deviation",
+    "age_years",
+    "female",
+];
+
+/// An earlier contribution that no longer stands.
+#[derive(Clone, Debug)]
+pub struct Withdrawn {
+    /// Whose.
+    pub patient: Pseudonym,
+    /// When it was measured.
+    pub at: EventTime,
+    /// Its values.
+    pub signals: Signals,
+    /// The group it was counted under.
+    pub demographics: Demographics,
+}
+
+/// Readings with their assessments: what `score` emits.
+#[derive(Clone, Debug, Default)]
+pub struct Assessed {
+    /// The readings and features, as they came.
+    pub scorable: Scorable,
+    /// One per reading.
+    pub assessments: Vec<Assessment>,
+}
+
+/// What scoring says of one reading.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Assessment {
+    /// The guideline's name for the band, e.g. `stage 2`; `None` for partial readings.
+    pub category: Option<&'static str>,
+    /// The rules that fired, by name, in the rule set's order.
+    pub reasons: SmallVec<[&'static str; 2]>,
+    /// True if an alarm is raised: a rule fired and its persistence (k of n, hold, refractory) was met.
+    pub alarm: bool,
+    /// The model's probability; `None` without a model or with a feature missing that it cannot do without.
+    pub probability: Option<f64>,
+    /// `LOW`, `MODERATE` or `HIGH`, by the model's thresholds.
+    pub risk_level: Option<&'static str>,
+    /// The features that moved the probability most, by index into [`FEATURE_NAMES`], with their share of the margin (log-odds).
+    pub contributions: SmallVec<[(u8, f64); 3]>,
+}
+
+/// One window of one patient, as `patient` emits it when the watermark passes its end or a late reading reopens it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowRow {
+    /// Whose.
+    pub patient: Pseudonym,
+    /// Inclusive.
+    pub start: EventTime,
+    /// Exclusive.
+    pub end: EventTime,
+    /// Per configured signal, in the order of the flow's `decode.signals`; `None` if it was not measured in this window.
+    pub aggregates: SmallVec<[Option<Aggregate>; 2]>,
+    /// Seconds with the systolic pressure at or above `patient.threshold.high_mmhg`, the last value standing until the next.
+    pub above_seconds: f64,
+    /// Seconds with the systolic pressure below `patient.threshold.low_mmhg`.
+    pub below_seconds: f64,
+    /// 0 for the on-time content; one more for each late reading or correction in it.
+    pub revision: u32,
+}
+
+/// One signal over one window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aggregate {
+    /// Number of readings.
+    pub count: u32,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Sample standard deviation (n − 1); NaN below two readings.
+    pub standard_deviation: f64,
+    /// Least-squares slope per hour; NaN below two readings at different times.
+    pub slope_per_hour: f64,
+    /// The latest value.
+    pub last: f64,
+}
+
+/// A drift or fairness statistic of one feature in one group between the reference and the current window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shift {
+    /// The feature's name.
+    pub feature: &'static str,
+    /// The group, e.g. `all`, `sex=female`, `age=65-79`.
+    pub group: String,
+    /// The reference's start (inclusive) and end (exclusive).
+    pub reference: (EventTime, EventTime),
+    /// The current window's start (inclusive) and end (exclusive).
+    pub current: (EventTime, EventTime),
+    /// Readings in the reference.
+    pub reference_count: u64,
+    /// Readings in the current window.
+    pub current_count: u64,
+    /// Population stability index; `None` if `insufficient`.
+    pub psi: Option<f64>,
+    /// Jensen–Shannon distance (base 2, square root of the divergence); `None` if `insufficient`.
+    pub jensen_shannon: Option<f64>,
+    /// `none`, `watch`, `act` or `insufficient`.
+    pub verdict: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_above_ninety_are_one_age() {
+        let born = Demographics { birth_year: Some(1900), ..Default::default() };
+        assert_eq!(born.age_years(EventTime::from_micros(0)), Some(70));
+        assert_eq!(born.age_years(EventTime::from_micros(-1)), Some(69));
+        assert_eq!(born.age_years(EventTime::MAX), None);
+        assert_eq!(born.age_years(EventTime::from_micros(1_800_000_000_000_000)), Some(90));
+    }
+}
