@@ -118,10 +118,11 @@ impl Signals {
 }
 
 /// FHIR R4 `Observation.status`, as far as it leaves `decode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "FHIR's own codes")]
 pub enum Status {
+    #[default]
     Final,
     Amended,
     Corrected,
@@ -236,12 +237,6 @@ pub struct Facts {
     pub summary: bool,
     /// What had to be overlooked.
     pub leniencies: Leniencies,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Status::Final
-    }
 }
 
 /// What features and audit may know of a patient.
