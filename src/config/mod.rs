@@ -1,0 +1,3 @@
+//! placeholder
+mod spec;
+pub use spec::*;

@@ -1,0 +1,231 @@
+//! Between the graph and a sink: a thread, a bounded queue, and a frontier that moves only when rows are settled.
+//!
+//! ```text
+//! rows ─> [sink operator] ─ queue (QUEUE_MAX messages) ─> [thread: Deliver] ─> outside
+//!                ^──────────── settled epoch ────────────────────┘
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. The operator keeps the capability of every epoch whose rows it has passed on, until the thread says the epoch is settled.
+//!    So the probe behind the sinks tells what is settled, and a dead sink stops the sources.
+//! 2. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::scheduling::SyncActivator;
+
+use super::driver::{NAP, Stream};
+use super::failure::Failure;
+use super::metrics::Metrics;
+use crate::sink::{Deliver, Rows, SinkError};
+use crate::time::Epoch;
+
+/// Messages that may wait for a sink's thread.
+pub const QUEUE_MAX: usize = 64;
+
+/// How often an idle sink is asked whether it has something to finish.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// What the operator tells the thread.
+enum Message {
+    Rows(Epoch, Rows),
+    Close(Epoch),
+    Finish,
+}
+
+/// How far a sink has come. Epoch 0 means nothing yet; `u64::MAX` that it has finished.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    settled: AtomicU64,
+    durable: AtomicU64,
+}
+
+impl Progress {
+    /// The highest epoch up to which everything is settled.
+    pub fn settled(&self) -> Epoch {
+        self.0.settled.load(Ordering::Acquire)
+    }
+
+    /// The highest epoch up to which everything is durable and visible.
+    pub fn durable(&self) -> Epoch {
+        self.0.durable.load(Ordering::Acquire)
+    }
+
+    fn set(&self, settled: Epoch, durable: Epoch) {
+        self.0.settled.store(settled, Ordering::Release);
+        self.0.durable.store(durable, Ordering::Release);
+    }
+}
+
+/// A sink, ready to be put behind a stream.
+pub struct Sink {
+    /// Its name: metric label, operator name.
+    pub name: &'static str,
+    /// Its hand.
+    pub deliver: Box<dyn Deliver>,
+    /// How far it has come, for the sources.
+    pub progress: Progress,
+}
+
+/// Delivers `rows` and emits nothing: the stream's frontier is what is settled.
+pub fn sink<'s>(rows: Stream<'s, Rows>, sink: Sink, metrics: Metrics, failure: Failure) -> Stream<'s, ()> {
+    let scope = rows.scope();
+    let name = sink.name;
+    rows.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, name, move |capability, info| {
+        let nap = scope.activator_for(Rc::clone(&info.address));
+        let wake = scope.worker().sync_activator_for(info.address.to_vec());
+        let progress = sink.progress.clone();
+        let mut outbox = Outbox::start(sink, wake, metrics, failure);
+        // One capability, for the lowest epoch that is not settled.
+        let mut unsettled = Some(capability);
+        move |(input, frontier), _output| {
+            input.for_each(|capability, data| {
+                let epoch = *capability.least().expect("a message has a time");
+                outbox.waiting.extend(data.drain(..).map(|rows| Message::Rows(epoch, rows)));
+            });
+            let upto = frontier.frontier().first().map_or(Epoch::MAX, |first| first.saturating_sub(1));
+            outbox.close(upto);
+            if !outbox.flush() {
+                nap.activate_after(NAP);
+            }
+            match progress.settled() {
+                Epoch::MAX => unsettled = None,
+                settled => {
+                    if let Some(capability) = unsettled.as_mut() {
+                        let next = (settled + 1).max(*capability.time()).min(upto.saturating_add(1));
+                        capability.downgrade(&next);
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// The operator's side of the queue.
+struct Outbox {
+    waiting: VecDeque<Message>,
+    sender: Option<SyncSender<Message>>,
+    closed: Epoch,
+    _thread: Thread,
+}
+
+/// Joins on drop, so that a run does not end before its sinks have.
+struct Thread(Option<JoinHandle<()>>);
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // A panic of the thread was reported by the panic hook; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Outbox {
+    fn start(sink: Sink, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
+        let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let hand = Hand { deliver: sink.deliver, name: sink.name, progress: sink.progress, activator, metrics, failure: failure.clone() };
+        let thread = std::thread::Builder::new().name(format!("sink-{}", sink.name)).spawn(move || hand.run(&receiver));
+        // Without the thread nothing is ever settled, and the failure ends the run.
+        let thread = thread.map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name))).ok();
+        Outbox { waiting: VecDeque::new(), sender: Some(sender), closed: 0, _thread: Thread(thread) }
+    }
+
+    /// No more rows will come up to and including `upto`; [`Epoch::MAX`] ends the input.
+    fn close(&mut self, upto: Epoch) {
+        // While the queue is full closings are merged into a later one.
+        if upto > self.closed && self.waiting.len() < QUEUE_MAX {
+            self.closed = upto;
+            self.waiting.push_back(if upto == Epoch::MAX { Message::Finish } else { Message::Close(upto) });
+        }
+    }
+
+    /// Passes on what the queue takes; `false` if something still waits.
+    fn flush(&mut self) -> bool {
+        let Some(sender) = &self.sender else { return true };
+        while let Some(message) = self.waiting.pop_front() {
+            match sender.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => {
+                    self.waiting.push_front(message);
+                    return false;
+                }
+                // The thread has reported its failure and gone.
+                Err(TrySendError::Disconnected(_)) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// The thread's side.
+struct Hand {
+    deliver: Box<dyn Deliver>,
+    name: &'static str,
+    progress: Progress,
+    activator: SyncActivator,
+    metrics: Metrics,
+    failure: Failure,
+}
+
+impl Hand {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        if let Err(error) = self.serve(receiver)
+            && !matches!(error, SinkError::Stopped)
+        {
+            self.failure.report(format!("sink {}: {error}", self.name));
+        }
+        self.wake();
+    }
+
+    fn serve(&mut self, receiver: &Receiver<Message>) -> Result<(), SinkError> {
+        let busy = self.metrics.stage_busy.with_label_values(&[self.name]);
+        loop {
+            let message = receiver.recv_timeout(IDLE);
+            let started = Instant::now();
+            match message {
+                Ok(Message::Rows(epoch, rows)) => self.deliver.deliver(epoch, &rows)?,
+                Ok(Message::Close(epoch)) => {
+                    self.deliver.close(epoch)?;
+                    self.settle(epoch);
+                }
+                Ok(Message::Finish) => {
+                    self.deliver.finish()?;
+                    self.settle(Epoch::MAX);
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.deliver.idle()?;
+                    let settled = self.progress.settled();
+                    self.progress.set(settled, self.deliver.durable().unwrap_or(settled));
+                }
+                // The run was given up.
+                Err(RecvTimeoutError::Disconnected) => return Err(SinkError::Stopped),
+            }
+            busy.inc_by(started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn settle(&self, epoch: Epoch) {
+        self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Fails only when the worker has gone.
+        let _ = self.activator.activate();
+    }
+}
