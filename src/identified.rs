@@ -191,6 +191,8 @@ pub struct Observation {
     pub id: Option<Id>,
     /// Everything that does not identify anybody.
     pub facts: Facts,
+    /// The record's key names the resource (`Observation/…`): a later tombstone may delete it, and will not say whose it was.
+    pub deletable: bool,
 }
 
 /// A FHIR Patient, reduced to what features and audit may use.

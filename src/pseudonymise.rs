@@ -1,1 +1,343 @@
 //! The last file in which an identifier exists.
+//!
+//! `pseudonymise` stands before the first exchange: no identifier crosses between workers, none reaches a sink, a log or a metric.
+//! A pseudonym is the first 16 bytes of HMAC-SHA-256 (RFC 2104, FIPS 180-4) over the resource type, a slash and the logical id.
+//! It is *pseudonymised personal data* in the sense of GDPR Art. 4(5), not anonymous data, and not HIPAA Safe Harbor
+//! (45 CFR 164.514(c) forbids codes derived from the individual's data); whoever holds the key can link it back.
+//!
+//! Invariants:
+//!
+//! 1. [`Pseudonymiser`] is the one place that reads an [`Id`](crate::identified::Id); what comes out is [`Intake`].
+//! 2. The key is read from a file or from an environment variable that the flow names, never from the flow itself; it is
+//!    wiped from memory on drop (best effort: the allocator may have copied it) and `Debug` prints `…`.
+//! 3. Same id, same key, same pseudonym, on every worker and in every run.
+//!
+//! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, [`OWNERS_MAX`] observations' owners; both are emptied when full,
+//! which costs time, never a wrong answer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::config::PseudonymiseSpec;
+use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations};
+use crate::runtime::driver::{Stream, batches};
+use crate::runtime::metrics::Metrics;
+use crate::source::Topics;
+use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
+
+/// Patients whose pseudonym one worker remembers.
+pub const CACHE_MAX: usize = 1 << 20;
+
+/// Observations whose patient one worker remembers, so that a tombstone that names only the observation can be routed.
+pub const OWNERS_MAX: usize = 1 << 20;
+
+/// Observations in, readings out.
+pub fn render<'s>(observations: Stream<'s, Observations>, key: &Key, topics: Topics, metrics: Metrics) -> Stream<'s, Intake> {
+    let mut machine = Pseudonymiser::new(key, topics);
+    batches(observations, "pseudonymise", metrics.clone(), move |_epoch, observations, out| {
+        let mut tally = Tally::default();
+        machine.pseudonymise(observations, out, &mut tally);
+        metrics.add(&mut tally);
+    })
+}
+
+/// The secret that pseudonyms are made with: 32 bytes.
+#[derive(Clone)]
+pub struct Key(Zeroizing<[u8; 32]>);
+
+impl Key {
+    /// Reads the key that a flow names.
+    ///
+    /// # Errors
+    /// A sentence with a hint; it never holds a part of the key.
+    pub fn read(spec: &PseudonymiseSpec) -> Result<Key, String> {
+        match (&spec.key_file, &spec.key_env) {
+            (Some(path), None) => Self::read_file(path),
+            (None, Some(name)) => {
+                let text = std::env::var(name).map(Zeroizing::new);
+                let text = text.map_err(|_| format!("could not read the pseudonym key: environment variable {name} is not set"))?;
+                Self::from_hex(&text).map_err(|why| format!("could not read the pseudonym key from environment variable {name}: {why}"))
+            }
+            _ => Err("pseudonymise needs exactly one of key_file and key_env".into()),
+        }
+    }
+
+    fn read_file(path: &Path) -> Result<Key, String> {
+        let hint = "make one with: (umask 077; openssl rand -hex 32 > FILE)";
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|error| format!("could not read the pseudonym key file {path:?}: {error}; {hint}"))?;
+        warn_if_others_can_read(path);
+        Self::from_hex(&text).map_err(|why| format!("could not use the pseudonym key file {path:?}: {why}; {hint}"))
+    }
+
+    /// From 64 hexadecimal characters, white space around them ignored.
+    pub fn from_hex(text: &str) -> Result<Key, &'static str> {
+        let text = text.trim().as_bytes();
+        if text.len() != 64 || !text.iter().all(u8::is_ascii_hexdigit) {
+            return Err("a key is 64 hexadecimal characters");
+        }
+        let mut key = Zeroizing::new([0; 32]);
+        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
+            let nibble = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
+            *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
+        }
+        Ok(Key(key))
+    }
+
+    /// Makes a new key file, readable by its owner only; an existing file is left alone and read.
+    pub fn create_file(path: &Path) -> Result<Key, String> {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let fail = |error: &dyn fmt::Display| format!("could not create the pseudonym key file {path:?}: {error}");
+        match options.open(path) {
+            Ok(mut file) => {
+                let mut bytes = Zeroizing::new([0_u8; 32]);
+                getrandom::fill(bytes.as_mut()).map_err(|error| fail(&error))?;
+                let mut text = Zeroizing::new(String::with_capacity(65));
+                for byte in bytes.iter() {
+                    fmt::Write::write_fmt(&mut *text, format_args!("{byte:02x}")).map_err(|error| fail(&error))?;
+                }
+                text.push('\n');
+                std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|error| fail(&error))?;
+                Ok(Key(bytes))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Self::read_file(path),
+            Err(error) => Err(fail(&error)),
+        }
+    }
+
+    /// Which key this is, for people who keep several: the first 8 hex digits of SHA-256 over a fixed prefix and the key.
+    /// It travels beside pseudonyms and does not help to guess the key.
+    pub fn id(&self) -> String {
+        let digest = Sha256::new().chain_update(b"windkessel key id\0").chain_update(self.0.as_ref()).finalize();
+        digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A keyed hash for names that may identify somebody without being an id, such as a file's path.
+    pub fn name_hash(&self, name: &str) -> [u8; 6] {
+        let mac = self.mac().chain_update(b"File/").chain_update(name.as_bytes()).finalize().into_bytes();
+        let mut short = [0; 6];
+        short.copy_from_slice(&mac[..6]);
+        short
+    }
+
+    fn mac(&self) -> Hmac<Sha256> {
+        <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_ref()).expect("HMAC takes keys of any length")
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+fn warn_if_others_can_read(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = std::fs::metadata(path)
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o004 != 0
+    {
+        tracing::warn!(target: "pseudonymise", ?path, "the pseudonym key can be read by every user of this machine; run: chmod 600");
+    }
+}
+
+/// One worker's machine.
+pub struct Pseudonymiser {
+    patients: Hmac<Sha256>,
+    observations: Hmac<Sha256>,
+    positions: Hmac<Sha256>,
+    topics: Topics,
+    cache: HashMap<Box<[u8]>, Pseudonym>,
+    owners: HashMap<Pseudonym, Pseudonym>,
+}
+
+impl Pseudonymiser {
+    /// A machine with this key; `topics` name the positions of observations without an id.
+    pub fn new(key: &Key, topics: Topics) -> Self {
+        // The keyed prefixes are hashed once.
+        Pseudonymiser {
+            patients: key.mac().chain_update(b"Patient/"),
+            observations: key.mac().chain_update(b"Observation/"),
+            positions: key.mac().chain_update(b"Position/"),
+            topics,
+            cache: HashMap::new(),
+            owners: HashMap::new(),
+        }
+    }
+
+    /// Turns a batch into intakes. Deletions of which nobody knows the patient are counted as ignored.
+    pub fn pseudonymise(&mut self, observations: Observations, out: &mut Vec<Intake>, tally: &mut Tally) {
+        let Observations { arena, entries } = observations;
+        out.reserve(entries.len());
+        for entry in entries {
+            match entry {
+                Entry::Observation(observation) => out.push(Intake::Reading(self.reading(&arena, observation))),
+                Entry::Patient(update) => out.push(Intake::Demographics {
+                    patient: self.patient(&arena, update.patient),
+                    position: update.position,
+                    demographics: update.demographics,
+                }),
+                Entry::Deletion(deletion) => match self.deletion(&arena, deletion) {
+                    Some(reading) => out.push(Intake::Reading(reading)),
+                    None => tally.add(Outcome::Ignored, "deletion_of_unknown_observation"),
+                },
+            }
+        }
+    }
+
+    fn reading(&mut self, arena: &Arena, observation: Observation) -> Reading {
+        let patient = self.patient(arena, observation.patient);
+        let pseudonym = match observation.id {
+            Some(id) => self.observation(arena, id),
+            None => self.position(observation.facts.position),
+        };
+        if observation.deletable {
+            if self.owners.len() >= OWNERS_MAX {
+                self.owners.clear();
+            }
+            self.owners.insert(pseudonym, patient);
+        }
+        Reading { patient, observation: pseudonym, facts: observation.facts }
+    }
+
+    fn deletion(&mut self, arena: &Arena, deletion: Deletion) -> Option<Reading> {
+        let observation = self.observation(arena, deletion.id);
+        let patient = match deletion.patient {
+            Some(patient) => self.patient(arena, patient),
+            None => self.owners.get(&observation).copied()?,
+        };
+        let facts = Facts {
+            position: deletion.position,
+            received_at: deletion.received_at,
+            at: deletion.watermark,
+            version: deletion.version,
+            status: Status::EnteredInError,
+            ..Facts::default()
+        };
+        Some(Reading { patient, observation, facts })
+    }
+
+    fn patient(&mut self, arena: &Arena, id: Id) -> Pseudonym {
+        let id = arena.id(id);
+        if let Some(pseudonym) = self.cache.get(id) {
+            return *pseudonym;
+        }
+        let pseudonym = finish(self.patients.clone().chain_update(id));
+        if self.cache.len() >= CACHE_MAX {
+            self.cache.clear();
+        }
+        self.cache.insert(id.into(), pseudonym);
+        pseudonym
+    }
+
+    fn observation(&self, arena: &Arena, id: Id) -> Pseudonym {
+        finish(self.observations.clone().chain_update(arena.id(id)))
+    }
+
+    /// Stands for the id of an observation that has none: a re-read of the same record gives the same.
+    fn position(&self, position: Position) -> Pseudonym {
+        let topic = self.topics.name(position.partition.topic);
+        let mac = self.positions.clone().chain_update(topic.as_bytes()).chain_update(b"/");
+        let mac = mac.chain_update(position.partition.number.to_be_bytes());
+        finish(mac.chain_update(position.offset.to_be_bytes()).chain_update(position.entry.to_be_bytes()))
+    }
+}
+
+fn finish(mac: Hmac<Sha256>) -> Pseudonym {
+    let bytes = mac.finalize().into_bytes();
+    let mut pseudonym = Pseudonym::default();
+    pseudonym.0.copy_from_slice(&bytes[..16]);
+    pseudonym
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identified::PatientUpdate;
+    use crate::vocabulary::Demographics;
+
+    fn key() -> Key {
+        Key::from_hex(&"0b".repeat(32)).unwrap()
+    }
+
+    fn machine() -> Pseudonymiser {
+        Pseudonymiser::new(&key(), Topics::new(["bp-obs".to_owned()]))
+    }
+
+    fn patient(pseudonymiser: &mut Pseudonymiser, id: &str) -> Pseudonym {
+        let mut arena = Arena::default();
+        let id = Id::new(arena.push(id.as_bytes()));
+        pseudonymiser.patient(&arena, id)
+    }
+
+    #[test]
+    fn a_pseudonym_is_the_start_of_the_hmac() {
+        // python3: hmac.new(bytes.fromhex("0b"*32), b"Patient/p-1", "sha256").hexdigest()[:32]
+        let mut machine = machine();
+        assert_eq!(patient(&mut machine, "p-1").to_string(), EXPECTED);
+        assert_eq!(patient(&mut machine, "p-1").to_string(), EXPECTED, "from the cache");
+    }
+    const EXPECTED: &str = "5c0523b91102bb6642006ed59a9444cf";
+
+    #[test]
+    fn keys_are_read_strictly_and_never_shown() {
+        for text in ["", "0b", &"0b".repeat(33), &"0g".repeat(32)] {
+            assert!(Key::from_hex(text).is_err());
+        }
+        assert!(Key::from_hex(&format!(" {}\n", "0B".repeat(32))).is_ok());
+        assert_eq!(format!("{:?}", key()), "Key(…)");
+        assert_eq!(key().id(), key().id());
+        assert_ne!(key().id(), Key::from_hex(&"0c".repeat(32)).unwrap().id());
+    }
+
+    #[test]
+    fn a_key_file_is_made_for_its_owner_alone_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let made = Key::create_file(&path).unwrap();
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
+        assert_eq!(Key::create_file(&path).unwrap().id(), made.id());
+        let spec = PseudonymiseSpec { key_file: Some(path), key_env: None };
+        assert_eq!(Key::read(&spec).unwrap().id(), made.id());
+    }
+
+    #[test]
+    fn a_tombstone_finds_the_patient_of_an_observation_seen_before() {
+        let mut machine = machine();
+        let mut arena = Arena::default();
+        let (patient, id) = (Id::new(arena.push(b"p-1")), Id::new(arena.push(b"o-1")));
+        let stranger = Id::new(arena.push(b"o-2"));
+        let deletion = |id| {
+            let position = Position::default();
+            Entry::Deletion(Deletion { patient: None, id, position, received_at: None, version: Default::default(), watermark: Default::default() })
+        };
+        let entries = vec![
+            Entry::Patient(PatientUpdate { patient, position: Position::default(), demographics: Demographics::default() }),
+            Entry::Observation(Observation { patient, id: Some(id), facts: Facts::default(), deletable: true }),
+            deletion(id),
+            deletion(stranger),
+        ];
+        let (mut out, mut tally) = (Vec::new(), Tally::default());
+        machine.pseudonymise(Observations { arena, entries }, &mut out, &mut tally);
+        assert_eq!(out.len(), 3);
+        assert!(out.iter().all(|intake| intake.patient() == out[0].patient()));
+        assert!(matches!(&out[2], Intake::Reading(reading) if reading.facts.status.withdraws()));
+        assert_eq!(tally.total(Outcome::Ignored), 1);
+    }
+
+    #[test]
+    fn an_observation_without_id_is_known_by_its_position() {
+        let machine = machine();
+        let position = |offset| Position { offset, ..Position::default() };
+        assert_eq!(machine.position(position(1)), machine.position(position(1)));
+        assert_ne!(machine.position(position(1)), machine.position(position(2)));
+    }
+}

@@ -1,3 +1,301 @@
-//! placeholder
+//! The flow file: [`Spec`] is what was written, [`Flow`] is what will run.
+//!
+//! A `Spec` is deserialised from TOML, unknown keys being refused, and validated once into a `Flow`; each stage is handed its own
+//! part and nothing else. Order of precedence: the file, then `--set section.key=value` in the order given. No environment
+//! variables and no `${…}`: a secret is only ever the *name* of a file (`*_file`) or of an environment variable (`*_env`).
+//!
+//! `dataflows/blood_pressure.toml` shows every key with its default; a test holds the two together. The JSON Schema for editors,
+//! `schemas/flow.schema.json`, is generated from `Spec`; another test regenerates and compares it.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::signals::{SignalId, SignalTable};
+use crate::time::EventSpan;
+
 mod spec;
+
 pub use spec::*;
+
+/// Windows that one reading may lie in (`patient.window` / `patient.hop`).
+pub const WINDOWS_PER_READING_MAX: i64 = 64;
+
+/// Readings that baseline and alarms may look back on.
+pub const HISTORY_READINGS_MAX: u32 = 64;
+
+/// A checked flow.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// What was written, defaults filled in.
+    pub spec: Spec,
+    /// The table of signals in force.
+    pub table: SignalTable,
+    /// The signals of this flow, in the order of their columns.
+    pub signals: Vec<SignalId>,
+}
+
+/// A flow that cannot run: one sentence with the place and a hint.
+#[derive(Debug, thiserror::Error)]
+#[error("could not read flow {flow:?}: {why}")]
+pub struct FlowError {
+    flow: String,
+    why: String,
+}
+
+impl Flow {
+    /// Reads a flow file and applies overrides of the form `section.key=value`.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Flow, FlowError> {
+        let fail = |why: String| FlowError { flow: path.display().to_string(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let spec = parse(&text, overrides).map_err(fail)?;
+        Self::check(spec).map_err(fail)
+    }
+
+    /// Checks a spec and resolves what it names.
+    pub fn check(spec: Spec) -> Result<Flow, String> {
+        check_names(&spec)?;
+        check_source(&spec.source)?;
+        check_patient(&spec)?;
+        check_score(&spec.score)?;
+        check_limits(&spec)?;
+        check_sinks(&spec.sink)?;
+        let table = match &spec.decode.signals_file {
+            None => SignalTable::shipped(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| format!("decode.signals_file {path:?}: {error}"))?;
+                SignalTable::parse(&text).map_err(|why| format!("decode.signals_file {path:?}: {why}"))?
+            }
+        };
+        let signals = spec.decode.signals.iter().map(|name| {
+            table.id(name).ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", table.names().collect::<Vec<_>>().join(", ")))
+        });
+        let signals = signals.collect::<Result<Vec<_>, _>>()?;
+        Ok(Flow { spec, table, signals })
+    }
+
+    /// Columns of the configured signals, in order.
+    pub fn signal_columns(&self) -> Vec<(SignalId, String)> {
+        self.signals.iter().map(|signal| (*signal, self.table.column(*signal).to_owned())).collect()
+    }
+}
+
+/// Parses the text, then applies the overrides one after the other.
+fn parse(text: &str, overrides: &[String]) -> Result<Spec, String> {
+    let spec: Spec = toml::from_str(text).map_err(|error| error.to_string())?;
+    if overrides.is_empty() {
+        return Ok(spec);
+    }
+    let mut table: Table = toml::from_str(text).map_err(|error| error.to_string())?;
+    for text in overrides {
+        apply(&mut table, text)?;
+    }
+    table.try_into().map_err(|error| format!("after --set: {}", error.to_string().trim_end()))
+}
+
+/// Applies one `section.key=value`.
+fn apply(table: &mut Table, text: &str) -> Result<(), String> {
+    let hint = "write --set section.key=value, with a TOML value such as 'source.paths=[\"a.ndjson\"]'";
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("--set {text:?} has no \"=\"; {hint}"))?;
+    let (sections, last) = key.trim().rsplit_once('.').unwrap_or(("", key.trim()));
+    let mut place = table;
+    for section in sections.split('.').filter(|section| !section.is_empty()) {
+        let entry = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        place = entry.as_table_mut().ok_or_else(|| format!("--set {text:?}: {section} is not a section; {hint}"))?;
+    }
+    place.insert(last.to_owned(), toml_value(value.trim()));
+    Ok(())
+}
+
+/// A TOML value, or, since a shell eats quotes, the bare text as a string.
+fn toml_value(text: &str) -> Value {
+    let parsed: Result<Table, _> = toml::from_str(&format!("value = {text}"));
+    parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn check_names(spec: &Spec) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if spec.name.is_empty() || !spec.name.chars().all(plain) {
+        return Err(format!("name must be letters, digits, _ and -, got {:?}", spec.name));
+    }
+    if spec.decode.signals.is_empty() {
+        return Err("decode.signals must name at least one signal".into());
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = spec.decode.signals.iter().find(|name| !seen.insert(*name)) {
+        return Err(format!("decode.signals names {twice:?} twice"));
+    }
+    match (&spec.pseudonymise.key_file, &spec.pseudonymise.key_env) {
+        (Some(_), None) | (None, Some(_)) => Ok(()),
+        (None, None) => Err("pseudonymise needs key_file (64 hexadecimal characters) or key_env (the name of a variable)".into()),
+        (Some(_), Some(_)) => Err("pseudonymise has both key_file and key_env; which one is meant?".into()),
+    }
+}
+
+fn check_source(source: &SourceSpec) -> Result<(), String> {
+    match source.kind {
+        SourceKind::Kafka if source.brokers.trim().is_empty() => Err("source.brokers must name host:port".into()),
+        SourceKind::Kafka if source.topics.is_empty() => Err("source.topics must name at least one topic".into()),
+        SourceKind::Kafka if source.group.is_empty() => Err("source.group must not be empty".into()),
+        SourceKind::Files if source.paths.is_empty() => {
+            Err("source.paths must name files or folders, for example --set 'source.paths=[\"observations.ndjson\"]'".into())
+        }
+        SourceKind::Generator if source.patients == 0 => Err("source.patients must be at least 1".into()),
+        _ => {
+            at_least("source.record_bytes_max", source.record_bytes_max, 1 << 10)?;
+            at_least("source.queue_kib", source.queue_kib as usize, 64)
+        }
+    }
+}
+
+fn check_patient(spec: &Spec) -> Result<(), String> {
+    let patient = &spec.patient;
+    positive("patient.window", patient.window)?;
+    positive("patient.hop", patient.hop)?;
+    let (window, hop) = (patient.window.micros(), patient.hop.micros());
+    if hop > window || window % hop != 0 {
+        return Err(format!("patient.hop must divide patient.window, got {} and {}", patient.hop, patient.window));
+    }
+    if window / hop > WINDOWS_PER_READING_MAX {
+        return Err(format!("patient.window may be at most {WINDOWS_PER_READING_MAX} times patient.hop, got {}", window / hop));
+    }
+    let needed = patient.lateness + patient.window;
+    if spec.correction.horizon < needed {
+        return Err(format!("correction.horizon must be at least patient.lateness + patient.window ({needed}), got {}", spec.correction.horizon));
+    }
+    if !(1..=HISTORY_READINGS_MAX).contains(&patient.baseline_readings) {
+        return Err(format!("patient.baseline_readings must lie in 1..={HISTORY_READINGS_MAX}, got {}", patient.baseline_readings));
+    }
+    if !(1..=patient.baseline_readings).contains(&patient.baseline_readings_min) {
+        return Err(format!("patient.baseline_readings_min must lie in 1..={}, got {}", patient.baseline_readings, patient.baseline_readings_min));
+    }
+    positive("audit.window", spec.audit.window)
+}
+
+fn check_score(score: &ScoreSpec) -> Result<(), String> {
+    let known: Vec<_> = crate::score::rule_sets().iter().map(|set| set.name).collect();
+    if !known.contains(&score.rules.as_str()) {
+        return Err(format!("score.rules: there is no rule set {:?}; there are {}", score.rules, known.join(", ")));
+    }
+    if score.alarm_k == 0 || score.alarm_k > score.alarm_n || score.alarm_n > HISTORY_READINGS_MAX {
+        return Err(format!("score needs 1 <= alarm_k <= alarm_n <= {HISTORY_READINGS_MAX}, got {} of {}", score.alarm_k, score.alarm_n));
+    }
+    Ok(())
+}
+
+fn check_limits(spec: &Spec) -> Result<(), String> {
+    at_least("epoch.ms", spec.epoch.ms as usize, 1)?;
+    at_least("epoch.bytes", spec.epoch.bytes, 1 << 10)?;
+    at_least("inflight.epochs", spec.inflight.epochs as usize, 1)?;
+    at_least("inflight.bytes", spec.inflight.bytes, 1 << 20)?;
+    at_least("audit.reference_windows", spec.audit.reference_windows as usize, 1)?;
+    at_least("patient.patients_max", spec.patient.patients_max as usize, 1)
+}
+
+fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
+    if let Some(parquet) = &sink.parquet {
+        path("sink.parquet.path", &parquet.path)?;
+        at_least("sink.parquet.row_group_bytes", parquet.row_group_bytes, 64 << 10)?;
+        at_least("sink.parquet.file_bytes", parquet.file_bytes, 64 << 10)?;
+        positive("sink.parquet.file_age", parquet.file_age)?;
+        if !(1..=22).contains(&parquet.zstd_level) {
+            return Err(format!("sink.parquet.zstd_level must lie in 1..=22, got {}", parquet.zstd_level));
+        }
+    }
+    if let Some(ndjson) = &sink.ndjson {
+        path("sink.ndjson.path", &ndjson.path)?;
+    }
+    if let Some(elasticsearch) = &sink.elasticsearch {
+        check_elasticsearch(elasticsearch)?;
+    }
+    match &sink.kafka {
+        Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => Err("sink.kafka names neither topic nor dead_letter_topic".into()),
+        _ => Ok(()),
+    }
+}
+
+fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
+    if !spec.url.starts_with("http://") && !spec.url.starts_with("https://") {
+        return Err(format!("sink.elasticsearch.url must begin with http:// or https://, got {:?}", spec.url));
+    }
+    // Elasticsearch's own rules for index names, less what nobody needs.
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
+    if !spec.index.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) || !spec.index.chars().all(plain) {
+        return Err(format!("sink.elasticsearch.index must be lower-case letters, digits, _, - and ., got {:?}", spec.index));
+    }
+    at_least("sink.elasticsearch.bulk_bytes", spec.bulk_bytes, 16 << 10)?;
+    at_least("sink.elasticsearch.bulk_documents", spec.bulk_documents, 1)
+}
+
+fn positive(key: &str, span: EventSpan) -> Result<(), String> {
+    if span > EventSpan::ZERO && span != EventSpan::UNBOUNDED { Ok(()) } else { Err(format!("{key} must be positive and bounded, got {:?}", span.to_string())) }
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<(), String> {
+    if value >= least { Ok(()) } else { Err(format!("{key} must be at least {least}, got {value}")) }
+}
+
+fn path(key: &str, path: &PathBuf) -> Result<(), String> {
+    if path.as_os_str().is_empty() { Err(format!("{key} must not be empty")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "name = \"t\"\n[pseudonymise]\nkey_env = \"K\"\n";
+
+    fn check(text: &str, overrides: &[&str]) -> Result<Flow, String> {
+        let overrides: Vec<_> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Flow::check(parse(text, &overrides)?)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place() {
+        let why = check("name = \"t\"\n[patient]\nwindows = \"1h\"\n", &[]).unwrap_err();
+        assert!(why.contains("line 3"), "{why}");
+        assert!(why.contains("windows"), "{why}");
+        assert!(check(SMALL, &["patient.windows=1h"]).unwrap_err().contains("windows"));
+    }
+
+    #[test]
+    fn overrides_are_toml_values_or_bare_text_and_the_last_one_wins() {
+        let flow = check(SMALL, &["patient.window=2h", "patient.hop=\"1h\"", "source.topics=[\"a\", \"b\"]", "epoch.ms=7", "patient.window=3h"]).unwrap();
+        assert_eq!(flow.spec.patient.window.to_string(), "3h");
+        assert_eq!(flow.spec.source.topics, ["a", "b"]);
+        assert_eq!(flow.spec.epoch.ms, 7);
+        assert!(check(SMALL, &["epoch"]).unwrap_err().contains("no \"=\""));
+        assert!(check(SMALL, &["name.x=1"]).unwrap_err().contains("not a section"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let table = [
+            ("name=\"a b\"", "name must be"),
+            ("patient.hop=7m", "must divide"),
+            ("patient.hop=1s", "at most 64 times"),
+            ("patient.window=0s", "patient.window must be positive"),
+            ("patient.baseline_readings=65", "1..=64"),
+            ("patient.baseline_readings_min=13", "1..=12"),
+            ("correction.horizon=1h", "correction.horizon must be at least"),
+            ("decode.signals=[\"systolic\",\"pressure\"]", "there is no"),
+            ("decode.signals=[\"systolic\",\"systolic\"]", "twice"),
+            ("decode.signals=[]", "at least one"),
+            ("score.rules=who", "there is no rule set"),
+            ("score.alarm_k=3", "alarm_k"),
+            ("source.kind=files", "source.paths"),
+            ("source.kind=amqp", "amqp"),
+            ("source.topics=[]", "source.topics"),
+            ("inflight.epochs=0", "inflight.epochs"),
+            ("pseudonymise.key_file=k", "both"),
+            ("sink.elasticsearch.url=localhost", "http://"),
+            ("sink.elasticsearch.index=BP", "lower-case"),
+            ("sink.parquet.zstd_level=23", "1..=22"),
+        ];
+        for (set, expected) in table {
+            let why = check(SMALL, &[set]).unwrap_err();
+            assert!(why.contains(expected) || why.contains("not in the table"), "{set}: {why}");
+        }
+        assert!(check("name = \"t\"", &[]).unwrap_err().contains("pseudonymise needs"));
+    }
+}

@@ -35,7 +35,7 @@ use super::failure::Failure;
 use super::metrics::Metrics;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
-use crate::identified::Records;
+use crate::identified::{Mark, Records};
 use crate::source::{Poll, Polled};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
@@ -109,7 +109,9 @@ struct Reader {
     context: SourceContext,
     capability: Option<Capability<Epoch>>,
     activator: Activator,
-    opened: Instant,
+    begun: Instant,
+    /// Partitions that were opened, to be ended when the input is declared complete.
+    opened: Vec<Partition>,
     epoch_bytes: usize,
     /// Bytes and ends of closed epochs that are not durable yet, oldest first.
     closed: VecDeque<Closed>,
@@ -135,7 +137,8 @@ impl Reader {
             context,
             capability: Some(capability),
             activator,
-            opened: now,
+            begun: now,
+            opened: Vec::new(),
             epoch_bytes: 0,
             closed: VecDeque::new(),
             ends: BTreeMap::new(),
@@ -153,17 +156,7 @@ impl Reader {
         }
         let started = Instant::now();
         let mut records = Records::default();
-        let polled = if self.context.stop.drain() {
-            Polled::End
-        } else {
-            match self.from.poll(BATCH_BYTES, &mut records) {
-                Ok(polled) => polled,
-                Err(error) => {
-                    self.context.failure.report(format!("source: {error}"));
-                    Polled::End
-                }
-            }
-        };
+        let polled = self.poll(&mut records);
         let capability = self.capability.clone()?;
         self.account(&records, started);
         match polled {
@@ -178,9 +171,26 @@ impl Reader {
         (!records.records.is_empty() || !records.marks.is_empty()).then_some((capability, records))
     }
 
+    fn poll(&mut self, records: &mut Records) -> Polled {
+        if self.context.stop.drain() {
+            return Polled::End;
+        }
+        let complete = self.context.stop.is_complete();
+        let polled = self.from.poll(BATCH_BYTES, records).unwrap_or_else(|error| {
+            self.context.failure.report(format!("source: {error}"));
+            Polled::End
+        });
+        self.opened.extend(records.marks.iter().filter_map(|mark| if let Mark::Opened(partition) = mark { Some(*partition) } else { None }));
+        if complete && polled == Polled::Nothing {
+            records.marks.extend(self.opened.drain(..).map(Mark::Ended));
+            return Polled::End;
+        }
+        polled
+    }
+
     fn epoch_is_over(&self, epoch: Epoch) -> bool {
         self.epoch_bytes >= self.context.epoch.bytes
-            || self.opened.elapsed() >= Duration::from_millis(self.context.epoch.ms)
+            || self.begun.elapsed() >= Duration::from_millis(self.context.epoch.ms)
             || self.context.clock.leader() > epoch
     }
 
@@ -191,7 +201,7 @@ impl Reader {
         let ends = std::mem::take(&mut self.ends).into_iter().collect();
         self.closed.push_back(Closed { epoch: *capability.time(), bytes: self.epoch_bytes, at: now, settled: false, ends });
         self.epoch_bytes = 0;
-        self.opened = now;
+        self.begun = now;
         match next {
             Some(next) => capability.downgrade(&next.max(self.context.clock.leader())),
             None => self.capability = None,

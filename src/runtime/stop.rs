@@ -1,25 +1,64 @@
 //! How a run is asked to end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Shared by everything that may wait. Asked once, sources end and everything drains; asked twice, everything gives up.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicU8>);
+pub struct Stop(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    asked: AtomicU8,
+    complete: AtomicBool,
+}
 
 impl Stop {
     /// Asks (again).
     pub fn ask(&self) {
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |asked| Some(asked.saturating_add(1)));
+        let _ = self.0.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |asked| Some(asked.saturating_add(1)));
     }
 
     /// True once asked: sources end, what is under way is delivered.
     pub fn drain(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= 1
+        self.0.asked.load(Ordering::Relaxed) >= 1
     }
 
     /// True once asked twice: stop waiting for the outside.
     pub fn abandon(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= 2
+        self.0.asked.load(Ordering::Relaxed) >= 2
+    }
+
+    /// Declares that the outside will add nothing more: a source that would wait for ever ends once it finds nothing.
+    pub fn complete(&self) {
+        self.0.complete.store(true, Ordering::SeqCst);
+    }
+
+    /// True once declared complete.
+    pub fn is_complete(&self) -> bool {
+        self.0.complete.load(Ordering::SeqCst)
+    }
+
+    /// From now on SIGTERM and SIGINT (Ctrl-C) ask. The thread that waits for them lives as long as the process.
+    ///
+    /// # Errors
+    /// The system refuses to register the handlers.
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        let stop = self.clone();
+        let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            for _ in signals.forever() {
+                stop.ask();
+                match stop.abandon() {
+                    false => tracing::info!(target: "runtime", "stopping: delivering what is under way; a second signal ends at once"),
+                    true => {
+                        tracing::warn!(target: "runtime", "stopping at once");
+                        // Always safe: what is not settled is read again by the next run.
+                        std::process::exit(130);
+                    }
+                }
+            }
+        })?;
+        Ok(())
     }
 }

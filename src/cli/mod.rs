@@ -1,0 +1,137 @@
+//! The command line: what `windkessel` can do. Arguments in, exit code out; the work is done elsewhere.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done, or drained after SIGTERM or Ctrl-C |
+//! | 1 | `check` found that the golden differs |
+//! | 2 | wrong arguments |
+//! | 69 | a source, a sink or a port cannot be used |
+//! | 70 | a bug: a worker panicked |
+//! | 78 | the flow, the key or the model cannot be used |
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod check;
+pub mod demo;
+pub mod explain;
+pub mod generate;
+pub mod run;
+pub mod train;
+
+/// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
+#[derive(Parser, Debug)]
+#[command(name = "windkessel", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Begin with:  windkessel demo\nLog level:   RUST_LOG=windkessel=debug\nNot a medical device: see docs/clinical.md.")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// How log lines look, on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run the whole flow on an embedded broker, with synthetic patients or your own FHIR files. Needs nothing.
+    Demo(demo::Args),
+    /// Run a flow.
+    Run(run::Args),
+    /// Check a flow file, and run its golden beside it.
+    Check(check::Args),
+    /// Show what a flow does: its graph, and every setting with its default.
+    Explain(explain::Args),
+    /// Make synthetic FHIR patients and observations.
+    Generate(generate::Args),
+    /// Train a model and write its file.
+    Train(train::Args),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A verb that did not do what it was asked, with the exit code that tells scripts why.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failed {
+    code: u8,
+    text: String,
+}
+
+impl Failed {
+    /// The flow, the key or the model cannot be used.
+    pub fn configuration(text: impl ToString) -> Self {
+        Failed { code: 78, text: text.to_string() }
+    }
+
+    /// A source, a sink or a port cannot be used.
+    pub fn unavailable(text: impl ToString) -> Self {
+        Failed { code: 69, text: text.to_string() }
+    }
+
+    /// Something else went wrong: the golden differs, a file exists already.
+    pub fn other(text: impl ToString) -> Self {
+        Failed { code: 1, text: text.to_string() }
+    }
+}
+
+/// Does what the arguments say.
+pub fn main(arguments: Arguments) -> ExitCode {
+    start_log(arguments.log);
+    match dispatch(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprint_line(&format!("windkessel: {failed}"));
+            ExitCode::from(failed.code)
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<(), Failed> {
+    match verb {
+        Verb::Demo(args) => demo::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => check::run(args),
+        Verb::Explain(args) => explain::run(args),
+        Verb::Generate(args) => generate::run(args).map_err(Failed::unavailable),
+        Verb::Train(args) => train::run(args).map_err(Failed::configuration),
+        Verb::Completions { shell } => {
+            let mut command = <Arguments as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "windkessel", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Writes a line to standard output; a closed pipe (`| head`) is no error.
+pub fn print_line(text: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{text}\n"));
+}
+
+/// Writes a line to standard error.
+pub fn eprint_line(text: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{text}\n"));
+}

@@ -1,0 +1,73 @@
+//! The workers of this process: start, step, end.
+
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use timely::WorkerConfig;
+use timely::communication::Config as Threads;
+use timely::dataflow::Scope;
+
+use super::failure::Failure;
+use super::health::Health;
+use crate::time::Epoch;
+
+/// How long a worker sleeps when nothing is active; activations from other threads wake it.
+const PARK: Duration = Duration::from_millis(20);
+
+/// Runs `build` on each of `workers` threads and steps until every dataflow has completed or something failed.
+///
+/// # Errors
+/// What was reported to `failure`, or why the threads could not be started. After a failure the other threads may still be
+/// at work: the caller is expected to end the process.
+pub fn execute(
+    workers: usize,
+    health: Health,
+    failure: Failure,
+    build: impl Fn(usize, Scope<'_, Epoch>) + Send + Sync + 'static,
+) -> Result<(), String> {
+    let threads = if workers == 1 { Threads::Thread } else { Threads::Process(workers) };
+    let config = timely::Config { communication: threads, worker: WorkerConfig::default() };
+    let (ended, failed) = (failure.clone(), failure.clone());
+    let (done, waiting) = channel();
+    let guards = timely::execute(config, move |worker| {
+        let index = worker.index();
+        let leaving = Leaving { done: done.clone(), failure: ended.clone() };
+        worker.dataflow::<Epoch, _, _>(|scope| build(index, scope));
+        while worker.has_dataflows() && ended.reported().is_none() {
+            worker.step_or_park(Some(PARK));
+            health.tick();
+        }
+        if ended.reported().is_some() {
+            // Timely would step a failed dataflow for ever once this closure returns.
+            drop(leaving);
+            loop {
+                std::thread::park();
+            }
+        }
+    })?;
+    for _ in 0..workers {
+        // Cannot fail: the closure, which the guards keep, holds a sender.
+        let _ = waiting.recv();
+        if let Some(why) = failed.reported() {
+            std::mem::forget(guards);
+            return Err(why);
+        }
+    }
+    guards.join().into_iter().try_for_each(|ended| ended.map_err(|why| format!("a worker panicked: {why}")))
+}
+
+/// Says that a worker has left its loop, be it by a panic: the others would wait for a dead peer for ever.
+struct Leaving {
+    done: Sender<()>,
+    failure: Failure,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failure.report("a worker panicked; this is a bug, please report it with the message above".into());
+        }
+        // The receiver is gone only if the caller has given up already.
+        let _ = self.done.send(());
+    }
+}

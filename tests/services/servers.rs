@@ -1,0 +1,278 @@
+//! Starts a real Apache Kafka (KRaft) and a real Elasticsearch on loopback, from Maven Central, and stops them on drop.
+//!
+//! They are installed once into `$WINDKESSEL_TEST_SERVERS` (default `~/.cache/windkessel-test-servers`). Where Java or Maven is missing,
+//! [`kafka`] and [`elasticsearch`] answer `None` and say why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The newest broker that runs on Java 17.
+const KAFKA_VERSION: &str = "4.1.1";
+/// The server of the 8 line that Maven Central carries.
+const ELASTICSEARCH_VERSION: &str = "8.19.21";
+/// How long a server may take to answer.
+const START_MAX: Duration = Duration::from_secs(180);
+/// Any 22-character base64 text is a cluster id.
+const CLUSTER_ID: &str = "d2luZGtlc3NlbC10ZXN0cw";
+
+static INSTALL: Mutex<()> = Mutex::new(());
+
+/// A running server.
+pub struct Server {
+    child: Option<Child>,
+    /// How clients reach it: `host:port` or a URL.
+    pub address: String,
+    folder: PathBuf,
+    start: Box<dyn Fn() -> Child + Send>,
+}
+
+impl Server {
+    /// Kills it, as `kill -9` does; its data stays.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            // Elasticsearch's launcher is not the server, which notices that the launcher has gone.
+            let begun = Instant::now();
+            while port_is_open(&self.address) && begun.elapsed() < START_MAX {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Starts it again on the same port with the same data, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = Some((self.start)());
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let begun = Instant::now();
+        while !answers(&self.address) {
+            let child = self.child.as_mut().expect("started");
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                panic!("{} ended while starting: {status}\n{}", self.address, log_tail(&self.folder));
+            }
+            assert!(begun.elapsed() < START_MAX, "{} does not answer\n{}", self.address, log_tail(&self.folder));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A broker, or `None` (said on standard error) where it cannot be had.
+pub fn kafka() -> Option<Server> {
+    let libraries = available("Kafka", install_kafka)?;
+    let folder = scratch("kafka");
+    let (port, controller) = (free_port(), free_port());
+    let classes = format!("{}/*", libraries.display());
+    let logs = folder.join("data");
+    let properties = folder.join("server.properties");
+    let settings = [
+        "process.roles=broker,controller".to_owned(),
+        "node.id=1".into(),
+        format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        "inter.broker.listener.name=PLAINTEXT".into(),
+        "controller.listener.names=CONTROLLER".into(),
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".into(),
+        format!("log.dirs={}", logs.display()),
+        "offsets.topic.replication.factor=1".into(),
+        "offsets.topic.num.partitions=4".into(),
+        "transaction.state.log.replication.factor=1".into(),
+        "transaction.state.log.min.isr=1".into(),
+        "transaction.state.log.num.partitions=4".into(),
+        "group.initial.rebalance.delay.ms=0".into(),
+    ];
+    fs::write(&properties, settings.join("\n")).expect("the scratch folder is writable");
+    let format = Command::new("java").args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties).output().expect("java runs");
+    assert!(format.status.success(), "kafka.tools.StorageTool: {}", String::from_utf8_lossy(&format.stdout));
+    let log = folder.join("server.log");
+    let start = move || {
+        let mut command = Command::new("java");
+        command.args(["-Xms256m", "-Xmx512m", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
+        spawn(command, &log)
+    };
+    Some(started(format!("127.0.0.1:{port}"), folder, Box::new(start)))
+}
+
+/// An Elasticsearch without security, or `None` where it cannot be had.
+pub fn elasticsearch() -> Option<Server> {
+    let distribution = available("Elasticsearch", install_elasticsearch)?;
+    let folder = scratch("elasticsearch");
+    let (port, transport) = (free_port(), free_port());
+    let config = folder.join("config");
+    copy_folder(&distribution.join("config"), &config);
+    let settings = [
+        "cluster.name: windkessel-tests".to_owned(),
+        "discovery.type: single-node".into(),
+        "network.host: 127.0.0.1".into(),
+        format!("http.port: {port}"),
+        format!("transport.port: {transport}"),
+        format!("path.data: {}", folder.join("data").display()),
+        format!("path.logs: {}", folder.join("logs").display()),
+        "cluster.routing.allocation.disk.threshold_enabled: false".into(),
+        "xpack.security.enabled: false".into(),
+    ];
+    fs::write(config.join("elasticsearch.yml"), settings.join("\n")).expect("the scratch folder is writable");
+    fs::create_dir_all(folder.join("tmp")).expect("the scratch folder is writable");
+    let log = folder.join("server.log");
+    let scratch = folder.clone();
+    let start = move || {
+        // It refuses to run as root; a user namespace shows it another uid over the same files.
+        let binary = distribution.join("bin/elasticsearch");
+        let mut command = if is_root() {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-user=1000", "--map-group=1000"]).arg(binary);
+            command
+        } else {
+            Command::new(binary)
+        };
+        command.env("ES_PATH_CONF", &config).env("ES_TMPDIR", scratch.join("tmp")).env("ES_JAVA_OPTS", "-Xms1g -Xmx1g").env("ES_JAVA_HOME", java_home());
+        spawn(command, &log)
+    };
+    Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
+}
+
+fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
+    let mut server = Server { child: Some(start()), address, folder, start };
+    server.wait();
+    server
+}
+
+fn answers(address: &str) -> bool {
+    match address.strip_prefix("http://") {
+        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s")).call().is_ok_and(|answer| answer.status() == 200),
+        None => {
+            use rdkafka::consumer::Consumer;
+            let client: Result<rdkafka::consumer::BaseConsumer, _> = rdkafka::ClientConfig::new().set("bootstrap.servers", address).set("log_level", "0").create();
+            client.is_ok_and(|client| client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty()))
+        }
+    }
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("the scratch folder is writable");
+    let errors = log.try_clone().expect("a file can be cloned");
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("the server starts")
+}
+
+/// The installed folder, or a skip that is a failure where services are required.
+fn available(name: &str, install: fn() -> Result<PathBuf, String>) -> Option<PathBuf> {
+    let _one_at_a_time = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match install() {
+        Ok(folder) => Some(folder),
+        Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => panic!("{name} is required and cannot be had: {why}"),
+        Err(why) => {
+            eprintln!("SKIPPED: no {name}: {why}");
+            None
+        }
+    }
+}
+
+fn install_kafka() -> Result<PathBuf, String> {
+    let folder = cache().join(format!("kafka-{KAFKA_VERSION}"));
+    let libraries = folder.join("libs");
+    if folder.join("complete").exists() {
+        return Ok(libraries);
+    }
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let dependency = |group: &str, artifact: &str, version: &str| format!("<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>");
+    let pom = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}{}{}{}</dependencies></project>",
+        dependency("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
+        dependency("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
+        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.1"),
+        dependency("org.apache.logging.log4j", "log4j-core", "2.25.1"),
+    );
+    fs::write(folder.join("pom.xml"), pom).map_err(|error| error.to_string())?;
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "-f"]).arg(folder.join("pom.xml")).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]).arg(format!("-DoutputDirectory={}", libraries.display()));
+    succeed(maven)?;
+    fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
+    Ok(libraries)
+}
+
+fn install_elasticsearch() -> Result<PathBuf, String> {
+    let folder = cache().join(format!("elasticsearch-{ELASTICSEARCH_VERSION}"));
+    if folder.join("bin/elasticsearch").exists() {
+        return Ok(folder);
+    }
+    let parts = cache().join("parts");
+    fs::create_dir_all(&parts).map_err(|error| error.to_string())?;
+    let artifact = format!("org.elasticsearch.distribution.integ-test-zip:elasticsearch:{ELASTICSEARCH_VERSION}:zip");
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "dependency:copy"]).arg(format!("-Dartifact={artifact}")).arg(format!("-DoutputDirectory={}", parts.display()));
+    succeed(maven)?;
+    let mut unzip = Command::new("unzip");
+    unzip.args(["-q", "-o"]).arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip"))).arg("-d").arg(&parts);
+    succeed(unzip)?;
+    fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder).map_err(|error| error.to_string())?;
+    Ok(folder)
+}
+
+fn succeed(mut command: Command) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("could not run {program}: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{program} failed: {}", String::from_utf8_lossy(&output.stdout).lines().take(5).collect::<Vec<_>>().join(" "))) }
+}
+
+fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir).join(".cache/windkessel-test-servers");
+    std::env::var_os("WINDKESSEL_TEST_SERVERS").map_or_else(home, PathBuf::from)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("windkessel-{name}-{}-{count}", std::process::id()));
+    fs::create_dir_all(&folder).expect("the temporary folder is writable");
+    folder
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn port_is_open(address: &str) -> bool {
+    std::net::TcpStream::connect(address.trim_start_matches("http://")).is_ok()
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+}
+
+/// The Java that `java` on the path belongs to.
+fn java_home() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let java = std::env::split_paths(&path).map(|folder| folder.join("java")).find(|java| java.exists()).expect("java is on the path");
+    let real = fs::canonicalize(java).expect("java exists");
+    real.ancestors().nth(2).expect("java lies in bin/").to_owned()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the scratch folder is writable");
+    for entry in fs::read_dir(from).expect("the distribution is readable") {
+        let entry = entry.expect("the distribution is readable");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() { copy_folder(&entry.path(), &target) } else { fs::copy(entry.path(), target).map(drop).expect("the scratch folder is writable") }
+    }
+}
+
+fn log_tail(folder: &Path) -> String {
+    let log = fs::read_to_string(folder.join("server.log")).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
