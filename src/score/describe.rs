@@ -16,7 +16,9 @@ pub fn describe(set: &RuleSet) -> String {
     let mut text = format!("### `{}`: {}\n\nSource: {}.\n\n{}\n\n", set.name, set.title, set.source, set.note);
     match set.categories {
         Categories::Pressure(bands) => {
-            text.push_str("| category | systolic, mmHg | diastolic, mmHg | what may be said |\n| --- | --- | --- | --- |\n");
+            text.push_str(
+                "| category | systolic, mmHg | diastolic, mmHg | what may be said |\n| --- | --- | --- | --- |\n",
+            );
             text.extend(bands.iter().map(band_row));
         }
         Categories::News2 => {

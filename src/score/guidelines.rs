@@ -14,8 +14,7 @@ const ACC_AHA_CRISIS: &str = "Whelton et al., Hypertension 2018;71:e13-e115, sec
 const ESC: &str = "McEvoy et al., Eur Heart J 2024;45:3912-4018, section 6, categories of blood pressure";
 const ESC_SEVERE: &str = "McEvoy et al., Eur Heart J 2024;45:3912-4018, section 10, acute and short-term lowering";
 const ESH: &str = "Mancia et al., J Hypertens 2023;41:1874-2071, classification of office blood pressure";
-const SHOCK: &str =
-    "Cecconi et al., Intensive Care Med 2014;40:1795-1815, definition of arterial hypotension; no agreed cut outside shock";
+const SHOCK: &str = "Cecconi et al., Intensive Care Med 2014;40:1795-1815, definition of arterial hypotension; no agreed cut outside shock";
 const OWN_BASELINE: &str = "no guideline; eICU demo, own analysis: 1.3 % of readings, 0.38 episodes a patient-day";
 
 /// Both pressures: with one of them a reading is partial.

@@ -228,13 +228,12 @@ mod tests {
     fn refusals_name_the_column_and_no_value() {
         let json = |row: &str| from_json(row).unwrap_err().to_string();
         assert_eq!(json("[1]"), "is not a JSON object on one line");
-        assert!(json(r#"{"patient": 1, "label": 0, "sytolic": 1}"#).starts_with("column \"sytolic\" is not known; known"));
+        assert!(
+            json(r#"{"patient": 1, "label": 0, "sytolic": 1}"#).starts_with("column \"sytolic\" is not known; known")
+        );
         assert_eq!(json(r#"{"patient": 1}"#), "column \"label\" is missing; every row needs patient and label");
         assert_eq!(json(r#"{"patient": 1, "label": 2}"#), "column \"label\" is not 0, 1, true or false");
-        assert_eq!(
-            json(r#"{"patient": 1, "label": 0, "systolic": "secret"}"#),
-            "column \"systolic\" is not a number"
-        );
+        assert_eq!(json(r#"{"patient": 1, "label": 0, "systolic": "secret"}"#), "column \"systolic\" is not a number");
         let csv = CsvRows::new("patient,label,systolic").unwrap();
         assert_eq!(csv.row("1,0").unwrap_err(), RowError::Length { expected: 3, found: 2 });
         assert_eq!(csv.row("1,0,secret").unwrap_err().to_string(), "column \"systolic\" is not a number");

@@ -59,7 +59,13 @@ mod tests {
         for positive in (0..7).filter(|&index| labels[index]) {
             for negative in (0..7).filter(|&index| !labels[index]) {
                 let (p, n): (f64, f64) = (margins[positive], margins[negative]);
-                pairs.push(if p > n { 1.0 } else if p == n { 0.5 } else { 0.0 });
+                pairs.push(if p > n {
+                    1.0
+                } else if p == n {
+                    0.5
+                } else {
+                    0.0
+                });
             }
         }
         let expected = pairs.iter().sum::<f64>() / pairs.len() as f64;

@@ -46,9 +46,7 @@ use self::persistence::{Persistence, Seen, Stream, Watch};
 use self::rules::{Fired, RuleSet, Vitals, rule_set, rule_sets};
 use crate::config::ScoreSpec;
 use crate::time::EventTime;
-use crate::vocabulary::{
-    Assessed, Assessment, FEATURE_NAMES, Partition, Precision, Reading, Scorable, Timeliness,
-};
+use crate::vocabulary::{Assessed, Assessment, FEATURE_NAMES, Partition, Precision, Reading, Scorable, Timeliness};
 
 /// Number of columns of the matrix of features.
 pub const FEATURES: usize = FEATURE_NAMES.len();

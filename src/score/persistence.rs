@@ -8,7 +8,7 @@
 //! * *Newest wins.* A reading counts if it is on time and not older than the newest one in state. A late one neither raises nor
 //!   clears; where there is no state, the order of arrival stands for the order of measurement.
 //! * *One instant is one reading.* Observations with the event time of the newest reading are merged with it: two devices, or one
-//!   reading sent twice, never make "two in a row".
+//!   reading sent twice, never make "two in a row". What the first of them ended stays ended.
 //! * *Held* since the oldest firing reading among the last n, taken when k was reached; k must stay reached from there on.
 //! * *Refractory*: from an alarm on, the same rule is silent for the span; it alarms again if it still fires then.
 //! * *Corrections* (the same observation again) replace what the reading said as long as it is among the last n, however late they
@@ -116,7 +116,9 @@ impl Persistence {
         }
         for (key, span) in [("alarm_hold", spec.alarm_hold), ("alarm_refractory", spec.alarm_refractory)] {
             if span > MEMORY {
-                return Err(format!("score.{key} must be at most {MEMORY}, as long as firing is remembered; got {span}"));
+                return Err(format!(
+                    "score.{key} must be at most {MEMORY}, as long as firing is remembered; got {span}"
+                ));
             }
         }
         let demand = Demand {
@@ -222,7 +224,8 @@ impl Watch {
             let bit = 1 << rule;
             left &= !bit;
             let mut episode = self.take_episode(rule);
-            episode.alarmed = episode.alarmed.filter(|&alarmed| at - alarmed < demand.refractory);
+            // An instant alarms once, however many observations it has and however short the refractory time is.
+            episode.alarmed = episode.alarmed.filter(|&alarmed| alarmed == at || at - alarmed < demand.refractory);
             if self.firing(bit) < demand.k {
                 episode.since = None;
             } else {

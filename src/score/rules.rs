@@ -159,10 +159,9 @@ impl Quantity {
     /// Its unit for people.
     pub fn unit(self) -> &'static str {
         match self {
-            Quantity::Systolic
-            | Quantity::Diastolic
-            | Quantity::MeanArterial
-            | Quantity::MeanArterialEstimated => "mmHg",
+            Quantity::Systolic | Quantity::Diastolic | Quantity::MeanArterial | Quantity::MeanArterialEstimated => {
+                "mmHg"
+            }
             Quantity::BaselineFall | Quantity::OxygenSaturation => "%",
             Quantity::RespiratoryRate | Quantity::HeartRate => "/min",
             Quantity::Temperature => "°C",

@@ -41,6 +41,9 @@ const STEPS_MAX: u32 = 100;
 /// Halvings of one step that would go downhill.
 const HALVINGS_MAX: u32 = 30;
 
+/// Relative error of the objective, a sum of very many terms.
+const ROUNDING: f64 = 1e-12;
+
 /// The optimum is reached when no component of the gradient exceeds this times the number of rows.
 const GRADIENT_MAX_PER_ROW: f64 = 1e-10;
 
@@ -112,7 +115,9 @@ pub enum TrainError {
     #[error("could not train: no feature varies in the training rows")]
     NoFeature,
     /// Newton's method did not arrive.
-    #[error("could not train: no optimum was found in {STEPS_MAX} steps; a larger ridge helps when features are collinear")]
+    #[error(
+        "could not train: no optimum was found in {STEPS_MAX} steps; a larger ridge helps when features are collinear"
+    )]
     NotConverged,
     /// The result is no valid model: a bug.
     #[error("could not train: {0}")]
@@ -297,21 +302,17 @@ pub(super) fn fit(design: &Array2<f64>, labels: &[bool], ridge: f64) -> Result<A
             return Ok(coefficients);
         }
         let mut step = solve(curvature, gradient).ok_or(TrainError::NotConverged)?;
-        let mut halvings = 0;
-        loop {
-            let next = &coefficients + &step;
-            let next_value = objective(design, labels, ridge, &next);
-            if next_value >= value {
-                (coefficients, value) = (next, next_value);
+        // Far from the optimum a whole step can go too far. Near it the objective falls by rounding alone: that is let pass, for
+        // there Newton's steps are right and shortened ones would never arrive.
+        let least = value - ROUNDING * value.abs();
+        for _ in 0..HALVINGS_MAX {
+            if objective(design, labels, ridge, &(&coefficients + &step)) >= least {
                 break;
             }
-            // At the optimum rounding alone makes the value fall: then there is nothing left to gain.
-            if halvings == HALVINGS_MAX {
-                return Ok(coefficients);
-            }
             step *= 0.5;
-            halvings += 1;
         }
+        coefficients += &step;
+        value = objective(design, labels, ridge, &coefficients);
     }
     Err(TrainError::NotConverged)
 }
