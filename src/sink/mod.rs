@@ -3,7 +3,22 @@
 //! Every table is an Arrow [`RecordBatch`], made once a batch by [`tables`] and shared by all sinks; a sink is a [`Deliver`]
 //! on a thread of its own (`runtime/delivery.rs`), behind a bounded queue. The sink's frontier moves only when rows are settled.
 //!
+//! [`json`] writes rows as JSON, for every sink that needs it.
+//!
 //! Limits: `runtime::delivery::QUEUE_ROWS_MAX` batches waiting for a sink, `sink.*` sizes within each.
+
+pub mod tables;
+
+pub mod filter;
+pub mod json;
+
+pub mod files;
+pub mod kafka;
+pub mod ndjson;
+pub mod parquet;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
