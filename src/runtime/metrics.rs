@@ -130,7 +130,11 @@ impl Metrics {
                 "Readings behind their partition's watermark",
                 &["disposition"],
             ),
-            dead_letters: r.counters("dead_letter_records_total", "Rejections sent to a dead-letter topic", &["reason"]),
+            dead_letters: r.counters(
+                "dead_letter_records_total",
+                "Rejections sent to a dead-letter topic",
+                &["reason"],
+            ),
             stage_busy: r.float_counters("operator_busy_seconds_total", "Time that a stage was at work", &["operator"]),
             stage_records: r.counters("operator_records_in_total", "Records into a stage", &["operator"]),
             stage_records_out: r.counters("operator_records_out_total", "Records out of a stage", &["operator"]),
@@ -258,7 +262,7 @@ pub fn samples(metric: &impl Collector) -> Vec<Sample> {
 
 /// The sum over all time series of a counter or gauge.
 pub fn total(metric: &impl Collector) -> f64 {
-    samples(metric).iter().map(|sample| sample.value).sum()
+    samples(metric).iter().fold(0.0, |sum, sample| sum + sample.value)
 }
 
 /// Histograms double their bucket's bound this often: from 5 ms up to 41 s, from 10 ms up to 82 s.
@@ -341,7 +345,12 @@ impl Catalogue {
         metric
     }
 
-    fn counters<const N: usize>(&mut self, name: &str, help: &'static str, labels: &[&'static str; N]) -> IntCounterVec {
+    fn counters<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        labels: &[&'static str; N],
+    ) -> IntCounterVec {
         let opts = self.note("counter", name, help, labels);
         self.register(IntCounterVec::new(opts, labels))
     }

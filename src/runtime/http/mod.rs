@@ -70,7 +70,9 @@ impl ServerHandle {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// Not an address.
-    #[error("could not listen on {listen:?}: {source}; write http.listen as \"address:port\", such as \"127.0.0.1:9187\", or \"\" for none")]
+    #[error(
+        "could not listen on {listen:?}: {source}; write http.listen as \"address:port\", such as \"127.0.0.1:9187\", or \"\" for none"
+    )]
     Address {
         /// What was asked for.
         listen: String,
@@ -86,7 +88,9 @@ pub enum HttpError {
         listen: String,
     },
     /// The operating system refuses.
-    #[error("could not listen on {listen:?}: {source}; ports below 1024 need a privilege, and the address must be this machine's")]
+    #[error(
+        "could not listen on {listen:?}: {source}; ports below 1024 need a privilege, and the address must be this machine's"
+    )]
     Refused {
         /// What was asked for.
         listen: String,
@@ -110,8 +114,7 @@ pub fn serve(
     let listener = TcpListener::bind(listen).map_err(|source| refusal(listen, source))?;
     let addr = listener.local_addr().map_err(HttpError::Start)?;
     listener.set_nonblocking(true).map_err(HttpError::Start)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Start)?;
     let (latest, follow) = watch::channel(Arc::from(""));
     let shared = Arc::new(Shared {
         metrics,

@@ -161,10 +161,10 @@ mod tests {
 
     #[test]
     fn only_localhost_and_addresses_are_local() {
-        let local = |host: &'static str| {
-            is_local(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]))
-        };
-        for host in ["localhost", "localhost:9187", "LocalHost:1", "127.0.0.1:9187", "[::1]:9187", "[::1]", "10.0.0.4"] {
+        let local =
+            |host: &'static str| is_local(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]));
+        for host in ["localhost", "localhost:9187", "LocalHost:1", "127.0.0.1:9187", "[::1]:9187", "[::1]", "10.0.0.4"]
+        {
             assert!(local(host), "{host}");
         }
         for host in ["example.org", "example.org:9187", "localhost.example.org", "127.0.0.1.example.org", ""] {

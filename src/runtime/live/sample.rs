@@ -67,14 +67,26 @@ pub(crate) fn readings(rows: &[Row], dictionaries: bool) -> Rows {
             Arc::new(StringArray::from(values))
         }
     };
-    let each = |of: &dyn Fn(&Row) -> Option<f64>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<Float64Array>()) };
+    let each =
+        |of: &dyn Fn(&Row) -> Option<f64>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<Float64Array>()) };
     let mut reasons = ListBuilder::new(StringBuilder::new());
     for row in rows {
         row.reasons.iter().for_each(|reason| reasons.values().append_value(reason));
         reasons.append(true);
     }
-    let probability = |row: &Row| row.pressures.map(|(s, d)| 1.0 / (1.0 + (-(s - 148.0) / 9.0 - (d - 92.0) / 11.0).exp()));
-    let risk = |row: &Row| probability(row).map(|p| if p > 0.7 { "HIGH" } else if p > 0.3 { "MODERATE" } else { "LOW" });
+    let probability =
+        |row: &Row| row.pressures.map(|(s, d)| 1.0 / (1.0 + (-(s - 148.0) / 9.0 - (d - 92.0) / 11.0).exp()));
+    let risk = |row: &Row| {
+        probability(row).map(|p| {
+            if p > 0.7 {
+                "HIGH"
+            } else if p > 0.3 {
+                "MODERATE"
+            } else {
+                "LOW"
+            }
+        })
+    };
     let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.at_micros)).with_timezone("UTC");
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("patient", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| pseudonym(row.patient))))),
@@ -107,7 +119,10 @@ pub(crate) fn shifts(shifts: &[(&str, &str, Option<f64>)]) -> Rows {
         ("current_end", Arc::new(ends)),
         ("current_count", Arc::new(UInt64Array::from(vec![4_210; shifts.len()]))),
         ("psi", Arc::new(shifts.iter().map(|shift| shift.2).collect::<Float64Array>())),
-        ("jensen_shannon", Arc::new(shifts.iter().map(|s| s.2.map(|psi| (psi / 6.0).sqrt())).collect::<Float64Array>())),
+        (
+            "jensen_shannon",
+            Arc::new(shifts.iter().map(|s| s.2.map(|psi| (psi / 6.0).sqrt())).collect::<Float64Array>()),
+        ),
         ("verdict", Arc::new(StringArray::from_iter_values(shifts.iter().map(|shift| verdict(&shift.2))))),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
@@ -124,7 +139,8 @@ pub(crate) fn ward(seed: u64, count: usize, end_micros: i64, spread_micros: i64)
         let swing = 8.0 * ((hour - 4.0) / 24.0 * std::f64::consts::TAU).sin();
         let spike = if random.random_range(0..120) == 0 { random.random_range(20.0..60.0) } else { 0.0 };
         let systolic: f64 = (usual + swing + spike + random.random_range(-9.0..9.0_f64)).round();
-        let mut row = Row::new(random.random(), at, systolic, (systolic * 0.62 + random.random_range(-6.0..6.0)).round());
+        let mut row =
+            Row::new(random.random(), at, systolic, (systolic * 0.62 + random.random_range(-6.0..6.0)).round());
         row.patient = patient;
         if random.random_range(0..60) == 0 {
             (row.pressures, row.reasons) = (None, Vec::new());

@@ -50,8 +50,7 @@ fn the_newest_fifty_alerts_stay_whatever_the_batches() {
     for size in [1, 7, 49, 50, 51, 130] {
         let live = live();
         rows.chunks(size).for_each(|chunk| live.take(&readings(chunk, true), NOW));
-        let expected: Vec<String> =
-            rows.iter().rev().take(ALERTS_MAX).map(|row| alert_of(row).observation).collect();
+        let expected: Vec<String> = rows.iter().rev().take(ALERTS_MAX).map(|row| alert_of(row).observation).collect();
         let kept: Vec<String> = shown(&live).alerts.into_iter().map(|alert| alert.observation).collect();
         assert_eq!(kept, expected, "batches of {size}");
     }
@@ -122,7 +121,10 @@ fn figures_come_from_the_metrics() {
     assert_eq!(rejected, [("subject_missing", 7), ("unit_missing", 2)]);
     let counts: Vec<_> = snapshot.outcomes.counts.iter().map(|o| o.count).collect();
     assert_eq!(counts, [90, 0, 0, 0, 0, 9]);
-    assert_eq!((snapshot.source.lag, snapshot.source.partitions, snapshot.source.lags.len()), (190, 20, PARTITIONS_MAX));
+    assert_eq!(
+        (snapshot.source.lag, snapshot.source.partitions, snapshot.source.lags.len()),
+        (190, 20, PARTITIONS_MAX)
+    );
     assert_eq!(snapshot.source.lags[0].partition, "19");
     assert_eq!(snapshot.sinks, [SinkState { sink: "parquet".into(), records: 0, waiting: true }]);
 }

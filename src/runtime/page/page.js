@@ -26,7 +26,7 @@ const band = (name) => {
   return known ? "--band-" + known[1] : "--band-none";
 };
 const OUTCOME_COLOURS = {
-  contributed: "--accent", superseded: "--band-0", duplicate: "--band-none", late: "--band-1", ignored: "--line", rejected: "--band-3",
+  contributed: "--accent", superseded: "--band-0", duplicate: "--band-none", late: "--band-1", ignored: "--ignored", rejected: "--band-3",
 };
 const VERDICTS = {
   none: ["good", "stable"], watch: ["watch", "▲ watch"], act: ["act", "▲▲ act"], insufficient: ["", "too few"],
@@ -61,10 +61,11 @@ function rows(id, made, none) {
 
 const axis = (extra) => ({
   stroke: () => colour("--quiet"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false },
-  font: "11px system-ui, sans-serif", ...extra,
+  font: `${Math.round(parseFloat(style.fontSize) * 0.72)}px system-ui, sans-serif`, ...extra,
 });
+const em = (count) => Math.round(parseFloat(style.fontSize) * count);
 // Counts below a thousand are written out; a scale without data has no ticks to write.
-const counts = axis({ size: 46, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : compact.format(tick))), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] });
+const counts = axis({ size: em(3.2), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : compact.format(tick))), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9] });
 const CLOCK = { hour: "2-digit", minute: "2-digit", hour12: false };
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB", CLOCK);
 const day = (seconds) => new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
@@ -79,21 +80,22 @@ let categoryChart = null;
 let categoryKey = "";
 
 function drawRate(snapshot) {
-  const history = snapshot.readings.history;
-  const end = snapshot.at_seconds;
-  const times = history.map((_, index) => end - history.length + index);
+  const all = snapshot.readings.history;
+  const times = all.map((_, index) => snapshot.at_seconds - all.length + index);
+  // Before the run there was no rate; zero would be a claim.
+  const history = all.map((count, index) => (times[index] < snapshot.started_at_seconds ? null : count));
   const node = element("rate-chart");
   if (!rateChart) {
     rateChart = new uPlot({
       ...sized(node), cursor: { show: false }, legend: { show: false }, padding: [8, 8, 0, 0],
       scales: { y: upward },
-      axes: [axis({ values: (_, ticks) => ticks.map(clock), space: 70, incrs: [60, 120, 300] }), counts],
+      axes: [axis({ size: em(1.9), values: (_, ticks) => ticks.map(clock), space: em(5), incrs: [60, 120, 300] }), counts],
       series: [{}, { stroke: () => colour("--accent"), fill: () => colour("--accent-soft"), width: 2, points: { show: false } }],
     }, [times, history], node);
   } else {
     rateChart.setData([times, history]);
   }
-  const peak = Math.max(...history);
+  const peak = Math.max(...all);
   text("rate-words", `Now ${whole.format(Math.round(snapshot.readings.per_second))}, peak ${whole.format(peak)} a second.`);
 }
 
@@ -122,7 +124,7 @@ function drawCategories(snapshot) {
   categoryChart = new uPlot({
     ...sized(node), cursor: { show: false }, legend: { show: false }, padding: [8, 8, 0, 0],
     scales: { x: { range: (chart, min, max) => { const pad = chart.data[0].length > 1 ? (chart.data[0][1] - chart.data[0][0]) / 2 : 30; return [min - pad, max + pad]; } }, y: upward },
-    axes: [axis({ values: (chart, ticks) => ticks.map((tick, index) => dated(chart, ticks, tick, index)), space: 80 }), counts],
+    axes: [axis({ values: (chart, ticks) => ticks.map((tick, index) => dated(chart, ticks, tick, index)), size: em(1.9), space: em(6) }), counts],
     series: [{}, ...order.map((category) => ({
       fill: () => colour(band(category.name)), stroke: () => colour(band(category.name)), width: 0, points: { show: false },
       paths: uPlot.paths.bars({ size: [0.86, 60] }),
@@ -211,7 +213,9 @@ function showAlerts(snapshot) {
   const first = known.size === 0;
   const fresh = alerts.filter((alert) => !known.has(alert.observation));
   if (fresh.length > 0 || alerts.length !== known.size || first) {
-    rows("alert-rows", alerts.map((alert) => alertRow(alert, !first && !known.has(alert.observation))), "No rule has fired.");
+    // Where most rows are new at every look, pointing at the new ones points at nothing.
+    const few = !first && fresh.length <= 5;
+    rows("alert-rows", alerts.map((alert) => alertRow(alert, few && !known.has(alert.observation))), "No rule has fired.");
   }
   known = new Set(alerts.map((alert) => alert.observation));
   if (!first) unannounced += fresh.length;
@@ -302,8 +306,7 @@ element("pause").addEventListener("click", () => {
   if (paused) state("paused", "Paused");
 });
 
-const zone = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date()).find((part) => part.type === "timeZoneName");
-element("measured").textContent = `Measured (${zone ? zone.value : "local"})`;
+element("measured").title = "in this computer's time zone: " + Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 const resize = new ResizeObserver(() => {
   if (rateChart) rateChart.setSize(sized(element("rate-chart")));
