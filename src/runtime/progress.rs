@@ -269,7 +269,12 @@ mod tests {
 
     #[test]
     fn the_line_fits_and_drops_the_least_telling_first() {
-        check(200, expect!["1.24 M records · 145 k/s · 1.49 GB read · 1.20 M readings · 312 alarms · 8.11 k rejected · lag 12.4 k · 3 epochs under way · 0:42"]);
+        check(
+            200,
+            expect![
+                "1.24 M records · 145 k/s · 1.49 GB read · 1.20 M readings · 312 alarms · 8.11 k rejected · lag 12.4 k · 3 epochs under way · 0:42"
+            ],
+        );
         check(80, expect!["1.24 M records · 145 k/s · 1.20 M readings · 312 alarms · lag 12.4 k · 0:42"]);
         check(40, expect!["1.24 M records · 145 k/s · 0:42"]);
         check(5, expect!["0:42"]);

@@ -344,7 +344,10 @@ mod tests {
 
     #[test]
     fn a_summary_fits_eighty_columns() {
-        check(80, Glyphs::Utf8, expect![[r#"
+        check(
+            80,
+            Glyphs::Utf8,
+            expect![[r#"
             blood_pressure: 1,000,000 records
             ┌─────────────┬───────────┬─────────┬──────────────────────────────────────────┐
             │ inputs      ┆     count ┆   share ┆ why                                      │
@@ -396,7 +399,8 @@ mod tests {
 
             live page  http://127.0.0.1:9187/
             readings   windkessel-data/readings/
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -26,8 +26,12 @@ pub(super) struct Readings<'a> {
 impl<'a> Readings<'a> {
     pub(super) fn of(rows: &'a Rows) -> Self {
         let batch = &rows.batch;
-        let withdraws =
+        let mut withdraws =
             codes(batch, "status", |status| u8::from(matches!(status, Some("entered-in-error" | "cancelled"))));
+        // A deletion may not know when its reading was measured.
+        if let Some(times) = batch.column_by_name("effective_at").filter(|times| times.null_count() > 0) {
+            withdraws.iter_mut().enumerate().for_each(|(row, flag)| *flag |= u8::from(times.is_null(row)));
+        }
         let count = withdraws.iter().filter(|flag| **flag == 0).count() as u64;
         let mut replaced = BTreeSet::new();
         if rows.replaces.contains(&true) {

@@ -7,6 +7,7 @@
 const element = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const bytes = new Intl.NumberFormat("en", { style: "unit", unit: "megabyte", maximumFractionDigits: 0 });
 const share = (part, sum) => (sum > 0 ? (100 * part / sum).toFixed(part > 0 && part < sum / 100 ? 2 : 1) + " %" : "–");
 const figure = (count) => (count < 1e6 ? whole.format(count) : compact.format(count));
 
@@ -107,13 +108,13 @@ function drawCategories(snapshot) {
   rows("category-rows", order.map((category) => make("tr", "",
     header(swatch(band(category.name)), human(category.name)),
     make("td", "number", figure(category.sum)), make("td", "number share", share(category.sum, sum)))), "No reading yet.");
-  text("categories-note", "by time of measurement, " + width(shown.width_seconds)
+  text("categories-note", "by time of measurement" + width(shown.width_seconds)
     + (shown.outside > 0 ? `; ${whole.format(shown.outside)} readings of other times not drawn` : ""));
   const node = element("category-chart");
   if (order.length === 0) return;
   const half = shown.width_seconds / 2;
   const times = order[0].counts.map((_, index) => shown.start_seconds + index * shown.width_seconds + half);
-  // Stacked from harmless at the bottom; drawn from the tallest to the lowest, each hiding the foot of the one behind.
+  // Stacked from harmless at the bottom; the highest comes first, so the series that follows each is the one it stands on.
   const stacked = [];
   order.reduce((below, category) => { const top = category.counts.map((count, index) => count + below[index]); stacked.push(top); return top; }, times.map(() => 0));
   const data = [times, ...stacked.reverse()];
@@ -127,7 +128,13 @@ function drawCategories(snapshot) {
     axes: [axis({ values: (chart, ticks) => ticks.map((tick, index) => dated(chart, ticks, tick, index)), size: em(1.9), space: em(6) }), counts],
     series: [{}, ...order.map((category) => ({
       fill: () => colour(band(category.name)), stroke: () => colour(band(category.name)), width: 0, points: { show: false },
-      paths: uPlot.paths.bars({ size: [0.86, 60] }),
+      paths: uPlot.paths.bars({
+        size: [0.86, 60],
+        disp: {
+          y0: { unit: 1, values: (chart, index) => chart.data[index + 1] || chart.data[index].map(() => 0) },
+          y1: { unit: 1, values: (chart, index) => chart.data[index] },
+        },
+      }),
     })).reverse()],
   }, data, node);
 }
@@ -145,11 +152,11 @@ function dated(chart, ticks, tick, index) {
 
 /** A bucket's width in words. */
 function width(seconds) {
-  if (!seconds) return "in columns";
+  if (!seconds) return "";
   const units = [[604800, "week"], [86400, "day"], [3600, "hour"], [60, "minute"]];
   const [size, unit] = units.find(([size]) => seconds % size === 0) || [1, "second"];
   const count = seconds / size;
-  return "a column " + (count === 1 ? `a ${unit}` : `${whole.format(count)} ${unit}s`).replace("a hour", "an hour");
+  return ", a column " + (count === 1 ? `a ${unit}` : `${whole.format(count)} ${unit}s`).replace("a hour", "an hour");
 }
 
 // ------------------------------------------------------------------ tables
@@ -184,7 +191,7 @@ function showFigures(snapshot) {
 }
 
 function showPlumbing(snapshot) {
-  text("plumbing-note", `${figure(snapshot.source.records)} records, ${compact.format(snapshot.source.bytes)}B read; ${snapshot.inflight_epochs} epochs under way`);
+  text("plumbing-note", `${figure(snapshot.source.records)} records, ${bytes.format(snapshot.source.bytes / 1e6)} read; epochs under way: ${snapshot.inflight_epochs}`);
   rows("lag-rows", snapshot.source.lags.map((lag) => make("tr", "", header(lag.topic), make("td", "number", lag.partition), make("td", "number", whole.format(lag.records)))), "No partition reports its lag.");
   rows("sink-rows", snapshot.sinks.map((sink) => make("tr", "", header(sink.sink), make("td", "number", whole.format(sink.records)),
     make("td", "", sink.waiting ? make("span", "tag watch", "▲ waiting") : make("span", "tag good", "settling")))), "Nothing written yet.");
