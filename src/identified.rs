@@ -138,6 +138,14 @@ pub struct Record {
     pub key: Option<Slice>,
 }
 
+impl Record {
+    /// Size of payload and key.
+    pub fn bytes(&self) -> u64 {
+        let payload = if let Payload::Bytes(bytes) = self.payload { bytes.len() } else { 0 };
+        (payload + self.key.map_or(0, Slice::len)) as u64
+    }
+}
+
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {

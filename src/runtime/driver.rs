@@ -35,7 +35,7 @@ use super::failure::Failure;
 use super::metrics::Metrics;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
-use crate::identified::{Mark, Records};
+use crate::identified::{Mark, Record, Records};
 use crate::source::{Poll, Polled};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
@@ -250,10 +250,8 @@ impl Reader {
             let partition = first.position.partition;
             let labels = [self.context.topics.name(partition.topic), &partition.number.to_string()];
             metrics.source_records.with_label_values(&labels).inc_by(run.len() as u64);
+            metrics.source_bytes.with_label_values(&labels).inc_by(run.iter().map(Record::bytes).sum());
             self.ends.insert(partition, last.position.offset + 1);
-        }
-        if !records.records.is_empty() {
-            metrics.source_bytes.inc_by(records.arena.len() as u64);
         }
         metrics.stage_busy.with_label_values(&["source"]).inc_by(started.elapsed().as_secs_f64());
         if self.reported.elapsed() >= Duration::from_secs(1) {

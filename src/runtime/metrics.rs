@@ -2,9 +2,16 @@
 //!
 //! Labels are bounded: stage, sink, topic, partition, reason. Never a patient, never text from a message.
 //! Counters are added to once a batch, never once a record.
+//!
+//! It keeps no history and computes nothing: rates, ages and quantiles are the reader's (PromQL, the live page).
 
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::vocabulary::Tally;
@@ -13,24 +20,33 @@ use crate::vocabulary::Tally;
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    described: Arc<[Described]>,
     /// Inputs by where they ended and why: `outcome`, `reason`. Their sum is the number of resources read.
     pub inputs: IntCounterVec,
     /// Records read: `topic`, `partition`.
     pub source_records: IntCounterVec,
-    /// Bytes read.
-    pub source_bytes: prometheus::IntCounter,
+    /// Bytes read: `topic`, `partition`.
+    pub source_bytes: IntCounterVec,
     /// Records known to wait: `topic`, `partition`.
     pub source_lag: IntGaugeVec,
     /// Watermark: `topic`, `partition`.
     pub source_watermark: GaugeVec,
+    /// Partitions that are idle.
+    pub source_idle: IntGauge,
     /// Leniencies applied: `leniency`.
     pub leniencies: IntCounterVec,
     /// Late readings: `disposition` = `reopened` or `late`.
     pub late_readings: IntCounterVec,
-    /// Busy time: `stage`.
-    pub stage_busy: prometheus::CounterVec,
-    /// Records into a stage: `stage`.
+    /// Rejections sent to a dead-letter topic: `reason`.
+    pub dead_letters: IntCounterVec,
+    /// Busy time: `operator`, which is the stage's name.
+    pub stage_busy: CounterVec,
+    /// Records into a stage: `operator`.
     pub stage_records: IntCounterVec,
+    /// Records out of a stage: `operator`.
+    pub stage_records_out: IntCounterVec,
+    /// Updates that differential holds: `operator`.
+    pub arrangement_records: IntGaugeVec,
     /// Readings by category: `category`.
     pub readings: IntCounterVec,
     /// Alarms by reason: `reason`.
@@ -41,9 +57,9 @@ pub struct Metrics {
     pub contributions: IntGauge,
     /// Windows emitted: `revision` = `first` or `revised`.
     pub windows: IntCounterVec,
-    /// Drift: `feature`, `group`.
+    /// Population stability index of the newest window: `feature`, `group`.
     pub drift_psi: GaugeVec,
-    /// Drift: `feature`, `group`.
+    /// Jensen-Shannon distance of the newest window: `feature`, `group`.
     pub drift_js: GaugeVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
     pub model_info: IntGaugeVec,
@@ -57,6 +73,8 @@ pub struct Metrics {
     pub sink_retries: IntCounterVec,
     /// Items that a sink refused for good: `sink`, `reason`.
     pub sink_rejected_items: IntCounterVec,
+    /// Bytes handed over and not yet settled: `sink`.
+    pub sink_inflight_bytes: IntGaugeVec,
     /// Unix time of the last success: `sink`.
     pub sink_last_success: GaugeVec,
     /// 1 while a sink waits for its destination: `sink`.
@@ -71,109 +89,104 @@ pub struct Metrics {
     pub inflight_bytes: IntGauge,
     /// Seconds that an epoch takes from closing to settled.
     pub epoch_seconds: Histogram,
-    /// `version`, `commit`; always 1.
+    /// Seconds that a checkpoint takes.
+    pub checkpoint_seconds: Histogram,
+    /// Size of the newest checkpoint.
+    pub checkpoint_bytes: IntGauge,
+    /// Checkpoints that could not be written.
+    pub checkpoint_failures: IntCounter,
+    /// Unix time of the newest checkpoint.
+    pub checkpoint_last_success: Gauge,
+    /// Clients of the live page's stream.
+    pub live_clients: IntGauge,
+    /// `version`; always 1.
     pub build_info: IntGaugeVec,
     /// Unix time of the start.
     pub start_time: Gauge,
 }
 
 impl Metrics {
-    /// Registers every metric once.
+    /// Registers every metric once. One line a metric: name without prefix, meaning, labels.
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let r = &registry;
-        Metrics {
-            inputs: counters(r, "inputs_total", "Inputs by where they ended, exactly one each", &["outcome", "reason"]),
-            source_records: counters(r, "source_records_total", "Records read", &["topic", "partition"]),
-            source_bytes: register(r, prometheus::IntCounter::with_opts(opts("source_bytes_total", "Bytes of records read")).expect("valid by the test that registers all")),
-            source_lag: gauges(r, "source_lag_records", "Records known to wait in the source", &["topic", "partition"]),
-            source_watermark: float_gauges(
-                r,
+        let mut c = Catalogue::default();
+        let r = &mut c;
+        let partition = &["topic", "partition"];
+        let drift = &["feature", "group"];
+        let mut metrics = Metrics {
+            inputs: r.counters("inputs_total", "Inputs by where they ended, exactly one each", &["outcome", "reason"]),
+            source_records: r.counters("source_records_total", "Records read", partition),
+            source_bytes: r.counters("source_bytes_total", "Bytes of records read", partition),
+            source_lag: r.gauges("source_lag_records", "Records known to wait in the source", partition),
+            source_watermark: r.float_gauges(
                 "source_watermark_timestamp_seconds",
                 "Event time that a partition has reached",
-                &["topic", "partition"],
+                partition,
             ),
-            leniencies: counters(r, "decode_leniencies_total", "Deviations that were overlooked", &["leniency"]),
-            late_readings: counters(
-                r,
+            source_idle: r.gauge("source_idle_partitions", "Partitions that hold no window open although not ended"),
+            leniencies: r.counters("decode_leniencies_total", "Deviations that were overlooked", &["leniency"]),
+            late_readings: r.counters(
                 "late_records_total",
                 "Readings behind their partition's watermark",
                 &["disposition"],
             ),
-            stage_busy: {
-                let metric = prometheus::CounterVec::new(
-                    opts("operator_busy_seconds_total", "Time that a stage was at work"),
-                    &["operator"],
-                )
-                .expect("valid by the test that registers all");
-                register(r, metric)
-            },
-            stage_records: counters(r, "operator_records_in_total", "Records into a stage", &["operator"]),
-            readings: counters(r, "readings_total", "Readings by category", &["category"]),
-            alarms: counters(r, "alerts_total", "Alarms raised, by rule", &["reason"]),
-            patients: gauge(r, "patients", "Patients held in state"),
-            contributions: gauge(r, "contributions", "Contributions kept so that they can be corrected"),
-            windows: counters(r, "windows_total", "Windows emitted", &["revision"]),
-            drift_psi: float_gauges(
-                r,
-                "drift_psi",
-                "Population stability index of the newest closed window",
-                &["feature", "group"],
+            dead_letters: r.counters(
+                "dead_letter_records_total",
+                "Rejections sent to a dead-letter topic",
+                &["reason"],
             ),
-            drift_js: float_gauges(
-                r,
-                "drift_js",
-                "Jensen-Shannon distance of the newest closed window",
-                &["feature", "group"],
-            ),
-            model_info: gauges(r, "model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
-            sink_records: counters(r, "sink_records_total", "Rows settled", &["sink", "table"]),
-            sink_bytes: counters(r, "sink_bytes_total", "Bytes written", &["sink"]),
-            sink_batches: counters(r, "sink_batches_total", "Requests sent or files finished", &["sink"]),
-            sink_retries: counters(r, "sink_retries_total", "Requests or items sent again", &["sink"]),
-            sink_rejected_items: counters(
-                r,
+            stage_busy: r.float_counters("operator_busy_seconds_total", "Time that a stage was at work", &["operator"]),
+            stage_records: r.counters("operator_records_in_total", "Records into a stage", &["operator"]),
+            stage_records_out: r.counters("operator_records_out_total", "Records out of a stage", &["operator"]),
+            arrangement_records: r.gauges("arrangement_records", "Updates held in an arrangement", &["operator"]),
+            readings: r.counters("readings_total", "Readings by category", &["category"]),
+            alarms: r.counters("alerts_total", "Alarms raised, by rule", &["reason"]),
+            patients: r.gauge("patients", "Patients held in state"),
+            contributions: r.gauge("contributions", "Contributions kept so that they can be corrected"),
+            windows: r.counters("windows_total", "Windows emitted", &["revision"]),
+            drift_psi: r.float_gauges("drift_psi", "Population stability index of the newest closed window", drift),
+            drift_js: r.float_gauges("drift_js", "Jensen-Shannon distance of the newest closed window", drift),
+            model_info: r.gauges("model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
+            sink_records: r.counters("sink_records_total", "Rows settled", &["sink", "table"]),
+            sink_bytes: r.counters("sink_bytes_total", "Bytes written", &["sink"]),
+            sink_batches: r.counters("sink_batches_total", "Requests sent or files finished", &["sink"]),
+            sink_retries: r.counters("sink_retries_total", "Requests or items sent again", &["sink"]),
+            sink_rejected_items: r.counters(
                 "sink_rejected_items_total",
                 "Items refused for good by the destination",
                 &["sink", "reason"],
             ),
-            sink_last_success: float_gauges(
-                r,
+            sink_inflight_bytes: r.gauges("sink_inflight_bytes", "Bytes handed to a sink and not settled", &["sink"]),
+            sink_last_success: r.float_gauges(
                 "sink_last_success_timestamp_seconds",
                 "When the sink last settled something",
                 &["sink"],
             ),
-            sink_waiting: gauges(r, "sink_waiting", "1 while the sink waits for its destination", &["sink"]),
-            ingest_to_sink: {
-                let options =
-                    HistogramOpts::new("windkessel_ingest_to_sink_seconds", "Broker timestamp to settled row").buckets(
-                        prometheus::exponential_buckets(0.01, 2.0, 14).expect("valid by the test that registers all"),
-                    );
-                register(r, HistogramVec::new(options, &["sink"]).expect("valid by the test that registers all"))
-            },
-            settled_epoch: gauge(r, "settled_epoch", "The newest epoch that every sink has settled"),
-            inflight_epochs: gauge(r, "inflight_epochs", "Epochs read and not yet settled"),
-            inflight_bytes: gauge(r, "inflight_bytes", "Bytes read and not yet settled"),
-            epoch_seconds: {
-                let options = HistogramOpts::new(
-                    "windkessel_epoch_seconds",
-                    "From the close of an epoch until every sink has settled it",
-                )
-                .buckets(
-                    prometheus::exponential_buckets(0.005, 2.0, 14).expect("valid by the test that registers all"),
-                );
-                register(r, Histogram::with_opts(options).expect("valid by the test that registers all"))
-            },
-            build_info: gauges(r, "build_info", "Version of this binary; always 1", &["version"]),
-            start_time: {
-                register(
-                    r,
-                    Gauge::with_opts(opts("start_timestamp_seconds", "When the process started"))
-                        .expect("valid by the test that registers all"),
-                )
-            },
-            registry,
-        }
+            sink_waiting: r.gauges("sink_waiting", "1 while the sink waits for its destination", &["sink"]),
+            ingest_to_sink: r.histograms("ingest_to_sink_seconds", "Broker timestamp to settled row", 0.01, &["sink"]),
+            settled_epoch: r.gauge("settled_epoch", "The newest epoch that every sink has settled"),
+            inflight_epochs: r.gauge("inflight_epochs", "Epochs read and not yet settled"),
+            inflight_bytes: r.gauge("inflight_bytes", "Bytes read and not yet settled"),
+            epoch_seconds: r.histogram("epoch_seconds", "From the close of an epoch until every sink has settled it"),
+            checkpoint_seconds: r.histogram("checkpoint_duration_seconds", "Time to write one checkpoint"),
+            checkpoint_bytes: r.gauge("checkpoint_size_bytes", "Size of the newest checkpoint"),
+            checkpoint_failures: r.counter("checkpoint_failures_total", "Checkpoints that could not be written"),
+            checkpoint_last_success: r.float_gauge(
+                "checkpoint_last_success_timestamp_seconds",
+                "When the newest checkpoint was finished; 0 before the first",
+            ),
+            live_clients: r.gauge("live_clients", "Browsers that follow the live page"),
+            build_info: r.gauges("build_info", "Version of this binary; always 1", &["version"]),
+            start_time: r.float_gauge("start_timestamp_seconds", "When the process started"),
+            registry: Registry::new(),
+            described: Arc::new([]),
+        };
+        #[cfg(target_os = "linux")]
+        c.registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("its names have another prefix");
+        metrics.registry = c.registry;
+        metrics.described = c.described.into();
+        metrics
     }
 
     /// Adds a batch's outcomes.
@@ -187,6 +200,25 @@ impl Metrics {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
+
+    /// Every metric in the order of the fields, and `schemas/metrics.md` from it.
+    pub fn reference(&self) -> String {
+        let mut text = String::from(REFERENCE_HEAD);
+        for metric in self.described.iter() {
+            let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | {} | {} | {} |",
+                metric.name,
+                metric.kind,
+                metric.unit(),
+                labels,
+                metric.help
+            );
+        }
+        text.push_str(REFERENCE_FOOT);
+        text
+    }
 }
 
 impl Default for Metrics {
@@ -195,35 +227,220 @@ impl Default for Metrics {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(format!("windkessel_{name}"), help)
+/// One time series of a metric as it stands: for the live page, the progress line and the summary, which show what `/metrics` shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    labels: Vec<(String, String)>,
+    /// Its value.
+    pub value: f64,
 }
 
-fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
-    registry.register(Box::new(metric.clone())).expect("every name is registered once");
-    metric
+impl Sample {
+    /// The value of a label; empty if it has none of that name.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.iter().find(|(label, _)| label == name).map_or("", |(_, value)| value)
+    }
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels).expect("valid by the test that registers all"))
+/// All time series of a counter or gauge, ordered by their labels.
+pub fn samples(metric: &impl Collector) -> Vec<Sample> {
+    let mut samples: Vec<Sample> = metric
+        .collect()
+        .iter()
+        .flat_map(|family| family.get_metric())
+        .map(|metric| Sample {
+            labels: metric.get_label().iter().map(|pair| (pair.name().to_owned(), pair.value().to_owned())).collect(),
+            // A metric is one or the other; the one that it is not reads 0.
+            value: metric.get_counter().get_value() + metric.get_gauge().get_value(),
+        })
+        .collect();
+    // The vectors iterate in the order of a hash.
+    samples.sort_by(|a, b| a.labels.cmp(&b.labels));
+    samples
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    register(registry, IntGaugeVec::new(opts(name, help), labels).expect("valid by the test that registers all"))
+/// The sum over all time series of a counter or gauge.
+pub fn total(metric: &impl Collector) -> f64 {
+    samples(metric).iter().fold(0.0, |sum, sample| sum + sample.value)
 }
 
-fn float_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    register(registry, GaugeVec::new(opts(name, help), labels).expect("valid by the test that registers all"))
+/// Histograms double their bucket's bound this often: from 5 ms up to 41 s, from 10 ms up to 82 s.
+const HISTOGRAM_BUCKETS: usize = 14;
+
+const REFERENCE_HEAD: &str = "\
+# Metrics
+
+Written by a test from `src/runtime/metrics.rs` (`UPDATE_EXPECT=1 cargo test --lib metrics`); do not edit.
+
+Every metric of `/metrics` in the order of the graph. Labels are bounded: never a patient, never text from a message.
+A metric with labels appears with its first value. Ages are not exported: subtract a timestamp from `time()`.
+
+| name | type | unit | labels | meaning |
+|---|---|---|---|---|
+";
+
+const REFERENCE_FOOT: &str = "
+On Linux the usual `process_*` metrics (CPU seconds, resident and virtual bytes, open files, threads, start time) stand beside these.
+";
+
+/// What a metric is, for the reference.
+#[derive(Clone, Debug)]
+struct Described {
+    name: String,
+    kind: &'static str,
+    labels: Vec<&'static str>,
+    help: &'static str,
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::with_opts(opts(name, help)).expect("valid by the test that registers all"))
+impl Described {
+    /// The unit that the name ends in.
+    fn unit(&self) -> &'static str {
+        let name = self.name.strip_suffix("_total").unwrap_or(&self.name);
+        if name.ends_with("_timestamp_seconds") {
+            "seconds since 1970"
+        } else if name.ends_with("_seconds") {
+            "seconds"
+        } else if name.ends_with("_bytes") {
+            "bytes"
+        } else if name.ends_with("_info") {
+            "1"
+        } else if name.ends_with("_records") {
+            "records"
+        } else if name.ends_with("_psi") {
+            "index, from 0"
+        } else if name.ends_with("_js") {
+            "distance, 0 to 1"
+        } else if name.ends_with("_epoch") {
+            "epoch number"
+        } else {
+            "count"
+        }
+    }
+}
+
+/// Registers and describes in one go, so that the reference cannot leave one out.
+#[derive(Default)]
+struct Catalogue {
+    registry: Registry,
+    described: Vec<Described>,
+}
+
+impl Catalogue {
+    fn note<const N: usize>(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        help: &'static str,
+        labels: &[&'static str; N],
+    ) -> Opts {
+        let name = format!("windkessel_{name}");
+        self.described.push(Described { name: name.clone(), kind, labels: labels.to_vec(), help });
+        Opts::new(name, help)
+    }
+
+    fn register<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let metric = metric.expect("valid by the test that registers all");
+        self.registry.register(Box::new(metric.clone())).expect("every name is registered once");
+        metric
+    }
+
+    fn counters<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        labels: &[&'static str; N],
+    ) -> IntCounterVec {
+        let opts = self.note("counter", name, help, labels);
+        self.register(IntCounterVec::new(opts, labels))
+    }
+
+    fn float_counters<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        labels: &[&'static str; N],
+    ) -> CounterVec {
+        let opts = self.note("counter", name, help, labels);
+        self.register(CounterVec::new(opts, labels))
+    }
+
+    fn gauges<const N: usize>(&mut self, name: &str, help: &'static str, labels: &[&'static str; N]) -> IntGaugeVec {
+        let opts = self.note("gauge", name, help, labels);
+        self.register(IntGaugeVec::new(opts, labels))
+    }
+
+    fn float_gauges<const N: usize>(&mut self, name: &str, help: &'static str, labels: &[&'static str; N]) -> GaugeVec {
+        let opts = self.note("gauge", name, help, labels);
+        self.register(GaugeVec::new(opts, labels))
+    }
+
+    fn histograms<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        first_seconds: f64,
+        labels: &[&'static str; N],
+    ) -> HistogramVec {
+        let opts = self.note("histogram", name, help, labels);
+        self.register(HistogramVec::new(buckets(opts, first_seconds), labels))
+    }
+
+    fn counter(&mut self, name: &str, help: &'static str) -> IntCounter {
+        let opts = self.note("counter", name, help, &[]);
+        self.register(IntCounter::with_opts(opts))
+    }
+
+    fn gauge(&mut self, name: &str, help: &'static str) -> IntGauge {
+        let opts = self.note("gauge", name, help, &[]);
+        self.register(IntGauge::with_opts(opts))
+    }
+
+    fn float_gauge(&mut self, name: &str, help: &'static str) -> Gauge {
+        let opts = self.note("gauge", name, help, &[]);
+        self.register(Gauge::with_opts(opts))
+    }
+
+    fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {
+        let opts = self.note("histogram", name, help, &[]);
+        self.register(Histogram::with_opts(buckets(opts, 0.005)))
+    }
+}
+
+fn buckets(opts: Opts, first_seconds: f64) -> HistogramOpts {
+    let bounds = prometheus::exponential_buckets(first_seconds, 2.0, HISTOGRAM_BUCKETS)
+        .expect("positive start, factor above one, at least one bucket");
+    HistogramOpts::from(opts).buckets(bounds)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn every_metric_registers_once() {
-        let _ = super::Metrics::new();
+    fn the_reference_lists_every_metric() {
+        expect_test::expect_file![concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.md")]
+            .assert_eq(&Metrics::new().reference());
+    }
+
+    #[test]
+    fn every_registered_metric_is_in_the_reference() {
+        let metrics = Metrics::new();
+        let reference = metrics.reference();
+        for family in metrics.registry().gather() {
+            let name = family.name();
+            assert!(name.starts_with("process_") || reference.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
+    fn samples_come_in_the_order_of_their_labels() {
+        let metrics = Metrics::new();
+        for (partition, lag) in [("2", 7), ("0", 5), ("1", 0)] {
+            metrics.source_lag.with_label_values(&["bp-obs", partition]).set(lag);
+        }
+        let seen: Vec<_> =
+            samples(&metrics.source_lag).iter().map(|s| (s.label("partition").to_owned(), s.value)).collect();
+        assert_eq!(seen, [("0".to_owned(), 5.0), ("1".to_owned(), 0.0), ("2".to_owned(), 7.0)]);
+        assert_eq!(total(&metrics.source_lag), 12.0);
     }
 }

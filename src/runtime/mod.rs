@@ -1,7 +1,12 @@
-//! What runs the graph: workers, epochs, delivery threads, metrics, health. Domain-free.
+//! What runs the graph: workers, epochs, delivery threads, metrics, health, the live page. Domain-free but for what it shows.
 
 pub mod delivery;
 pub mod driver;
 pub mod failure;
+pub mod http;
+pub mod live;
 pub mod metrics;
+pub mod progress;
 pub mod stop;
+pub mod summary;
+pub mod worker;

@@ -1,0 +1,205 @@
+//! The hub between the workers and the live page: bounded aggregates of what the sinks are given, updated once a batch.
+//!
+//! ```text
+//! worker 0 ─ LiveSink ─┐                       ┌─ /api/v1/live
+//! worker 1 ─ LiveSink ─┼─> Live (one mutex) ─> Snapshot
+//! Metrics ─────────────┘                       └─ /api/v1/snapshot
+//! ```
+//!
+//! Invariants:
+//! 1. Memory is bounded whatever comes: [`RATE_SECONDS`] counts, [`timeline::BUCKETS_MAX`] times [`timeline::CATEGORIES_MAX`] counts,
+//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer.
+//! 2. The lock is taken once a batch, for work linear in its rows; a snapshot is built only when somebody asks.
+//! 3. Only [`Rows`] come in, so nothing identified can.
+//!
+//! What it does not do: it is a view of the flow, not of the patients. A corrected reading is counted again (its alert is replaced), nothing is
+//! kept over a restart, and no figure here feeds back into the flow. The wall clock only says in which second a batch came by.
+
+mod columns;
+mod rate;
+#[cfg(test)]
+pub(crate) mod sample;
+mod snapshot;
+mod timeline;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::TableName;
+use crate::runtime::metrics::Metrics;
+use crate::sink::{Deliver, Rows, SinkError};
+use crate::time::Epoch;
+
+pub use rate::RATE_SECONDS;
+pub use snapshot::{Lag, OutcomeCount, Outcomes, Readings, ReasonCount, SinkState, Snapshot, Source};
+pub use timeline::Shown;
+
+/// Alerts that are kept: the newest by arrival.
+pub const ALERTS_MAX: usize = 50;
+/// Shifts that are kept: the newest of each feature and group. Further groups are left out, never a feature's `all`.
+pub const SHIFTS_MAX: usize = 256;
+/// Partitions that a snapshot names: those with the most records waiting.
+pub const PARTITIONS_MAX: usize = 12;
+
+/// The aggregates, shared by all workers and the HTTP server.
+pub struct Live {
+    flow: String,
+    started: Duration,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    readings: u64,
+    rate: rate::Rate,
+    timeline: timeline::Timeline,
+    alerts: VecDeque<Alert>,
+    shifts: BTreeMap<(String, String), Shift>,
+}
+
+/// A reading for which a rule fired.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alert {
+    /// Pseudonym of the patient: 32 hex digits.
+    pub patient: String,
+    /// Pseudonym of the observation: what a correction finds it by.
+    pub observation: String,
+    /// When it was measured, RFC 3339, UTC; `None` outside the years that RFC 3339 can write.
+    pub effective_at: Option<String>,
+    /// mmHg.
+    pub systolic_mmhg: Option<f64>,
+    /// mmHg.
+    pub diastolic_mmhg: Option<f64>,
+    /// The guideline's band.
+    pub category: Option<String>,
+    /// The rules that fired; at least one.
+    pub reasons: Vec<String>,
+    /// The model's probability, 0 to 1.
+    pub probability: Option<f64>,
+    /// `LOW`, `MODERATE` or `HIGH`.
+    pub risk_level: Option<String>,
+}
+
+/// The newest drift statistics of one feature in one group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shift {
+    /// The feature's name.
+    pub feature: String,
+    /// The group, `all` for everybody.
+    pub group: String,
+    /// End of the window they are about, RFC 3339, exclusive.
+    pub current_end: Option<String>,
+    /// Readings in that window.
+    pub current_count: Option<f64>,
+    /// Population stability index.
+    pub psi: Option<f64>,
+    /// Jensen–Shannon distance, 0 to 1.
+    pub jensen_shannon: Option<f64>,
+    /// `none`, `watch`, `act` or `insufficient`.
+    pub verdict: String,
+}
+
+impl Live {
+    /// An empty hub. `flow` is the flow's name; counters come from `metrics` when a snapshot is taken.
+    pub fn new(flow: &str, metrics: Metrics) -> Arc<Live> {
+        Arc::new(Live { flow: flow.to_owned(), started: unix_now(), metrics, state: Mutex::default() })
+    }
+
+    /// The page's view of this moment.
+    pub fn snapshot(&self, draining: bool) -> Snapshot {
+        self.snapshot_at(unix_now(), draining)
+    }
+
+    fn snapshot_at(&self, now: Duration, draining: bool) -> Snapshot {
+        // The metrics are read outside the lock: workers wait for as little as possible.
+        let counted = snapshot::Counted::of(&self.metrics);
+        snapshot::build(self, &mut self.lock(), counted, now, draining)
+    }
+
+    fn take(&self, rows: &Rows, now: Duration) {
+        match rows.table {
+            TableName::Readings => self.take_readings(rows, now),
+            TableName::Shifts => self.take_shifts(rows),
+            // Rejections are counted in the metrics; windows have no place on the page.
+            TableName::Windows | TableName::Rejected => {}
+        }
+    }
+
+    fn take_readings(&self, rows: &Rows, now: Duration) {
+        let columns = columns::Readings::of(rows);
+        let times = columns.times();
+        let state = &mut *self.lock();
+        state.readings += columns.count;
+        state.rate.add(now.as_secs(), columns.count);
+        let codes = columns.category_codes(|name| state.timeline.category(name));
+        state.timeline.add(&times, &codes);
+        if !columns.replaced.is_empty() {
+            state.alerts.retain(|alert| !columns.replaced.contains(&alert.observation));
+        }
+        state.alerts.extend(columns.alerts(ALERTS_MAX));
+        let surplus = state.alerts.len().saturating_sub(ALERTS_MAX);
+        state.alerts.drain(..surplus);
+    }
+
+    fn take_shifts(&self, rows: &Rows) {
+        let shifts = columns::shifts(&rows.batch);
+        let state = &mut *self.lock();
+        for shift in shifts {
+            let key = (shift.feature.clone(), shift.group.clone());
+            if state.shifts.len() < SHIFTS_MAX || state.shifts.contains_key(&key) || shift.group == "all" {
+                state.shifts.insert(key, shift);
+            }
+            if state.shifts.len() > SHIFTS_MAX {
+                let surplus = state.shifts.keys().rev().find(|(_, group)| group != "all").cloned();
+                // Features are a fixed list, far fewer than the limit; were they not, the oldest by name goes.
+                let surplus = surplus.or_else(|| state.shifts.keys().next_back().cloned());
+                surplus.and_then(|key| state.shifts.remove(&key));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A worker that panicked leaves counts that are at worst one batch short; the page goes on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One worker's way into [`Live`]. Settles at once: it promises nothing.
+pub struct LiveSink {
+    live: Arc<Live>,
+}
+
+impl LiveSink {
+    /// One a worker.
+    pub fn new(live: Arc<Live>) -> Self {
+        LiveSink { live }
+    }
+}
+
+impl Deliver for LiveSink {
+    fn deliver(&mut self, _: Epoch, rows: &Rows) -> Result<(), SinkError> {
+        self.live.take(rows, unix_now());
+        Ok(())
+    }
+
+    fn close(&mut self, _: Epoch) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// Time since 1970 by the wall clock.
+#[expect(clippy::disallowed_methods, reason = "the page shows what happens now; no row depends on it")]
+fn unix_now() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
