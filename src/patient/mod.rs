@@ -73,9 +73,9 @@
 //! | a patient at rest | bytes | | active, in addition | bytes |
 //! |---|---|---|---|---|
 //! | state | 64 | | vectors' heads | 120 |
-//! | ring of 12 readings | 96 | | each contribution | 92 |
-//! | index entry, at a mean load of 2/3 | 32 | | each open window | 28 |
-//! | **together** | **192** | | each revised window, until the horizon | 16 |
+//! | ring of 12 readings | 96 | | each contribution | 84 |
+//! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
+//! | **together** | **191** | | each revised window, until the horizon | 16 |
 //!
 //! Limits: `patient.patients_max` patients a worker ([`PatientsFull`]); of one patient, contributions are scanned linearly.
 //! Does not: check plausibility, score, or keep anything durable.
