@@ -445,7 +445,7 @@ pub struct Scorable {
     pub features: Vec<f64>,
     /// What each reading's patient is known to be, one per reading.
     pub demographics: Vec<Demographics>,
-    /// Whether each reading replaces or withdraws an earlier version, one per reading: a sink that filters readings must pass it on.
+    /// One per reading: it replaces or withdraws an earlier version of the same observation, so a sink that filters must pass it on.
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,

@@ -1,1 +1,410 @@
-//! The `patient` stage.
+//! The `patient` stage: of every patient, which version of each observation stands, the windows, and the features to score by.
+//!
+//! ```text
+//! Intake ──┬─ identity and versions ──┬─ history of the partition ──> features ──> Scorable
+//!          │   (contributions.rs)     └─ windows ── closings ──────> WindowRow
+//! Tick ────┴─ watermark.rs ──────────────────────────┘
+//! ```
+//!
+//! [`Patients`] is one worker's share: a plain state machine, without clock, thread or timely. It is given whole epochs.
+//!
+//! # The promise
+//!
+//! The same input gives the same final rows and outcomes whatever the worker count, batch sizes, epoch borders and interleaving of
+//! partitions. ("Final": of an observation, and of a window, the row emitted last; a sink keeps the one of the highest epoch.)
+//!
+//! 1. **Timeliness** comes with the reading, judged by its own partition at that record.
+//! 2. **History** (recent readings and baseline) is that of the same patient *in the same partition before it*, in the order of the
+//!    partition. A patient normally lives in one partition, because Kafka routes by key; one who does not has a history in each.
+//! 3. **A window's content** is the set of readings in `[start, end)` that contribute, over all partitions; sums run in the order of
+//!    (event time, observation).
+//! 4. **A window closes** when the lowest watermark over all partitions that are neither idle nor ended passes its end (all are opened
+//!    in the first epoch). That decides when its row is emitted, never what the last row says.
+//!
+//! Where the promise ends, because it must: an observation id, or a Patient resource, whose copies are in *different* partitions is
+//! resolved in the order in which they are applied; a partition that wakes up after it was idle may find its readings behind the
+//! horizon; and what is older than the horizon is forgotten at the border of an epoch, so that an input which refers to something
+//! measured exactly one horizon before the watermark may or may not still meet it.
+//!
+//! # Identity and versions
+//!
+//! Compared with the version that the same partition delivered before, and then with the one that holds from another partition:
+//!
+//! | the input is | ending | effect |
+//! |---|---|---|
+//! | of the same version | `duplicate` | none |
+//! | of a lower version | `superseded` | none |
+//! | of a higher version | `contributed` | the earlier is taken out of windows, history and (as [`Withdrawn`](crate::vocabulary::Withdrawn)) audit; the new one is put in; `replaces` |
+//! | not comparable, time, signals and status being equal | `duplicate` | none |
+//! | not comparable and different | `contributed` | as a higher version: the later position stands |
+//! | of a status that withdraws | `contributed` | the earlier is taken out everywhere, the row emitted has no values and the time of what it withdraws; the id is remembered (tombstone): later inputs of a version not higher are `superseded`. Nothing known of the id: `replaces` is false |
+//! | a repeated withdrawal | `duplicate` | none |
+//!
+//! Of the same version, one that withdraws and one that does not, the one that withdraws wins in either order. A deletion without a version
+//! inherits the version that it withdraws. A copy from another partition that does not hold still takes its place in the history of its
+//! own partition, which must not depend on the other's progress.
+//!
+//! **Too late** readings (more than `patient.lateness` behind) get a row with their own values alone, ending `late`, and contribute
+//! nothing; they are remembered like others. But a *correction* of an observation that was in time once is never too late within the
+//! horizon: it contributes as `Late`. The row's `Facts::timeliness` says what was decided, so `TooLate` is on exactly the rows that contribute
+//! nothing (withdrawals apart, which keep their own).
+//!
+//! # Windows
+//!
+//! Content: what contributes, apart from summaries and, in windows shorter than a day, readings known only to the day.
+//! `revision` counts the late readings and the corrections (withdrawals included) that changed the window, each once. A closed window that
+//! changes is emitted again at once, once an epoch; one that became empty has `None` for every signal. Within an epoch rows are sorted by
+//! (end, patient). `above_seconds` and `below_seconds`: each systolic value stands from its time until the next systolic value's or the
+//! window's end; none reaches in from before the window.
+//!
+//! # Features
+//!
+//! The ring of a (patient, partition) holds the last `baseline_readings` full readings (both pressures; not summaries, not too late). A correction
+//! takes the place of what it corrects, or none if that has left the ring; what is withdrawn leaves it. *Recent* statistics are over the ring after the reading has
+//! taken its place (a partial reading has none), the *baseline* over the ring before. Baseline: the median, blended as
+//! `n/min · median + (1 − n/min) · population` below `baseline_readings_min`; deviation: `(x − baseline) / max(1.4826 · MAD, 5 mmHg)`.
+//! Sources are at the formulas, in `features.rs` and `history.rs`. Withdrawals, summaries and too late readings have their own values only.
+//!
+//! # Memory
+//!
+//! Contributions and bookkeeping behind the horizon are dropped when their patient is touched and by a sweep of
+//! [`SWEEP_PATIENTS`] patients an epoch. Bytes, as a test measures them (three signals, one partition):
+//!
+//! | a patient at rest | bytes | | active, in addition | bytes |
+//! |---|---|---|---|---|
+//! | state | 64 | | vectors' heads | 120 |
+//! | ring of 12 readings | 96 | | each contribution | 84 |
+//! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
+//! | **together** | **191** | | each revised window, until the horizon | 16 |
+//!
+//! Limits: `patient.patients_max` patients a worker ([`PatientsFull`]); of one patient, contributions are scanned linearly.
+//! Does not: check plausibility, score, or keep anything durable.
+
+mod contributions;
+mod features;
+mod history;
+#[cfg(test)]
+mod oracle;
+mod state;
+#[cfg(test)]
+mod tests;
+mod watermark;
+mod window;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::config::{CorrectionSpec, PatientSpec};
+use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
+use crate::time::{Epoch, EventSpan, EventTime};
+use crate::vocabulary::{Intake, Outcome, Partition, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
+
+use state::{Moment, Patient};
+use watermark::{PartitionId, Watermarks};
+use window::{Closings, Grid, Whose};
+
+/// Patients that each epoch looks at for what can be forgotten: 4,000 a second at 250 ms, about 0.1 ms of an epoch.
+pub const SWEEP_PATIENTS: usize = 1_024;
+
+/// A reading known to the day enters windows of this length or more.
+const DAY: EventSpan = EventSpan::from_seconds(86_400);
+
+/// What the stage needs to know of the flow.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    grid: Grid,
+    horizon: EventSpan,
+    high_mmhg: f64,
+    low_mmhg: f64,
+    baseline_readings: usize,
+    baseline_readings_min: u32,
+    population_systolic_mmhg: f64,
+    population_diastolic_mmhg: f64,
+    patients_max: u64,
+    signals: Vec<SignalId>,
+    systolic_column: Option<usize>,
+    diastolic_column: Option<usize>,
+}
+
+impl Settings {
+    /// From the sections of a validated flow and its signals, in the order of `decode.signals`: that of the columns.
+    ///
+    /// Panics on what a validated flow rules out: a hop that does not divide the window, a horizon below lateness and window together.
+    pub fn new(patient: &PatientSpec, correction: &CorrectionSpec, signals: Vec<SignalId>) -> Self {
+        let (window, hop) = (patient.window.micros(), patient.hop.micros());
+        assert!(hop > 0 && window >= hop && window % hop == 0, "the hop divides the window");
+        assert!(
+            correction.horizon.micros() >= patient.lateness.micros().saturating_add(window),
+            "what can reopen a window can be recalled"
+        );
+        Settings {
+            grid: Grid { window: patient.window, hop: patient.hop },
+            horizon: correction.horizon,
+            high_mmhg: patient.high_mmhg,
+            low_mmhg: patient.low_mmhg,
+            baseline_readings: patient.baseline_readings as usize,
+            baseline_readings_min: patient.baseline_readings_min,
+            population_systolic_mmhg: patient.population_systolic_mmhg,
+            population_diastolic_mmhg: patient.population_diastolic_mmhg,
+            // Patients are numbered with 32 bits.
+            patients_max: patient.patients_max.min(u64::from(u32::MAX)),
+            systolic_column: state::column(&signals, SYSTOLIC),
+            diastolic_column: state::column(&signals, DIASTOLIC),
+            signals,
+        }
+    }
+}
+
+/// What an epoch made.
+#[derive(Debug, Default)]
+pub struct PatientOutput {
+    /// Readings with features, in position order, and what they withdrew.
+    pub scorable: Scorable,
+    /// Windows that closed or changed, ascending by (end, patient); one row a window.
+    pub windows: Vec<WindowRow>,
+    /// Where the epoch's inputs ended: contributed, superseded, duplicate or late.
+    pub tally: Tally,
+}
+
+/// A worker holds as many patients as it may.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "could not take in another patient: this worker holds {limit} already; raise patient.patients_max (about 200 bytes each), or run more workers"
+)]
+pub struct PatientsFull {
+    /// `patient.patients_max`.
+    pub limit: u64,
+}
+
+/// One worker's patients.
+#[derive(Debug)]
+pub struct Patients {
+    settings: Settings,
+    watermarks: Watermarks,
+    index: HashMap<Pseudonym, u32, BuildHasherDefault<PseudonymHasher>>,
+    slab: Slab,
+    closings: Closings,
+    /// The patient at which the next sweep begins.
+    sweep: usize,
+    contributions: usize,
+    epoch: Option<Epoch>,
+}
+
+impl Patients {
+    /// Nobody yet.
+    pub fn new(settings: Settings) -> Self {
+        Patients {
+            settings,
+            watermarks: Watermarks::new(),
+            index: HashMap::default(),
+            slab: Slab::default(),
+            closings: Closings::default(),
+            sweep: 0,
+            contributions: 0,
+            epoch: None,
+        }
+    }
+
+    /// Applies one whole epoch and adds what it makes to `out`. Epochs ascend.
+    ///
+    /// `intakes` are sorted by position, and drained. `ticks` is everything broadcast with epochs up to this one that was not given
+    /// before, of each partition in its order: it closes windows after the intakes are applied.
+    ///
+    /// Errors: a patient too many; then the state is half an epoch ahead and must not be used any more.
+    pub fn apply(
+        &mut self,
+        epoch: Epoch,
+        intakes: &mut Vec<Intake>,
+        ticks: &[Tick],
+        out: &mut PatientOutput,
+    ) -> Result<(), PatientsFull> {
+        debug_assert!(self.epoch.is_none_or(|last| last < epoch), "epochs ascend");
+        debug_assert!(intakes.is_sorted_by_key(Intake::position), "an epoch is applied in position order");
+        self.epoch = Some(epoch);
+        let mut endings = [0_u64; Ending::COUNT];
+        let mut run: Option<(Partition, PartitionId)> = None;
+        for intake in intakes.drain(..) {
+            let partition = intake.position().partition;
+            // Position order makes runs of one partition.
+            let (_, id) = *match &mut run {
+                Some(run) if run.0 == partition => run,
+                run => run.insert((partition, self.watermarks.id(partition))),
+            };
+            let ending = match intake {
+                Intake::Reading(reading) => self.read(reading, id, &mut out.scorable)?,
+                Intake::Demographics { patient, demographics, .. } => {
+                    let whose = self.locate(patient)?;
+                    self.slab.get_mut(whose.index).learn(demographics)
+                }
+            };
+            endings[ending as usize] += 1;
+        }
+        for (ending, count) in Ending::ALL.into_iter().zip(endings).filter(|(_, count)| *count > 0) {
+            let (outcome, reason) = ending.outcome();
+            out.tally.add_many(outcome, reason, count);
+        }
+        self.watermarks.advance(ticks);
+        self.close(&mut out.windows);
+        self.sweep();
+        Ok(())
+    }
+
+    /// How far event time has come over all partitions.
+    pub fn watermark(&self) -> EventTime {
+        self.watermarks.combined()
+    }
+
+    /// Number of patients held.
+    pub fn patients(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Number of contributions (and tombstones) held.
+    pub fn contributions(&self) -> usize {
+        self.contributions
+    }
+
+    fn read(&mut self, reading: Reading, partition: PartitionId, out: &mut Scorable) -> Result<Ending, PatientsFull> {
+        let whose = self.locate(reading.patient)?;
+        let watermark = self.watermarks.combined();
+        let recall = watermark - self.settings.horizon;
+        let moment = Moment { settings: &self.settings, partition, watermark, recall };
+        let patient = self.slab.get_mut(whose.index);
+        let before = patient.contributions();
+        patient.forget(watermark, recall - self.settings.grid.window, self.settings.signals.len());
+        let ending = patient.take(reading, &moment, (whose, &mut self.closings), out);
+        self.contributions = self.contributions + patient.contributions() - before;
+        Ok(ending)
+    }
+
+    /// Where a patient is; a new one gets a place.
+    fn locate(&mut self, patient: Pseudonym) -> Result<Whose, PatientsFull> {
+        if let Some(index) = self.index.get(&patient) {
+            return Ok(Whose { patient, index: *index });
+        }
+        let limit = self.settings.patients_max;
+        if self.index.len() as u64 >= limit {
+            return Err(PatientsFull { limit });
+        }
+        let index = self.slab.add();
+        self.index.insert(patient, index);
+        Ok(Whose { patient, index })
+    }
+
+    fn close(&mut self, out: &mut Vec<WindowRow>) {
+        let due = self.closings.take(self.watermarks.combined());
+        out.reserve(due.len());
+        for (end, whose) in &due {
+            let row = self.slab.get(whose.index).window(whose.patient, *end, &self.settings);
+            out.push(row.expect("a window with changes keeps its patient active: it lies within the horizon"));
+        }
+        self.closings.recycle(due);
+    }
+
+    /// Looks at the next few patients for what can be forgotten.
+    fn sweep(&mut self) {
+        let watermark = self.watermarks.combined();
+        let until = watermark - self.settings.horizon - self.settings.grid.window;
+        for _ in 0..SWEEP_PATIENTS.min(self.slab.len()) {
+            self.sweep = if self.sweep < self.slab.len() { self.sweep } else { 0 };
+            let patient = self.slab.get_mut(self.sweep as u32);
+            let before = patient.contributions();
+            patient.forget(watermark, until, self.settings.signals.len());
+            patient.forget_ended(&self.watermarks);
+            self.contributions = self.contributions + patient.contributions() - before;
+            self.sweep += 1;
+        }
+    }
+}
+
+/// Where an input ended, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Reading,
+    Correction,
+    Withdrawal,
+    Demographics,
+    Superseded,
+    SupersededDemographics,
+    Duplicate,
+    DuplicateDemographics,
+    Late,
+}
+
+impl Ending {
+    const ALL: [Ending; 9] = [
+        Ending::Reading,
+        Ending::Correction,
+        Ending::Withdrawal,
+        Ending::Demographics,
+        Ending::Superseded,
+        Ending::SupersededDemographics,
+        Ending::Duplicate,
+        Ending::DuplicateDemographics,
+        Ending::Late,
+    ];
+    const COUNT: usize = Ending::ALL.len();
+
+    /// As it is counted.
+    fn outcome(self) -> (Outcome, &'static str) {
+        match self {
+            Ending::Reading => (Outcome::Contributed, "reading"),
+            Ending::Correction => (Outcome::Contributed, "correction"),
+            Ending::Withdrawal => (Outcome::Contributed, "withdrawal"),
+            Ending::Demographics => (Outcome::Contributed, "demographics"),
+            Ending::Superseded => (Outcome::Superseded, "version"),
+            Ending::SupersededDemographics => (Outcome::Superseded, "demographics"),
+            Ending::Duplicate => (Outcome::Duplicate, "version"),
+            Ending::DuplicateDemographics => (Outcome::Duplicate, "demographics"),
+            Ending::Late => (Outcome::Late, "lateness"),
+        }
+    }
+}
+
+/// Patients in chunks, so that growing never moves those that are there.
+#[derive(Debug, Default)]
+struct Slab(Vec<Vec<Patient>>);
+
+impl Slab {
+    const CHUNK: usize = 1_024;
+
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * Self::CHUNK + last.len())
+    }
+
+    fn add(&mut self) -> u32 {
+        let index = self.len();
+        if index % Self::CHUNK == 0 {
+            self.0.push(Vec::with_capacity(Self::CHUNK));
+        }
+        self.0.last_mut().expect("a chunk with room was just added if there was none").push(Patient::default());
+        u32::try_from(index).expect("patients_max is below 2^32")
+    }
+
+    fn get(&self, index: u32) -> &Patient {
+        &self.0[index as usize / Self::CHUNK][index as usize % Self::CHUNK]
+    }
+
+    fn get_mut(&mut self, index: u32) -> &mut Patient {
+        &mut self.0[index as usize / Self::CHUNK][index as usize % Self::CHUNK]
+    }
+}
+
+/// [`Pseudonym::hash64`] as the hash: it is uniform already. Halves swapped, because the route between workers has used up its low bits.
+#[derive(Default)]
+struct PseudonymHasher(u64);
+
+impl Hasher for PseudonymHasher {
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_be_bytes(*first);
+        }
+    }
+
+    /// The length of an array, the same for all.
+    fn write_usize(&mut self, _: usize) {}
+}

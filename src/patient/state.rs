@@ -1,0 +1,370 @@
+//! One patient: what versions of observations do to contributions, history and windows. The rules are in [the stage's page](super).
+
+use smallvec::SmallVec;
+
+use super::contributions::{Contributions, Known, Version};
+use super::features::{self, Baseline, Pressures, Row};
+use super::history::Chain;
+use super::watermark::{PartitionId, Watermarks};
+use super::window::{self, Change, Closings, Whose, Windows};
+use super::{Ending, Settings};
+use crate::signals::SignalId;
+use crate::time::EventTime;
+use crate::vocabulary::{
+    Demographics, Facts, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow, Withdrawn,
+};
+
+/// Everything kept of one patient. At rest, only the chains and the demographics are left.
+#[derive(Debug, Default)]
+pub(super) struct Patient {
+    active: Option<Box<Active>>,
+    chains: SmallVec<[Chain; 1]>,
+    demographics: Option<Demographics>,
+}
+
+/// What is there of a patient with contributions inside the horizon.
+#[derive(Debug, Default)]
+pub(super) struct Active {
+    contributions: Contributions,
+    windows: Windows,
+}
+
+/// The circumstances under which an input is applied.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) partition: PartitionId,
+    /// The combined watermark before this epoch.
+    pub(super) watermark: EventTime,
+    /// What was measured before is forgotten: the watermark less the horizon.
+    pub(super) recall: EventTime,
+}
+
+/// What versions already known make of a new one.
+enum Judgement {
+    /// Its own partition has delivered the same or a newer one: nothing happens.
+    Settled(Ending),
+    /// New in its partition, but another partition's version holds: it joins its chain, and no more.
+    Shadowed(Ending),
+    /// It holds from now on.
+    Holds,
+}
+
+/// What its chain makes of a reading.
+struct History {
+    row: Row,
+    /// It has, or has had, a place in the ring.
+    entered: bool,
+}
+
+/// The version that a reading follows in its chain.
+#[derive(Clone, Copy)]
+struct Predecessor {
+    at: EventTime,
+    systolic: f64,
+    diastolic: f64,
+}
+
+impl Patient {
+    /// Applies one reading or withdrawal; its row, if it gets one, goes to `out`.
+    pub(super) fn take(
+        &mut self,
+        mut reading: Reading,
+        moment: &Moment<'_>,
+        (whose, closings): (Whose, &mut Closings),
+        out: &mut Scorable,
+    ) -> Ending {
+        let settings = moment.settings;
+        let active = self.active.get_or_insert_default();
+        let mut values = settings.values(&reading.facts.signals);
+        let known = active.contributions.known(&reading.observation, moment.partition, moment.recall);
+        let judgement = active.judge(&reading.facts, &values, known);
+        if let Judgement::Settled(ending) = judgement {
+            return ending;
+        }
+        let in_time = reading.facts.timeliness != Timeliness::TooLate;
+        let admitted = active.admit(&mut reading.facts, &mut values, known, moment.recall);
+        let demographics = self.demographics.unwrap_or_default();
+        let predecessor = known.own.and_then(|place| active.history(place, settings));
+        let chain = chain(&mut self.chains, moment.partition);
+        let history = remember(chain, predecessor, (&reading.facts, in_time), &demographics, settings);
+
+        let version = active.version(&reading, &values, (known, admitted), history.entered, moment);
+        if let Judgement::Shadowed(ending) = judgement {
+            active.keep(version, &values, known.own, moment.recall);
+            return ending;
+        }
+        let version = version.holding(&demographics);
+        let change = Change {
+            before: active.retire(known.holder, whose.patient, settings, out),
+            after: version.is(Version::IN_WINDOWS).then_some(version.at),
+            revised: known.holder.is_some() || reading.facts.timeliness != Timeliness::OnTime,
+        };
+        closings.change(whose, &mut active.windows, settings.grid, change, moment.watermark);
+        active.keep(version, &values, known.own, moment.recall);
+        emit(reading, &history.row, demographics, known.holder.is_some(), out);
+        match (admitted, known.holder) {
+            (None, _) => Ending::Withdrawal,
+            (Some(false), _) => Ending::Late,
+            (Some(true), Some(_)) => Ending::Correction,
+            (Some(true), None) => Ending::Reading,
+        }
+    }
+
+    /// Applies an update of who the patient is.
+    pub(super) fn learn(&mut self, new: Demographics) -> Ending {
+        use std::cmp::Ordering;
+        let content = |demographics: &Demographics| (demographics.birth_year, demographics.sex);
+        if let Some(known) = &self.demographics {
+            match new.version.compare(known.version) {
+                Some(Ordering::Less) => return Ending::SupersededDemographics,
+                Some(Ordering::Equal) => return Ending::DuplicateDemographics,
+                None if content(&new) == content(known) => return Ending::DuplicateDemographics,
+                Some(Ordering::Greater) | None => {}
+            }
+        }
+        self.demographics = Some(new);
+        Ending::Demographics
+    }
+
+    /// The row of one of the patient's windows as it stands.
+    pub(super) fn window(&self, patient: Pseudonym, end: EventTime, settings: &Settings) -> Option<WindowRow> {
+        let active = self.active.as_deref()?;
+        Some(window::row(patient, end, &active.contributions, &active.windows, settings))
+    }
+
+    /// Number of versions held.
+    pub(super) fn contributions(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.contributions.len())
+    }
+
+    /// Drops what has fallen behind the horizon, at a cost that was paid for when it came.
+    pub(super) fn forget(&mut self, watermark: EventTime, until: EventTime, stride: usize) {
+        let Some(active) = &mut self.active else { return };
+        active.contributions.forget(until, stride);
+        active.windows.forget(watermark, until);
+        if active.contributions.len() == 0 && active.windows.is_empty() {
+            self.active = None;
+        }
+    }
+
+    /// Drops the chains of partitions from which nothing will come.
+    pub(super) fn forget_ended(&mut self, watermarks: &Watermarks) {
+        if self.chains.iter().any(|chain| watermarks.ended(chain.partition)) {
+            self.chains.retain(|chain| !watermarks.ended(chain.partition));
+            self.chains.shrink_to_fit();
+        }
+    }
+}
+
+impl Active {
+    fn judge(&self, facts: &Facts, values: &[f64], known: Known) -> Judgement {
+        if let Some(ending) = known.own.and_then(|own| self.precedence(facts, values, own)) {
+            return Judgement::Settled(ending);
+        }
+        let other = known.holder.filter(|holder| known.own != Some(*holder));
+        match other.and_then(|holder| self.precedence(facts, values, holder)) {
+            Some(ending) => Judgement::Shadowed(ending),
+            None => Judgement::Holds,
+        }
+    }
+
+    /// `None` if an input is newer than the version at `place`, else where it ends.
+    fn precedence(&self, facts: &Facts, values: &[f64], place: usize) -> Option<Ending> {
+        use std::cmp::Ordering;
+        let old = self.contributions.get(place);
+        match facts.version.compare(old.version) {
+            Some(Ordering::Greater) => None,
+            Some(Ordering::Less) => Some(Ending::Superseded),
+            // Of two inputs with the same version the one that withdraws wins, whichever came first: a withdrawn value must not stand.
+            Some(Ordering::Equal) => match (facts.status.withdraws(), old.status.withdraws()) {
+                (true, false) => None,
+                (false, true) => Some(Ending::Superseded),
+                (true, true) | (false, false) => Some(Ending::Duplicate),
+            },
+            None if facts.status.withdraws() && old.status.withdraws() => Some(Ending::Duplicate),
+            None => {
+                let same_values = || {
+                    let known = self.contributions.values(place, values.len());
+                    known.iter().zip(values).all(|(old, new)| old.to_bits() == new.to_bits())
+                };
+                (facts.at == old.at && facts.status == old.status && same_values()).then_some(Ending::Duplicate)
+            }
+        }
+    }
+
+    /// Decides whether an input contributes, and makes its facts say so: `None` for a withdrawal.
+    fn admit(&self, facts: &mut Facts, values: &mut [f64], known: Known, recall: EventTime) -> Option<bool> {
+        if facts.status.withdraws() {
+            // What is withdrawn was measured then; a deletion does not say.
+            if let Some(place) = known.own.or(known.holder) {
+                facts.at = self.contributions.get(place).at;
+            }
+            facts.signals = Signals::default();
+            values.fill(f64::NAN);
+            return None;
+        }
+        let in_time = facts.timeliness != Timeliness::TooLate || self.admitted(known);
+        let admitted = in_time && facts.at >= recall;
+        facts.timeliness = match facts.timeliness {
+            _ if !admitted => Timeliness::TooLate,
+            Timeliness::TooLate => Timeliness::Late,
+            timeliness => timeliness,
+        };
+        Some(admitted)
+    }
+
+    /// What is kept of an input, as long as it does not hold.
+    fn version(
+        &self,
+        reading: &Reading,
+        values: &[f64],
+        (known, admitted): (Known, Option<bool>),
+        in_history: bool,
+        moment: &Moment<'_>,
+    ) -> Version {
+        let facts = &reading.facts;
+        let contributes = admitted == Some(true) && !facts.summary;
+        let mut version = Version::new(reading.observation, moment.partition, facts);
+        version.version = self.newest_version(facts, known);
+        version.set(Version::ADMITTED, admitted == Some(true) || self.admitted(known));
+        version.set(Version::COUNTED, contributes);
+        version.set(Version::IN_WINDOWS, contributes && moment.settings.windowed(facts, values));
+        version.set(Version::IN_HISTORY, in_history);
+        version
+    }
+
+    /// What a chain must know of an earlier version: when it was measured and its pressures, if it has had a place there.
+    fn history(&self, place: usize, settings: &Settings) -> Option<Predecessor> {
+        let version = self.contributions.get(place);
+        let (systolic, diastolic) = settings.pressures(self.contributions.values(place, settings.signals.len()));
+        version.is(Version::IN_HISTORY).then_some(Predecessor { at: version.at, systolic, diastolic })
+    }
+
+    fn admitted(&self, known: Known) -> bool {
+        let admitted = |place: Option<usize>| place.is_some_and(|at| self.contributions.get(at).is(Version::ADMITTED));
+        admitted(known.own) || admitted(known.holder)
+    }
+
+    /// The version that later ones must exceed. A deletion that says none inherits the one it withdraws, so that this does not come back.
+    fn newest_version(&self, facts: &Facts, known: Known) -> crate::vocabulary::Version {
+        let inherits = facts.status.withdraws() && facts.version.number().is_none();
+        match known.own.or(known.holder).filter(|_| inherits) {
+            Some(place) => self.contributions.get(place).version,
+            None => facts.version,
+        }
+    }
+
+    /// Takes back what held so far; the time at which windows held it, if they did.
+    fn retire(
+        &mut self,
+        holder: Option<usize>,
+        patient: Pseudonym,
+        settings: &Settings,
+        out: &mut Scorable,
+    ) -> Option<EventTime> {
+        let place = holder?;
+        let version = *self.contributions.get(place);
+        if version.is(Version::COUNTED) {
+            let values = self.contributions.values(place, settings.signals.len());
+            out.withdrawn.push(Withdrawn {
+                patient,
+                at: version.at,
+                signals: settings.signals(values),
+                demographics: Demographics {
+                    birth_year: version.birth_year,
+                    sex: version.sex,
+                    ..Demographics::default()
+                },
+            });
+        }
+        let kept = self.contributions.get_mut(place);
+        kept.set(Version::HOLDS | Version::COUNTED | Version::IN_WINDOWS, false);
+        version.is(Version::IN_WINDOWS).then_some(version.at)
+    }
+
+    /// Keeps a version in place of its partition's earlier one.
+    fn keep(&mut self, version: Version, values: &[f64], own: Option<usize>, recall: EventTime) {
+        if let Some(place) = own {
+            self.contributions.remove(place, values.len());
+        }
+        if version.at >= recall {
+            self.contributions.insert(version, values);
+        }
+    }
+}
+
+fn chain(chains: &mut SmallVec<[Chain; 1]>, partition: PartitionId) -> &mut Chain {
+    let place = chains.iter().position(|chain| chain.partition == partition).unwrap_or_else(|| {
+        chains.push(Chain::new(partition));
+        chains.len() - 1
+    });
+    &mut chains[place]
+}
+
+/// Lets a reading take its place in its chain, or leave it, and makes its features on the way.
+///
+/// `in_time` is the partition's own judgement: what is admitted for the sake of another partition's version has features, but no place.
+fn remember(
+    chain: &mut Chain,
+    predecessor: Option<Predecessor>,
+    (facts, in_time): (&Facts, bool),
+    demographics: &Demographics,
+    settings: &Settings,
+) -> History {
+    let own = Pressures::of(&facts.signals);
+    let place = predecessor.and_then(|earlier| chain.leave(earlier.at, earlier.systolic, earlier.diastolic));
+    let fits = own.full() && !facts.summary && settings.baseline_readings > 0;
+    // A correction of a reading that has left the ring is no recent reading.
+    let enters = fits && (place.is_some() || (predecessor.is_none() && in_time));
+    let scored = facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws();
+    let baseline = scored.then(|| Baseline::of(chain, settings));
+    if enters {
+        chain.enter(place, facts.at, own.systolic, own.diastolic, settings.baseline_readings);
+    }
+    let row = match baseline {
+        Some(baseline) => features::row(&own, &chain.recent(), &baseline, demographics, facts.at),
+        None => own.alone(),
+    };
+    History { row, entered: enters || (fits && predecessor.is_some()) }
+}
+
+fn emit(reading: Reading, row: &Row, demographics: Demographics, replaces: bool, out: &mut Scorable) {
+    out.readings.push(reading);
+    out.features.extend_from_slice(row);
+    out.demographics.push(demographics);
+    out.replaces.push(replaces);
+}
+
+impl Settings {
+    /// The values of the configured signals, in their order; NaN where not measured.
+    fn values(&self, signals: &Signals) -> SmallVec<[f64; 4]> {
+        self.signals.iter().map(|signal| signals.get(*signal).unwrap_or(f64::NAN)).collect()
+    }
+
+    /// The way back.
+    fn signals(&self, values: &[f64]) -> Signals {
+        let mut signals = Signals::default();
+        for (signal, value) in self.signals.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
+            signals.insert(*signal, *value);
+        }
+        signals
+    }
+
+    /// Systolic and diastolic pressure among values in the order of the columns.
+    fn pressures(&self, values: &[f64]) -> (f64, f64) {
+        let value = |column: Option<usize>| column.and_then(|column| values.get(column)).copied().unwrap_or(f64::NAN);
+        (value(self.systolic_column), value(self.diastolic_column))
+    }
+
+    /// True if windows take it in: measured, and known more exactly than a window is long.
+    fn windowed(&self, facts: &Facts, values: &[f64]) -> bool {
+        let exact = facts.precision == Precision::Instant || self.grid.window >= super::DAY;
+        exact && values.iter().any(|value| !value.is_nan())
+    }
+}
+
+/// The column of a signal.
+pub(super) fn column(signals: &[SignalId], signal: SignalId) -> Option<usize> {
+    signals.iter().position(|configured| *configured == signal)
+}
