@@ -45,6 +45,8 @@ pub struct Metrics {
     pub drift_psi: GaugeVec,
     /// Drift: `feature`, `group`.
     pub drift_js: GaugeVec,
+    /// What came too late for drift statistics: `kind` = `reading` or `withdrawal`.
+    pub drift_dropped: IntCounterVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
     pub model_info: IntGaugeVec,
     /// Rows written: `sink`, `table`.
@@ -125,6 +127,12 @@ impl Metrics {
                 "drift_js",
                 "Jensen-Shannon distance of the newest closed window",
                 &["feature", "group"],
+            ),
+            drift_dropped: counters(
+                r,
+                "drift_dropped_total",
+                "Readings and withdrawals for windows that drift statistics have forgotten",
+                &["kind"],
             ),
             model_info: gauges(r, "model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
             sink_records: counters(r, "sink_records_total", "Rows settled", &["sink", "table"]),
