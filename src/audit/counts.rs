@@ -102,7 +102,11 @@ impl Counts {
 
     fn count(&mut self, batch: &Assessed, kept: Window, dropped: &mut Dropped) {
         let scorable = &batch.scorable;
-        debug_assert_eq!(scorable.readings.len(), scorable.demographics.len(), "patient: demographics of every reading");
+        debug_assert_eq!(
+            scorable.readings.len(),
+            scorable.demographics.len(),
+            "patient: demographics of every reading"
+        );
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let facts = &reading.facts;
             if contributes(facts) && !self.add(facts.at, facts.precision, &facts.signals, demographics, kept, 1) {
@@ -172,4 +176,196 @@ impl Counts {
 /// Whether a reading is counted at all. Withdrawals were filtered when they were counted: `patient` names what had contributed.
 fn contributes(facts: &Facts) -> bool {
     facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::signals::{DIASTOLIC, SYSTOLIC};
+    use crate::vocabulary::{Partition, Reading, Status, Withdrawn};
+
+    /// Windows of 60 s, references of 2 windows, correctable for 120 s; so corrections are let through every 5 s of event time.
+    fn counts() -> Counts {
+        Counts::new(Calendar::new(EventSpan::from_seconds(60), 2), EventSpan::from_seconds(120))
+    }
+
+    /// One line an epoch. `at=systolic` a reading of 60 mmHg diastolic (`at` in seconds), `at-systolic` its withdrawal, `W at` the watermark.
+    /// A word behind a comma marks a reading: `late`, `toolate`, `summary`, `error`, `day`, `single`.
+    fn check(script: &str, expect: Expect) {
+        let mut counts = counts();
+        let mut printed = String::new();
+        for epoch in script.trim().lines().map(str::trim) {
+            let mut batch = Assessed::default();
+            let mut ticks = Vec::new();
+            for word in epoch.split_whitespace() {
+                parse(word, &mut batch, &mut ticks);
+            }
+            let mut updates = Vec::new();
+            let dropped = counts.advance([&batch], &ticks, &mut updates);
+            writeln!(printed, "{epoch}").unwrap();
+            // The systolic of everybody stands for all series.
+            for ((series, window), histogram) in &updates {
+                if *series == Series(0) {
+                    let bins: Vec<String> =
+                        histogram.as_slice().iter().map(|(bin, count)| format!("{}:{count:+}", bin.0)).collect();
+                    writeln!(printed, "    window {} {}", window.0, bins.join(" ")).unwrap();
+                }
+            }
+            if dropped != Dropped::default() {
+                writeln!(printed, "    dropped {} {}", dropped.readings, dropped.withdrawals).unwrap();
+            }
+        }
+        expect.assert_eq(&printed);
+    }
+
+    fn parse(word: &str, batch: &mut Assessed, ticks: &mut Vec<Tick>) {
+        let seconds = |text: &str| EventTime::from_micros(text.parse::<i64>().unwrap() * 1_000_000);
+        if let Some(at) = word.strip_prefix('W') {
+            let watermark = if at == "end" { EventTime::MAX } else { seconds(at) };
+            ticks.push(Tick { partition: Partition::default(), watermark, idle: false });
+            return;
+        }
+        let (word, mark) = word.split_once(',').unwrap_or((word, ""));
+        let (at, systolic) = word.split_once(['=', '-']).unwrap();
+        let mut signals = Signals::default();
+        signals.insert(SYSTOLIC, systolic.parse().unwrap());
+        if mark != "single" {
+            signals.insert(DIASTOLIC, 60.0);
+        }
+        let precision = if mark == "day" { Precision::Day } else { Precision::Instant };
+        let timeliness = match mark {
+            "late" => Timeliness::Late,
+            "toolate" => Timeliness::TooLate,
+            _ => Timeliness::OnTime,
+        };
+        let demographics = Demographics::default();
+        if word.contains('-') {
+            let patient = Default::default();
+            batch.scorable.withdrawn.push(Withdrawn { patient, at: seconds(at), precision, signals, demographics });
+            return;
+        }
+        let status = if mark == "error" { Status::EnteredInError } else { Status::Final };
+        let facts = Facts {
+            at: seconds(at),
+            precision,
+            timeliness,
+            summary: mark == "summary",
+            status,
+            signals,
+            ..Default::default()
+        };
+        let reading = Reading { patient: Default::default(), observation: Default::default(), facts };
+        batch.scorable.readings.push(reading);
+        batch.scorable.demographics.push(demographics);
+    }
+
+    #[test]
+    fn a_window_is_let_through_when_the_watermark_passes_its_end() {
+        check(
+            "10=120 20=121 70=130
+             W59
+             W60 61=130
+             W120",
+            expect![[r#"
+                10=120 20=121 70=130
+                W59
+                W60 61=130
+                    window 0 10:+2
+                W120
+                    window 1 11:+2
+            "#]],
+        );
+    }
+
+    #[test]
+    fn corrections_wait_for_the_next_step_of_event_time() {
+        check(
+            "10=120 20=145 W61
+             20-145 30=150,late W62
+             40=150,late W64
+             W65
+             20-145 20=145 W70",
+            expect![[r#"
+                10=120 20=145 W61
+                    window 0 10:+1 12:+1
+                20-145 30=150,late W62
+                40=150,late W64
+                W65
+                    window 0 12:-1 13:+2
+                20-145 20=145 W70
+            "#]],
+        );
+    }
+
+    #[test]
+    fn only_whole_plain_and_timely_readings_are_counted() {
+        check(
+            "10=120 11=120,toolate 12=120,summary 13=120,error 14=120,day 15=120,single 16=120,late 17-120,day
+             Wend",
+            expect![[r#"
+                10=120 11=120,toolate 12=120,summary 13=120,error 14=120,day 15=120,single 16=120,late 17-120,day
+                Wend
+                    window 0 10:+2
+            "#]],
+        );
+    }
+
+    #[test]
+    fn the_end_of_input_closes_every_window_in_the_epoch_of_its_readings() {
+        check(
+            "10=120 100000=130 Wend",
+            expect![[r#"
+            10=120 100000=130 Wend
+                window 0 10:+1
+                window 1666 11:+1
+        "#]],
+        );
+    }
+
+    /// Window 0 is in the references of 1 and 2; window 2 ends at 180 s and is frozen 120 s later.
+    #[test]
+    fn a_window_is_forgotten_one_epoch_after_nobody_needs_it() {
+        check(
+            "10=120 W299
+             20=130,late W300
+             30=140,late 20-130 W301",
+            expect![[r#"
+                10=120 W299
+                    window 0 10:+1
+                20=130,late W300
+                    window 0 11:+1
+                30=140,late 20-130 W301
+                    window 0 10:-1 11:-1
+                    dropped 1 1
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_was_told_and_not_taken_back_is_bounded_by_horizon_and_references() {
+        let mut counts = counts();
+        let mut told: BTreeMap<(Series, Window), Histogram> = BTreeMap::new();
+        let mut told_max = 0;
+        for minute in 2..500 {
+            let mut batch = Assessed::default();
+            let mut ticks = Vec::new();
+            parse(&format!("{}={}", minute * 60 + 7, 100 + minute % 60), &mut batch, &mut ticks);
+            parse(&format!("{}=110,late", minute * 60 - 100), &mut batch, &mut ticks);
+            parse(&format!("W{}", minute * 60), &mut batch, &mut ticks);
+            let mut updates = Vec::new();
+            counts.advance([&batch], &ticks, &mut updates);
+            for (key, histogram) in updates {
+                told.entry(key).or_default().add(&histogram);
+            }
+            told.retain(|_, histogram| !histogram.as_slice().is_empty());
+            told_max = told_max.max(told.len());
+        }
+        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 8 series, for the one patient has two groups.
+        assert_eq!(told_max, 5 * 8);
+        assert!(counts.released.len() <= 5 && counts.held.len() <= 2);
+    }
 }

@@ -113,7 +113,10 @@ impl<K: Ord + Copy> Abelian for Counted<K> {
 }
 
 /// Pairs two ascending slices key by key; 0 stands where a side has no entry.
-pub fn aligned<'a, K: Ord + Copy>(left: &'a [(K, i64)], right: &'a [(K, i64)]) -> impl Iterator<Item = (i64, i64)> + 'a {
+pub fn aligned<'a, K: Ord + Copy>(
+    left: &'a [(K, i64)],
+    right: &'a [(K, i64)],
+) -> impl Iterator<Item = (i64, i64)> + 'a {
     let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
     std::iter::from_fn(move || {
         let order = match (left.peek(), right.peek()) {

@@ -82,15 +82,22 @@ fn count<'s>(
     metrics: Metrics,
 ) -> VecCollection<'s, Epoch, (Series, Window), Histogram> {
     let mut updates = Vec::new();
-    by_epoch(assessed, ticks, "audit::counts", |_, epoch| epoch, move |epoch, batches, ticks, emit| {
-        let Dropped { readings, withdrawals } = counts.advance(batches.iter().map(|batch| &**batch), &ticks, &mut updates);
-        for (kind, count) in [("reading", readings), ("withdrawal", withdrawals)] {
-            if count > 0 {
-                metrics.drift_dropped.with_label_values(&[kind]).inc_by(count);
+    by_epoch(
+        assessed,
+        ticks,
+        "audit::counts",
+        |_, epoch| epoch,
+        move |epoch, batches, ticks, emit| {
+            let Dropped { readings, withdrawals } =
+                counts.advance(batches.iter().map(|batch| &**batch), &ticks, &mut updates);
+            for (kind, count) in [("reading", readings), ("withdrawal", withdrawals)] {
+                if count > 0 {
+                    metrics.drift_dropped.with_label_values(&[kind]).inc_by(count);
+                }
             }
-        }
-        emit.extend(updates.drain(..).map(|(key, histogram)| (key, epoch, histogram)));
-    })
+            emit.extend(updates.drain(..).map(|(key, histogram)| (key, epoch, histogram)));
+        },
+    )
     .as_collection()
 }
 
@@ -103,9 +110,8 @@ fn compare_windows<'s>(
     readings_min: u64,
 ) -> VecCollection<'s, Epoch, (Series, Window, Comparison)> {
     type Key = (Series, Block);
-    let by_block = histograms.flat_map(move |(series, window)| {
-        calendar.blocks_needing(window).map(|block| ((series, block), window))
-    });
+    let by_block = histograms
+        .flat_map(move |(series, window)| calendar.blocks_needing(window).map(|block| ((series, block), window)));
     let route = Exchange::new(|(((series, _), _), _, _): &((Key, Window), Epoch, Histogram)| u64::from(series.0));
     arrange_core::<_, _, ValBatcher<Key, Window, Epoch, Histogram>, ValSpine<Key, Window, Epoch, Histogram>>(
         by_block.inner,
@@ -116,7 +122,8 @@ fn compare_windows<'s>(
     .reduce_abelian::<_, ValBuilder<Key, (Window, Comparison), _, isize>, ValSpine<_, _, _, _>, _, _>(
         "audit::compare",
         move |(_, block), windows, comparisons| {
-            comparisons.extend(compare(&calendar, readings_min, *block, windows).into_iter().map(|compared| (compared, 1)));
+            comparisons
+                .extend(compare(&calendar, readings_min, *block, windows).into_iter().map(|compared| (compared, 1)));
         },
         |updates, key, changes| {
             updates.clear();
@@ -133,10 +140,16 @@ fn publish<'s>(
     mut publisher: Publisher,
     metrics: Metrics,
 ) -> StreamVec<'s, Epoch, Shift> {
-    by_epoch(comparisons.inner, ticks, "audit::publish", |(_, epoch, _), _| *epoch, move |_, changes, ticks, emit| {
-        let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
-        emit.extend(publisher.advance(changes, &ticks));
-    })
+    by_epoch(
+        comparisons.inner,
+        ticks,
+        "audit::publish",
+        |(_, epoch, _), _| *epoch,
+        move |_, changes, ticks, emit| {
+            let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
+            emit.extend(publisher.advance(changes, &ticks));
+        },
+    )
     .map(move |Published { shift, newest }| {
         if newest {
             show(&metrics, &shift);

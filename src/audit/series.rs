@@ -300,7 +300,7 @@ mod tests {
             for step in 0..=BINS_BETWEEN {
                 let border = feature.low_mmhg + BIN_MMHG * step as f64;
                 assert_eq!(bin_of(border, feature.low_mmhg), Bin(step as u8 + 1));
-                assert_eq!(bin_of(border.next_down(), feature.low_mmhg), Bin(step as u8));
+                assert_eq!(bin_of(border - 1e-9, feature.low_mmhg), Bin(step as u8));
             }
         }
     }
@@ -318,7 +318,9 @@ mod tests {
     #[test]
     fn age_groups_change_at_their_birthdays() {
         let at = EventTime::from_micros(1_767_225_600_000_000); // 2026-01-01
-        for (born, group) in [(2026, 5), (2009, 5), (2008, 6), (1987, 6), (1986, 7), (1962, 7), (1961, 8), (1946, 9), (1900, 9)] {
+        for (born, group) in
+            [(2026, 5), (2009, 5), (2008, 6), (1987, 6), (1986, 7), (1962, 7), (1961, 8), (1946, 9), (1900, 9)]
+        {
             let demographics = Demographics { birth_year: Some(born), sex: Sex::Male, ..Default::default() };
             assert_eq!(groups_of(at, &demographics).as_slice(), [0, 2, group], "{born}");
         }

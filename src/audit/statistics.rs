@@ -91,7 +91,12 @@ mod tests {
     use super::*;
 
     fn bins(counts: &[i64]) -> Vec<(Bin, i64)> {
-        counts.iter().enumerate().filter(|(_, count)| **count != 0).map(|(bin, count)| (Bin(bin as u8), *count)).collect()
+        counts
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count != 0)
+            .map(|(bin, count)| (Bin(bin as u8), *count))
+            .collect()
     }
 
     /// PSI by numpy 2.4.6 with Evidently's formula and a floor of 1e-4; distance by `scipy.spatial.distance.jensenshannon(r, c, base=2)`, scipy 1.17.1.
@@ -99,11 +104,29 @@ mod tests {
     #[expect(clippy::type_complexity, reason = "a table of test vectors")]
     fn scipy_and_numpy_say_the_same() {
         let vectors: [(&str, &[i64], &[i64], f64, f64); 6] = [
-            ("shifted by one bin", &[10, 20, 40, 20, 10, 0], &[0, 10, 20, 40, 20, 10], 1.7960578130765983, 0.41657382221037287),
+            (
+                "shifted by one bin",
+                &[10, 20, 40, 20, 10, 0],
+                &[0, 10, 20, 40, 20, 10],
+                1.7960578130765983,
+                0.41657382221037287,
+            ),
             ("same shape, ten times the readings", &[1, 2, 3, 4], &[10, 20, 30, 40], 0.0, 0.0),
             ("nothing in common", &[500, 0], &[0, 700], 18.41883867587797, 1.0),
-            ("slightly different", &[120, 340, 510, 260, 90], &[100, 300, 560, 300, 110], 0.01577168379521788, 0.05330040379625322),
-            ("small proportions", &[100_000, 3, 0, 250_000], &[90_000, 0, 7, 260_000], 0.004484207713727499, 0.027549285454987357),
+            (
+                "slightly different",
+                &[120, 340, 510, 260, 90],
+                &[100, 300, 560, 300, 110],
+                0.01577168379521788,
+                0.05330040379625322,
+            ),
+            (
+                "small proportions",
+                &[100_000, 3, 0, 250_000],
+                &[90_000, 0, 7, 260_000],
+                0.004484207713727499,
+                0.027549285454987357,
+            ),
             ("one bin", &[9], &[4], 0.0, 0.0),
         ];
         for (name, reference, current, psi, distance) in vectors {
