@@ -42,14 +42,11 @@ impl Comparison {
     pub fn of(reference: &[(Bin, i64)], current: &[(Bin, i64)], readings_min: u64) -> Self {
         let (reference_count, current_count) = (readings(reference), readings(current));
         let enough = reference_count >= readings_min && current_count >= readings_min;
-        let statistic = |of: fn(&[(Bin, i64)], &[(Bin, i64)]) -> Option<f64>| {
-            enough.then(|| of(reference, current)).flatten().map(Exact::from)
-        };
         Comparison {
             reference_count,
             current_count,
-            psi: statistic(population_stability_index),
-            jensen_shannon: statistic(jensen_shannon_distance),
+            psi: if enough { population_stability_index(reference, current).map(Exact::from) } else { None },
+            jensen_shannon: if enough { jensen_shannon_distance(reference, current).map(Exact::from) } else { None },
         }
     }
 }

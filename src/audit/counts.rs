@@ -19,6 +19,7 @@
 //! Kept per worker: per window between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 1,160).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use differential_dataflow::difference::Abelian;
 
@@ -27,7 +28,7 @@ use crate::audit::series::{Calendar, Contribution, Series, Window};
 use crate::audit::tally::Tally;
 use crate::audit::watermark::Watermark;
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness};
+use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
 
 /// How often, in a window's length of event time, corrections of closed windows are let through.
 pub const CORRECTIONS_PER_WINDOW: i64 = 12;
@@ -86,7 +87,7 @@ impl Counts {
             self.count(batch, kept, &mut dropped);
         }
         for (window, cells) in self.tally.drain() {
-            self.held.entry(window).or_default().add(&cells);
+            add(&mut self.held, window, cells);
         }
         self.forget(kept, updates);
         self.watermark.advance(ticks);
@@ -108,28 +109,19 @@ impl Counts {
             "patient: demographics of every reading"
         );
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
-            let facts = &reading.facts;
-            if contributes(facts) && !self.add(facts.at, facts.precision, &facts.signals, demographics, kept, 1) {
-                dropped.readings += 1;
-            }
+            let Facts { at, precision, signals, .. } = &reading.facts;
+            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
         }
-        for gone in &scorable.withdrawn {
-            if !self.add(gone.at, gone.precision, &gone.signals, &gone.demographics, kept, -1) {
-                dropped.withdrawals += 1;
-            }
+        for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
+            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
         }
     }
 
     /// `false` if the window is forgotten.
-    fn add(
-        &mut self,
-        at: EventTime,
-        precision: Precision,
-        signals: &Signals,
-        demographics: &Demographics,
-        kept: Window,
-        sign: i32,
-    ) -> bool {
+    fn add(&mut self, measurement: Measurement<'_>, kept: Window, sign: i32) -> bool {
+        let Measurement { at, precision, signals, demographics } = measurement;
         if !self.calendar.admits(precision) {
             return true;
         }
@@ -138,7 +130,7 @@ impl Counts {
         if window < kept {
             return false;
         }
-        self.tally.add(window, &contribution, sign);
+        self.tally.add(window, contribution, sign);
         true
     }
 
@@ -168,12 +160,29 @@ impl Counts {
         let still_held = self.held.split_off(&open);
         for (window, cells) in std::mem::replace(&mut self.held, still_held) {
             updates.extend(cells.histograms().map(|(series, histogram)| ((series, window), histogram)));
-            self.released.entry(window).or_default().add(&cells);
+            add(&mut self.released, window, cells);
         }
     }
 }
 
-/// Whether a reading is counted at all. Withdrawals were filtered when they were counted: `patient` names what had contributed.
+/// Adds the counts of a window to those of others.
+fn add(windows: &mut BTreeMap<Window, Cells>, window: Window, cells: Cells) {
+    match windows.entry(window) {
+        Entry::Vacant(new) => drop(new.insert(cells)),
+        Entry::Occupied(mut known) => known.get_mut().add(&cells),
+    }
+}
+
+/// What a reading and its withdrawal have in common: all that decides where it is counted.
+struct Measurement<'a> {
+    at: EventTime,
+    precision: Precision,
+    signals: &'a Signals,
+    demographics: &'a Demographics,
+}
+
+/// Whether a reading is counted at all: what `patient` does not let contribute is too late, a summary, or withdraws.
+/// A withdrawal needs no such question, it names what had contributed.
 fn contributes(facts: &Facts) -> bool {
     facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws()
 }
@@ -186,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::signals::{DIASTOLIC, SYSTOLIC};
-    use crate::vocabulary::{Partition, Reading, Status, Withdrawn};
+    use crate::vocabulary::{Partition, Reading, Status};
 
     /// Windows of 60 s, references of 2 windows, correctable for 120 s; so corrections are let through every 5 s of event time.
     fn counts() -> Counts {

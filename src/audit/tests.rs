@@ -414,8 +414,7 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
                 ticks.advance_to(at as Epoch + 1);
                 worker.step_while(|| probe.less_than(assessed.time()));
             }
-            let max = held.borrow().1;
-            max
+            held.borrow().1
         });
         assert!(held_max > 0, "differential reports its batches");
         held_max

@@ -24,6 +24,12 @@ pub struct Watermark {
     reached_open: EventTime,
 }
 
+impl Default for Watermark {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Watermark {
     /// Before every reading.
     pub fn new() -> Self {
