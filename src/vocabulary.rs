@@ -482,6 +482,8 @@ pub struct Withdrawn {
     pub patient: Pseudonym,
     /// When it was measured.
     pub at: EventTime,
+    /// How exactly that is known: a day entered no window shorter than a day, so there is nothing to subtract there.
+    pub precision: Precision,
     /// Its values.
     pub signals: Signals,
     /// The group it was counted under.

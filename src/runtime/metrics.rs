@@ -61,6 +61,8 @@ pub struct Metrics {
     pub drift_psi: GaugeVec,
     /// Jensen-Shannon distance of the newest window: `feature`, `group`.
     pub drift_js: GaugeVec,
+    /// What came too late for drift statistics: `kind` = `reading` or `withdrawal`.
+    pub drift_dropped: IntCounterVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
     pub model_info: IntGaugeVec,
     /// Rows written: `sink`, `table`.
@@ -145,6 +147,7 @@ impl Metrics {
             windows: r.counters("windows_total", "Windows emitted", &["revision"]),
             drift_psi: r.float_gauges("drift_psi", "Population stability index of the newest closed window", drift),
             drift_js: r.float_gauges("drift_js", "Jensen-Shannon distance of the newest closed window", drift),
+            drift_dropped: r.counters("drift_dropped_total", "What came too late for drift statistics", &["kind"]),
             model_info: r.gauges("model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
             sink_records: r.counters("sink_records_total", "Rows settled", &["sink", "table"]),
             sink_bytes: r.counters("sink_bytes_total", "Bytes written", &["sink"]),

@@ -1,0 +1,380 @@
+//! From readings to the few updates that differential sees: the state machine of one worker.
+//!
+//! ```text
+//! readings, withdrawals ─> tally (this epoch) ─> held ──window closes──> released ──nobody needs it──> negated
+//!                                                 └ corrections, a few times a window ┘ └───> updates <───┘
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. An update is (series, window) with a histogram as its difference; their number depends on series and windows, never on readings.
+//! 2. A window's first update comes in the epoch in which the watermark passes its end. What arrives for closed windows is gathered and
+//!    let through [`CORRECTIONS_PER_WINDOW`] times a window of event time: a late reading changes `reference_windows + 1` comparisons of
+//!    each of its series, which no sink should be told for each of them.
+//! 3. What was released is remembered (sparsely), so that a window can be retracted exactly once no comparison that may still change
+//!    needs it: when the last window that has it in its reference is frozen. The sum of all updates is then empty again.
+//! 4. A contribution to such a forgotten window is dropped and counted. None can come from a reading within `patient.lateness`, which is
+//!    less than the horizon, unless its partition idled.
+//!
+//! Kept per worker: per window between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 1,160).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use differential_dataflow::difference::Abelian;
+
+use crate::audit::histogram::{Cells, Histogram};
+use crate::audit::series::{Calendar, Contribution, Series, Window};
+use crate::audit::tally::Tally;
+use crate::audit::watermark::Watermark;
+use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
+
+/// How often, in a window's length of event time, corrections of closed windows are let through.
+pub const CORRECTIONS_PER_WINDOW: i64 = 12;
+
+/// A change of one series' window.
+pub type Update = ((Series, Window), Histogram);
+
+/// Contributions for forgotten windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Readings not counted.
+    pub readings: u64,
+    /// Withdrawals of what is no longer held.
+    pub withdrawals: u64,
+}
+
+/// What one worker has counted.
+#[derive(Debug)]
+pub struct Counts {
+    calendar: Calendar,
+    horizon: EventSpan,
+    watermark: Watermark,
+    tally: Tally,
+    /// Not told yet: open windows, and corrections of closed ones.
+    held: BTreeMap<Window, Cells>,
+    /// Told, and not taken back.
+    released: BTreeMap<Window, Cells>,
+    /// The step of event time, and the first open window, when windows were last let through.
+    let_through: (i64, Window),
+}
+
+impl Counts {
+    /// Nothing counted yet. `horizon` is how long a window can be corrected after it closed.
+    pub fn new(calendar: Calendar, horizon: EventSpan) -> Self {
+        Counts {
+            calendar,
+            horizon,
+            watermark: Watermark::new(),
+            tally: Tally::default(),
+            held: BTreeMap::new(),
+            released: BTreeMap::new(),
+            let_through: (i64::MIN, Window(i64::MIN)),
+        }
+    }
+
+    /// Applies one epoch; appends updates, for each window and series at most one retraction and one addition.
+    pub fn advance<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'a Assessed>,
+        ticks: &[Tick],
+        updates: &mut Vec<Update>,
+    ) -> Dropped {
+        let kept = self.first_kept();
+        let mut dropped = Dropped::default();
+        for batch in batches {
+            self.count(batch, kept, &mut dropped);
+        }
+        for (window, cells) in self.tally.drain() {
+            add(&mut self.held, window, cells);
+        }
+        self.forget(kept, updates);
+        self.watermark.advance(ticks);
+        self.release(updates);
+        dropped
+    }
+
+    /// The first window whose counts can still change a comparison that may be published.
+    fn first_kept(&self) -> Window {
+        let first_live = self.calendar.window_of(self.watermark.frozen(self.horizon));
+        self.calendar.reference(first_live).0
+    }
+
+    fn count(&mut self, batch: &Assessed, kept: Window, dropped: &mut Dropped) {
+        let scorable = &batch.scorable;
+        debug_assert_eq!(
+            scorable.readings.len(),
+            scorable.demographics.len(),
+            "patient: demographics of every reading"
+        );
+        for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
+            let Facts { at, precision, signals, .. } = &reading.facts;
+            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
+        }
+        for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
+            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
+        }
+    }
+
+    /// `false` if the window is forgotten.
+    fn add(&mut self, measurement: Measurement<'_>, kept: Window, sign: i32) -> bool {
+        let Measurement { at, precision, signals, demographics } = measurement;
+        if !self.calendar.admits(precision) {
+            return true;
+        }
+        let Some(contribution) = Contribution::of(at, signals, demographics) else { return true };
+        let window = self.calendar.window_of(at);
+        if window < kept {
+            return false;
+        }
+        self.tally.add(window, contribution, sign);
+        true
+    }
+
+    /// Retracts windows before `kept`. Corrections of theirs that are still held can go: nobody will look.
+    fn forget(&mut self, kept: Window, updates: &mut Vec<Update>) {
+        self.held = self.held.split_off(&kept);
+        let live = self.released.split_off(&kept);
+        for (window, cells) in std::mem::replace(&mut self.released, live) {
+            for (series, mut histogram) in cells.histograms() {
+                histogram.negate();
+                updates.push(((series, window), histogram));
+            }
+        }
+    }
+
+    /// Lets closed windows through when the watermark has come to another step or window. It alone decides, not what is held here:
+    /// all workers must do so in the same epoch.
+    fn release(&mut self, updates: &mut Vec<Update>) {
+        let reached = self.watermark.reached();
+        let step_micros = (self.calendar.width().micros() / CORRECTIONS_PER_WINDOW).max(1);
+        let open = self.calendar.window_of(reached);
+        let come_to = (reached.micros().div_euclid(step_micros), open);
+        if come_to == self.let_through {
+            return;
+        }
+        self.let_through = come_to;
+        let still_held = self.held.split_off(&open);
+        for (window, cells) in std::mem::replace(&mut self.held, still_held) {
+            updates.extend(cells.histograms().map(|(series, histogram)| ((series, window), histogram)));
+            add(&mut self.released, window, cells);
+        }
+    }
+}
+
+/// Adds the counts of a window to those of others.
+fn add(windows: &mut BTreeMap<Window, Cells>, window: Window, cells: Cells) {
+    match windows.entry(window) {
+        Entry::Vacant(new) => drop(new.insert(cells)),
+        Entry::Occupied(mut known) => known.get_mut().add(&cells),
+    }
+}
+
+/// What a reading and its withdrawal have in common: all that decides where it is counted.
+struct Measurement<'a> {
+    at: EventTime,
+    precision: Precision,
+    signals: &'a Signals,
+    demographics: &'a Demographics,
+}
+
+/// Whether a reading is counted at all: what `patient` does not let contribute is too late, a summary, or withdraws.
+/// A withdrawal needs no such question, it names what had contributed.
+fn contributes(facts: &Facts) -> bool {
+    facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::signals::{DIASTOLIC, SYSTOLIC};
+    use crate::vocabulary::{Partition, Reading, Status};
+
+    /// Windows of 60 s, references of 2 windows, correctable for 120 s; so corrections are let through every 5 s of event time.
+    fn counts() -> Counts {
+        Counts::new(Calendar::new(EventSpan::from_seconds(60), 2), EventSpan::from_seconds(120))
+    }
+
+    /// One line an epoch. `at=systolic` a reading of 60 mmHg diastolic (`at` in seconds), `at-systolic` its withdrawal, `W at` the watermark.
+    /// A word behind a comma marks a reading: `late`, `toolate`, `summary`, `error`, `day`, `single`.
+    fn check(script: &str, expect: Expect) {
+        let mut counts = counts();
+        let mut printed = String::new();
+        for epoch in script.trim().lines().map(str::trim) {
+            let mut batch = Assessed::default();
+            let mut ticks = Vec::new();
+            for word in epoch.split_whitespace() {
+                parse(word, &mut batch, &mut ticks);
+            }
+            let mut updates = Vec::new();
+            let dropped = counts.advance([&batch], &ticks, &mut updates);
+            writeln!(printed, "{epoch}").unwrap();
+            // The systolic of everybody stands for all series.
+            for ((series, window), histogram) in &updates {
+                if *series == Series(0) {
+                    let bins: Vec<String> =
+                        histogram.as_slice().iter().map(|(bin, count)| format!("{}:{count:+}", bin.0)).collect();
+                    writeln!(printed, "    window {} {}", window.0, bins.join(" ")).unwrap();
+                }
+            }
+            if dropped != Dropped::default() {
+                writeln!(printed, "    dropped {} {}", dropped.readings, dropped.withdrawals).unwrap();
+            }
+        }
+        expect.assert_eq(&printed);
+    }
+
+    fn parse(word: &str, batch: &mut Assessed, ticks: &mut Vec<Tick>) {
+        let seconds = |text: &str| EventTime::from_micros(text.parse::<i64>().unwrap() * 1_000_000);
+        if let Some(at) = word.strip_prefix('W') {
+            let watermark = if at == "end" { EventTime::MAX } else { seconds(at) };
+            ticks.push(Tick { partition: Partition::default(), watermark, idle: false });
+            return;
+        }
+        let (word, mark) = word.split_once(',').unwrap_or((word, ""));
+        let (at, systolic) = word.split_once(['=', '-']).unwrap();
+        let mut signals = Signals::default();
+        signals.insert(SYSTOLIC, systolic.parse().unwrap());
+        if mark != "single" {
+            signals.insert(DIASTOLIC, 60.0);
+        }
+        let precision = if mark == "day" { Precision::Day } else { Precision::Instant };
+        let timeliness = match mark {
+            "late" => Timeliness::Late,
+            "toolate" => Timeliness::TooLate,
+            _ => Timeliness::OnTime,
+        };
+        let demographics = Demographics::default();
+        if word.contains('-') {
+            let patient = Default::default();
+            batch.scorable.withdrawn.push(Withdrawn { patient, at: seconds(at), precision, signals, demographics });
+            return;
+        }
+        let status = if mark == "error" { Status::EnteredInError } else { Status::Final };
+        let facts = Facts {
+            at: seconds(at),
+            precision,
+            timeliness,
+            summary: mark == "summary",
+            status,
+            signals,
+            ..Default::default()
+        };
+        let reading = Reading { patient: Default::default(), observation: Default::default(), facts };
+        batch.scorable.readings.push(reading);
+        batch.scorable.demographics.push(demographics);
+    }
+
+    #[test]
+    fn a_window_is_let_through_when_the_watermark_passes_its_end() {
+        check(
+            "10=120 20=121 70=130
+             W59
+             W60 61=130
+             W120",
+            expect![[r#"
+                10=120 20=121 70=130
+                W59
+                W60 61=130
+                    window 0 10:+2
+                W120
+                    window 1 11:+2
+            "#]],
+        );
+    }
+
+    #[test]
+    fn corrections_wait_for_the_next_step_of_event_time() {
+        check(
+            "10=120 20=145 W61
+             20-145 30=150,late W62
+             40=150,late W64
+             W65
+             20-145 20=145 W70",
+            expect![[r#"
+                10=120 20=145 W61
+                    window 0 10:+1 12:+1
+                20-145 30=150,late W62
+                40=150,late W64
+                W65
+                    window 0 12:-1 13:+2
+                20-145 20=145 W70
+            "#]],
+        );
+    }
+
+    #[test]
+    fn only_whole_plain_and_timely_readings_are_counted() {
+        check(
+            "10=120 11=120,toolate 12=120,summary 13=120,error 14=120,day 15=120,single 16=120,late 17-120,day
+             Wend",
+            expect![[r#"
+                10=120 11=120,toolate 12=120,summary 13=120,error 14=120,day 15=120,single 16=120,late 17-120,day
+                Wend
+                    window 0 10:+2
+            "#]],
+        );
+    }
+
+    #[test]
+    fn the_end_of_input_closes_every_window_in_the_epoch_of_its_readings() {
+        check(
+            "10=120 100000=130 Wend",
+            expect![[r#"
+            10=120 100000=130 Wend
+                window 0 10:+1
+                window 1666 11:+1
+        "#]],
+        );
+    }
+
+    /// Window 0 is in the references of 1 and 2; window 2 ends at 180 s and is frozen 120 s later.
+    #[test]
+    fn a_window_is_forgotten_one_epoch_after_nobody_needs_it() {
+        check(
+            "10=120 W299
+             20=130,late W300
+             30=140,late 20-130 W301",
+            expect![[r#"
+                10=120 W299
+                    window 0 10:+1
+                20=130,late W300
+                    window 0 11:+1
+                30=140,late 20-130 W301
+                    window 0 10:-1 11:-1
+                    dropped 1 1
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_was_told_and_not_taken_back_is_bounded_by_horizon_and_references() {
+        let mut counts = counts();
+        let mut told: BTreeMap<(Series, Window), Histogram> = BTreeMap::new();
+        let mut told_max = 0;
+        for minute in 2..500 {
+            let mut batch = Assessed::default();
+            let mut ticks = Vec::new();
+            parse(&format!("{}={}", minute * 60 + 7, 100 + minute % 60), &mut batch, &mut ticks);
+            parse(&format!("{}=110,late", minute * 60 - 100), &mut batch, &mut ticks);
+            parse(&format!("W{}", minute * 60), &mut batch, &mut ticks);
+            let mut updates = Vec::new();
+            counts.advance([&batch], &ticks, &mut updates);
+            for (key, histogram) in updates {
+                told.entry(key).or_default().add(&histogram);
+            }
+            told.retain(|_, histogram| !histogram.as_slice().is_empty());
+            told_max = told_max.max(told.len());
+        }
+        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 8 series, for the one patient has two groups.
+        assert_eq!(told_max, 5 * 8);
+        assert!(counts.released.len() <= 5 && counts.held.len() <= 2);
+    }
+}

@@ -1,0 +1,184 @@
+//! Sparse counts that can be added and taken back: the *difference* type of the audit's collections.
+//!
+//! In a differential collection a record has a multiplicity from any Abelian group. Here the record is (series, window) and the group
+//! is the histogram itself: one update carries all bins of a window, adding histograms is what consolidation does anyway, and a
+//! withdrawal is the negated histogram. One update per bin would say the same with some fifteen times the updates.
+//!
+//! Invariants: ascending, one entry a key, no entry of 0; so equal histograms are equal bytes and the empty one is zero.
+
+use std::cmp::Ordering;
+
+use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::series::{Bin, Cell, Series};
+
+/// Counts by key, ascending, without zeros; a count may be negative (it takes something back).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Counted<K>(Vec<(K, i64)>);
+
+/// Counts by bin: one window of one series.
+pub type Histogram = Counted<Bin>;
+
+/// Counts by cell: one window of all series.
+pub type Cells = Counted<Cell>;
+
+impl<K: Ord + Copy> Counted<K> {
+    /// From counts in any order, repetitions added up.
+    pub fn from_counts(mut counts: Vec<(K, i64)>) -> Self {
+        counts.sort_unstable_by_key(|(key, _)| *key);
+        Self::from_ascending(counts)
+    }
+
+    /// From counts in ascending order, repetitions added up.
+    pub fn from_ascending(mut counts: Vec<(K, i64)>) -> Self {
+        debug_assert!(counts.is_sorted_by_key(|(key, _)| *key), "the caller promised ascending keys");
+        counts.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 += next.1;
+            }
+            same
+        });
+        counts.retain(|(_, count)| *count != 0);
+        Counted(counts)
+    }
+
+    /// The counts, ascending by key.
+    pub fn as_slice(&self) -> &[(K, i64)] {
+        &self.0
+    }
+
+    /// Adds `other`, key by key.
+    pub fn add(&mut self, other: &Self) {
+        if other.0.is_empty() {
+            return;
+        }
+        let ours = std::mem::take(&mut self.0);
+        self.0.reserve_exact(ours.len().max(other.0.len()));
+        let mut theirs = other.0.iter().copied().peekable();
+        for (key, count) in ours {
+            while let Some(before) = theirs.next_if(|(their, _)| *their < key) {
+                self.0.push(before);
+            }
+            let count = count + theirs.next_if(|(their, _)| *their == key).map_or(0, |(_, more)| more);
+            if count != 0 {
+                self.0.push((key, count));
+            }
+        }
+        self.0.extend(theirs);
+    }
+}
+
+impl<K> Default for Counted<K> {
+    fn default() -> Self {
+        Counted(Vec::new())
+    }
+}
+
+impl Cells {
+    /// A histogram for each series that has counts, ascending.
+    pub fn histograms(&self) -> impl Iterator<Item = (Series, Histogram)> + '_ {
+        self.0.chunk_by(|(a, _), (b, _)| a.series() == b.series()).map(|chunk| {
+            let bins = chunk.iter().map(|(cell, count)| (cell.bin(), *count)).collect();
+            (chunk[0].0.series(), Counted(bins))
+        })
+    }
+}
+
+impl<K> IsZero for Counted<K> {
+    fn is_zero(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<K: Ord + Copy> Semigroup for Counted<K> {
+    fn plus_equals(&mut self, other: &Self) {
+        self.add(other);
+    }
+}
+
+impl<K: Ord + Copy> Monoid for Counted<K> {
+    fn zero() -> Self {
+        Counted::default()
+    }
+}
+
+impl<K: Ord + Copy> Abelian for Counted<K> {
+    fn negate(&mut self) {
+        for (_, count) in &mut self.0 {
+            *count = -*count;
+        }
+    }
+}
+
+/// Pairs two ascending slices key by key; 0 stands where a side has no entry.
+pub fn aligned<'a, K: Ord + Copy>(
+    left: &'a [(K, i64)],
+    right: &'a [(K, i64)],
+) -> impl Iterator<Item = (i64, i64)> + 'a {
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (left.peek(), right.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let ours = if order.is_le() { left.next().map_or(0, |(_, count)| *count) } else { 0 };
+        let theirs = if order.is_ge() { right.next().map_or(0, |(_, count)| *count) } else { 0 };
+        Some((ours, theirs))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn histogram() -> impl Strategy<Value = Histogram> {
+        prop::collection::vec((0u8..12, -3i64..4), 0..20)
+            .prop_map(|counts| Counted::from_counts(counts.into_iter().map(|(bin, count)| (Bin(bin), count)).collect()))
+    }
+
+    fn as_map(histogram: &Histogram) -> BTreeMap<Bin, i64> {
+        histogram.as_slice().iter().copied().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn addition_is_that_of_maps(a in histogram(), b in histogram()) {
+            let mut expected = as_map(&a);
+            for (bin, count) in as_map(&b) {
+                *expected.entry(bin).or_default() += count;
+            }
+            expected.retain(|_, count| *count != 0);
+            let mut sum = a.clone();
+            sum.plus_equals(&b);
+            prop_assert!(sum.as_slice().is_sorted_by(|(a, _), (b, _)| a < b));
+            prop_assert_eq!(as_map(&sum), expected);
+        }
+
+        #[test]
+        fn what_was_added_can_be_taken_back(a in histogram(), b in histogram()) {
+            let mut sum = a.clone();
+            sum.plus_equals(&b);
+            let mut back = b.clone();
+            back.negate();
+            sum.plus_equals(&back);
+            prop_assert_eq!(sum, a);
+        }
+
+        #[test]
+        fn aligning_loses_nothing(a in histogram(), b in histogram()) {
+            let pairs: Vec<_> = aligned(a.as_slice(), b.as_slice()).collect();
+            prop_assert_eq!(pairs.iter().map(|(count, _)| count).sum::<i64>(), as_map(&a).values().sum::<i64>());
+            prop_assert_eq!(pairs.iter().map(|(_, count)| count).sum::<i64>(), as_map(&b).values().sum::<i64>());
+            let keys: std::collections::BTreeSet<_> = as_map(&a).into_keys().chain(as_map(&b).into_keys()).collect();
+            prop_assert_eq!(pairs.len(), keys.len());
+        }
+    }
+}

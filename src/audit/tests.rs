@@ -1,0 +1,427 @@
+//! The whole stage through timely, against a naive recomputation.
+//!
+//! * *Workers*: the same script on 1, 2 and 4 workers, stepped in different rhythms, gives the same rows in the same epochs.
+//! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand; counts exactly, statistics bit for bit.
+//! * *Bounds*: with a horizon, the arrangements stay as small at the end of a long run as they were soon after its start.
+//!
+//! A script is seeded; a failing test names its seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use differential_dataflow::logging::{DifferentialEvent, DifferentialEventBuilder};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Input, Inspect, Probe};
+
+use super::*;
+use crate::audit::series::{BIN_MMHG, BINS_BETWEEN, Bin};
+use crate::audit::statistics::{jensen_shannon_distance, population_stability_index, verdict};
+use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
+use crate::time::EventTime;
+use crate::vocabulary::{
+    Demographics, Facts, Partition, Pseudonym, Reading, Sex, Signals, Timeliness, TopicId, Withdrawn,
+};
+
+const MINUTE: i64 = 60_000_000;
+const PARTITIONS: i32 = 3;
+
+fn spec() -> AuditSpec {
+    AuditSpec { window: EventSpan::from_seconds(600), reference_windows: 3, readings_min: 4, ..Default::default() }
+}
+
+/// What happens in one epoch; everything of a patient goes through one worker.
+#[derive(Clone, Default)]
+struct EpochOfScript {
+    readings: Vec<(u64, Reading, Demographics)>,
+    withdrawn: Vec<(u64, Withdrawn)>,
+    ticks: Vec<Tick>,
+}
+
+/// Random patients whose pressure creeps up; a tenth of the readings late, some of them by hours; a tenth withdrawn again.
+fn script(seed: u64, epochs: usize) -> Vec<EpochOfScript> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let patients: Vec<Demographics> = (0..30)
+        .map(|_| Demographics {
+            birth_year: rng.random_bool(0.9).then(|| rng.random_range(1930..2015)),
+            sex: [Sex::Female, Sex::Male, Sex::Other, Sex::Unknown][rng.random_range(0..4)],
+            ..Default::default()
+        })
+        .collect();
+    let mut standing: Vec<(u64, Withdrawn)> = Vec::new();
+    let mut script: Vec<EpochOfScript> =
+        (0..epochs).map(|epoch| random_epoch(&mut rng, epoch as i64, &patients, &mut standing)).collect();
+    script[0].ticks = (0..PARTITIONS).map(|number| tick(number, EventTime::MIN)).collect();
+    script.push(EpochOfScript {
+        ticks: (0..PARTITIONS).map(|number| tick(number, EventTime::MAX)).collect(),
+        ..Default::default()
+    });
+    script
+}
+
+fn random_epoch(
+    rng: &mut ChaCha8Rng,
+    epoch: i64,
+    patients: &[Demographics],
+    standing: &mut Vec<(u64, Withdrawn)>,
+) -> EpochOfScript {
+    let mut of_epoch = EpochOfScript::default();
+    let now = epoch * 3 * MINUTE;
+    for _ in 0..rng.random_range(0..40) {
+        let patient = rng.random_range(0..patients.len());
+        let (reading, demographics) = random_reading(rng, now, patients[patient]);
+        let facts = &reading.facts;
+        if facts.timeliness != Timeliness::TooLate && !facts.summary {
+            let (at, precision, signals) = (facts.at, facts.precision, facts.signals.clone());
+            standing
+                .push((patient as u64, Withdrawn { patient: reading.patient, at, precision, signals, demographics }));
+        }
+        of_epoch.readings.push((patient as u64, reading, demographics));
+        if rng.random_bool(0.1) && !standing.is_empty() {
+            let gone = rng.random_range(0..standing.len());
+            of_epoch.withdrawn.push(standing.swap_remove(gone));
+        }
+    }
+    for number in 0..PARTITIONS {
+        if rng.random_bool(0.7) {
+            let idle = rng.random_bool(0.1);
+            let watermark = EventTime::from_micros(now - rng.random_range(0..8) * MINUTE);
+            of_epoch.ticks.push(Tick { idle, ..tick(number, watermark) });
+        }
+    }
+    of_epoch
+}
+
+fn random_reading(rng: &mut ChaCha8Rng, now: i64, demographics: Demographics) -> (Reading, Demographics) {
+    let behind = match rng.random_range(0..20) {
+        0 => rng.random_range(0..300) * MINUTE,
+        1 => rng.random_range(0..40) * MINUTE,
+        _ => rng.random_range(0..6 * MINUTE),
+    };
+    let mut signals = Signals::default();
+    let systolic = rng.random_range(80..160) + now / (20 * MINUTE);
+    signals.insert(SYSTOLIC, systolic as f64);
+    if rng.random_bool(0.95) {
+        signals.insert(DIASTOLIC, f64::from(rng.random_range(300..1000)) / 10.0);
+    }
+    if rng.random_bool(0.3) {
+        signals.insert(MEAN_ARTERIAL, f64::from(rng.random_range(20..320)));
+    }
+    let facts = Facts {
+        at: EventTime::from_micros(now - behind),
+        timeliness: if rng.random_bool(0.03) { Timeliness::TooLate } else { Timeliness::OnTime },
+        summary: rng.random_bool(0.03),
+        signals,
+        ..Default::default()
+    };
+    let mut patient = [0; 16];
+    rng.fill_bytes(&mut patient);
+    (Reading { patient: Pseudonym(patient), observation: Pseudonym(patient), facts }, demographics)
+}
+
+fn tick(number: i32, watermark: EventTime) -> Tick {
+    Tick { partition: Partition { topic: TopicId(0), number }, watermark, idle: false }
+}
+
+/// What one worker is given of an epoch, in two batches.
+fn share(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assessed>; 2] {
+    let mut batches = [Assessed::default(), Assessed::default()];
+    for (at, (patient, reading, demographics)) in of_epoch.readings.iter().enumerate() {
+        if patient % workers == worker {
+            batches[at % 2].scorable.readings.push(reading.clone());
+            batches[at % 2].scorable.demographics.push(*demographics);
+        }
+    }
+    let gone = of_epoch.withdrawn.iter().filter(|(patient, _)| patient % workers == worker);
+    batches[0].scorable.withdrawn.extend(gone.map(|(_, gone)| gone.clone()));
+    batches.map(Arc::new)
+}
+
+/// Runs a script; steps until quiet after every `rhythm` epochs. Rows with their epochs, ascending by epoch, key and worker.
+fn run(
+    script: &[EpochOfScript],
+    workers: usize,
+    rhythm: usize,
+    horizon: EventSpan,
+    metrics: &Metrics,
+) -> Vec<(Epoch, Shift)> {
+    let rows: Arc<Mutex<Vec<(Epoch, Shift)>>> = Arc::default();
+    let (collected, script, metrics) = (rows.clone(), script.to_vec(), metrics.clone());
+    let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+    let guards = timely::execute(config, move |worker| {
+        let (mut assessed, mut ticks, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
+            let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
+            let collected = collected.clone();
+            let shifts = render(assessed_stream, tick_stream.broadcast(), &spec(), horizon, &metrics).inspect_core(
+                move |event| {
+                    if let Ok((stamp, shifts)) = event {
+                        let epoch = *stamp.least().unwrap();
+                        collected.lock().unwrap().extend(shifts.iter().map(|shift| (epoch, shift.clone())));
+                    }
+                },
+            );
+            (assessed, ticks, shifts.probe().0)
+        });
+        let (index, peers) = (worker.index() as u64, worker.peers() as u64);
+        for (at, of_epoch) in script.iter().enumerate() {
+            for batch in share(of_epoch, index, peers) {
+                assessed.send(batch);
+            }
+            for tick in of_epoch.ticks.iter().filter(|tick| tick.partition.number as u64 % peers == index) {
+                ticks.send(*tick);
+            }
+            assessed.advance_to(at as Epoch + 1);
+            ticks.advance_to(at as Epoch + 1);
+            if at % rhythm == 0 {
+                worker.step_while(|| probe.less_than(assessed.time()));
+            }
+        }
+    })
+    .unwrap();
+    for ended in guards.join() {
+        ended.unwrap();
+    }
+    let mut rows = std::mem::take(&mut *rows.lock().unwrap());
+    rows.sort_by_key(|(epoch, shift)| (*epoch, shift.current, shift.group.clone(), shift.feature));
+    rows
+}
+
+/// A row in what must be equal bit for bit.
+fn bits(shift: &Shift) -> (u64, u64, Option<u64>, Option<u64>, &'static str) {
+    let Shift { reference_count, current_count, psi, jensen_shannon, verdict, .. } = shift;
+    (*reference_count, *current_count, psi.map(f64::to_bits), jensen_shannon.map(f64::to_bits), verdict)
+}
+
+type Key = (String, &'static str, EventTime);
+
+fn key(shift: &Shift) -> Key {
+    (shift.group.clone(), shift.feature, shift.current.0)
+}
+
+/// Histograms of everything that stands at the end, counted one reading at a time.
+#[derive(Default)]
+struct Naive(BTreeMap<Key, BTreeMap<Bin, i64>>);
+
+impl Naive {
+    fn of(script: &[EpochOfScript]) -> Self {
+        let mut naive = Naive::default();
+        for of_epoch in script {
+            for (_, reading, demographics) in &of_epoch.readings {
+                let facts = &reading.facts;
+                if facts.timeliness != Timeliness::TooLate && !facts.summary {
+                    naive.count(facts.at, &facts.signals, demographics, 1);
+                }
+            }
+            for (_, gone) in &of_epoch.withdrawn {
+                naive.count(gone.at, &gone.signals, &gone.demographics, -1);
+            }
+        }
+        naive
+    }
+
+    fn count(&mut self, at: EventTime, signals: &Signals, demographics: &Demographics, sign: i64) {
+        let (Some(systolic), Some(diastolic)) = (signals.get(SYSTOLIC), signals.get(DIASTOLIC)) else { return };
+        let mean_arterial = signals.get(MEAN_ARTERIAL).unwrap_or(diastolic + (systolic - diastolic) / 3.0);
+        let mut groups = vec!["all".to_owned(), format!("sex={}", demographics.sex.code())];
+        groups.extend(demographics.age_years(at).map(|years| {
+            let bands = [(18, "age=<18"), (40, "age=18-39"), (65, "age=40-64"), (80, "age=65-79"), (999, "age=80+")];
+            bands.iter().find(|(end, _)| years < *end).unwrap().1.to_owned()
+        }));
+        let values = [
+            ("systolic", systolic, 30.0),
+            ("diastolic", diastolic, 30.0),
+            ("mean_arterial", mean_arterial, 30.0),
+            ("pulse_pressure", systolic - diastolic, 0.0),
+        ];
+        for group in groups {
+            for (feature, value, low) in values {
+                let bin = (0..=BINS_BETWEEN).filter(|step| value >= low + BIN_MMHG * *step as f64).count();
+                let window = at.floor_to(spec().window);
+                *self.0.entry((group.clone(), feature, window)).or_default().entry(Bin(bin as u8)).or_default() += sign;
+            }
+        }
+    }
+
+    /// The row that must stand last for a key.
+    fn row(&self, (group, feature, start): &Key) -> (u64, u64, Option<u64>, Option<u64>, &'static str) {
+        let histogram = |from: i64, to: i64| -> Vec<(Bin, i64)> {
+            let mut sum: BTreeMap<Bin, i64> = BTreeMap::new();
+            for window in from..to {
+                let at = EventTime::from_micros(start.micros() + window * spec().window.micros());
+                for (bin, count) in self.0.get(&(group.clone(), *feature, at)).into_iter().flatten() {
+                    *sum.entry(*bin).or_default() += count;
+                }
+            }
+            sum.into_iter().filter(|(_, count)| *count != 0).collect()
+        };
+        let (reference, current) = (histogram(-i64::from(spec().reference_windows), 0), histogram(0, 1));
+        let total = |counts: &[(Bin, i64)]| counts.iter().map(|(_, count)| *count as u64).sum::<u64>();
+        let (of_reference, of_current) = (total(&reference), total(&current));
+        let enough = of_reference >= spec().readings_min && of_current >= spec().readings_min;
+        let psi = enough.then(|| population_stability_index(&reference, &current).unwrap());
+        let distance = enough.then(|| jensen_shannon_distance(&reference, &current).unwrap());
+        (of_reference, of_current, psi.map(f64::to_bits), distance.map(f64::to_bits), verdict(psi, &spec()))
+    }
+}
+
+/// The last row of every key.
+fn last(rows: &[(Epoch, Shift)]) -> BTreeMap<Key, &Shift> {
+    rows.iter().map(|(_, shift)| (key(shift), shift)).collect()
+}
+
+#[test]
+fn any_number_of_workers_publishes_the_same_rows_in_the_same_epochs() {
+    for seed in 0..4 {
+        let script = script(seed, 60);
+        let horizon = if seed % 2 == 0 { EventSpan::UNBOUNDED } else { EventSpan::from_seconds(1_800) };
+        let one = run(&script, 1, 1, horizon, &Metrics::new());
+        assert!(one.len() > 1_000, "seed {seed}: the script is worth running");
+        for (workers, rhythm) in [(1, 1_000), (2, 7), (4, 3)] {
+            let many = run(&script, workers, rhythm, horizon, &Metrics::new());
+            assert_eq!(one.len(), many.len(), "seed {seed}, {workers} workers, steps every {rhythm}");
+            for ((one_epoch, one), (epoch, many)) in one.iter().zip(&many) {
+                assert_eq!(
+                    (one_epoch, key(one), bits(one)),
+                    (epoch, key(many), bits(many)),
+                    "seed {seed}, {workers} workers"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_row_of_every_window_is_what_a_recount_gives() {
+    for seed in 10..14 {
+        let script = script(seed, 60);
+        let naive = Naive::of(&script);
+        let rows = run(&script, 2, 3, EventSpan::UNBOUNDED, &Metrics::new());
+        let last = last(&rows);
+        for (key, shift) in &last {
+            assert_eq!(bits(shift), naive.row(key), "seed {seed}: {key:?}");
+        }
+        for key in naive.0.keys() {
+            assert!(naive.row(key).1 == 0 || last.contains_key(key), "seed {seed}: {key:?} was not published");
+        }
+        let verdicts: BTreeSet<&str> = last.values().map(|shift| shift.verdict).collect();
+        assert!(verdicts.len() >= 3, "seed {seed}: the script shows {verdicts:?} only");
+    }
+}
+
+#[test]
+fn a_key_has_one_row_an_epoch_and_is_published_again_when_it_changes() {
+    let rows = run(&script(30, 60), 2, 1, EventSpan::UNBOUNDED, &Metrics::new());
+    let mut known: BTreeMap<Key, (Epoch, &Shift)> = BTreeMap::new();
+    let mut revised = 0;
+    for (epoch, shift) in &rows {
+        if let Some((before, was)) = known.insert(key(shift), (*epoch, shift)) {
+            assert!(before < *epoch, "two rows of {:?} in epoch {epoch}", key(shift));
+            assert_ne!(bits(was), bits(shift), "{:?} was published unchanged", key(shift));
+            revised += 1;
+        }
+    }
+    assert!(revised > 100, "{revised} revisions");
+}
+
+/// The latest row of what was not yet frozen when the last readings came.
+#[test]
+fn windows_within_the_horizon_are_right_although_older_ones_are_forgotten() {
+    let horizon = EventSpan::from_seconds(1_800);
+    for seed in 40..43 {
+        let script = script(seed, 100);
+        let naive = Naive::of(&script);
+        let metrics = Metrics::new();
+        let rows = run(&script, 2, 3, horizon, &metrics);
+        let mut watermark = crate::audit::watermark::Watermark::new();
+        script.iter().for_each(|of_epoch| watermark.advance(&of_epoch.ticks));
+        let live = watermark.frozen(horizon).floor_to(spec().window);
+        let mut checked = 0;
+        for (key, shift) in last(&rows).into_iter().filter(|(key, _)| key.2 >= live) {
+            assert_eq!(bits(shift), naive.row(&key), "seed {seed}: {key:?}");
+            checked += 1;
+        }
+        assert!(checked > 50, "seed {seed}: {checked} rows");
+        let dropped: u64 =
+            ["reading", "withdrawal"].map(|kind| metrics.drift_dropped.with_label_values(&[kind]).get()).iter().sum();
+        assert!(dropped > 0, "seed {seed}: the script reaches beyond the horizon");
+    }
+}
+
+#[test]
+fn gauges_show_the_newest_window_and_vanish_without_a_statistic() {
+    let metrics = Metrics::new();
+    let rows = run(&script(50, 60), 1, 1, EventSpan::UNBOUNDED, &metrics);
+    let mut newest: BTreeMap<(&str, &str), &Shift> = BTreeMap::new();
+    for shift in last(&rows).values() {
+        let entry = newest.entry((shift.feature, &shift.group)).or_insert(shift);
+        if shift.current > entry.current {
+            *entry = shift;
+        }
+    }
+    let mut shown: BTreeMap<String, f64> = BTreeMap::new();
+    for family in metrics.registry().gather().iter().filter(|family| family.name() == "windkessel_drift_psi") {
+        for metric in family.get_metric() {
+            let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
+            shown.insert(labels.join(" "), metric.get_gauge().get_value());
+        }
+    }
+    let expected: BTreeMap<String, f64> = newest
+        .iter()
+        .filter_map(|((feature, group), shift)| Some((format!("{feature} {group}"), shift.psi?)))
+        .collect();
+    assert!(!expected.is_empty() && expected.len() < newest.len(), "the script shows both");
+    assert_eq!(shown, expected);
+}
+
+/// Counts the updates that all arrangements hold, as differential itself reports them.
+#[test]
+fn arrangements_do_not_grow_with_the_length_of_the_run() {
+    fn updates_held_max(epochs: usize, horizon: EventSpan) -> isize {
+        let script = script(60, epochs);
+        let held_max = timely::execute_directly(move |worker| {
+            let held = std::rc::Rc::new(std::cell::RefCell::new((0isize, 0isize)));
+            let counted = held.clone();
+            worker.log_register().unwrap().insert::<DifferentialEventBuilder, _>(
+                "differential/arrange",
+                move |_: &Duration, events| {
+                    for (_, event) in events.iter().flatten() {
+                        let (now, max) = &mut *counted.borrow_mut();
+                        *now += match event {
+                            DifferentialEvent::Batch(batch) => batch.length as isize,
+                            DifferentialEvent::Merge(merge) => merge
+                                .complete
+                                .map_or(0, |length| length as isize - merge.length1 as isize - merge.length2 as isize),
+                            DifferentialEvent::Drop(drop) => -(drop.length as isize),
+                            _ => 0,
+                        };
+                        *max = (*max).max(*now);
+                    }
+                },
+            );
+            let (mut assessed, mut ticks, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
+                let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
+                let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
+                let shifts = render(assessed_stream, tick_stream, &spec(), horizon, &Metrics::new());
+                (assessed, ticks, shifts.probe().0)
+            });
+            for (at, of_epoch) in script.iter().enumerate() {
+                share(of_epoch, 0, 1).into_iter().for_each(|batch| assessed.send(batch));
+                of_epoch.ticks.iter().for_each(|tick| ticks.send(*tick));
+                assessed.advance_to(at as Epoch + 1);
+                ticks.advance_to(at as Epoch + 1);
+                worker.step_while(|| probe.less_than(assessed.time()));
+            }
+            held.borrow().1
+        });
+        assert!(held_max > 0, "differential reports its batches");
+        held_max
+    }
+    let horizon = EventSpan::from_seconds(1_800);
+    let (short, long) = (updates_held_max(80, horizon), updates_held_max(240, horizon));
+    assert!(long < short * 3 / 2, "{short} updates in a short run, {long} in one three times as long");
+    let unbounded = updates_held_max(240, EventSpan::UNBOUNDED);
+    assert!(unbounded > long * 2, "the measure sees growth: {unbounded} without a horizon, {long} with one");
+}
