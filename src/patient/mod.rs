@@ -95,9 +95,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::config::{CorrectionSpec, PatientSpec};
+use crate::graph::Plan;
+use crate::runtime::driver::{self, Keyed, Stream};
+use crate::runtime::metrics::Metrics;
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::time::{Epoch, EventSpan, EventTime};
-use crate::vocabulary::{Intake, Outcome, Partition, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
+use crate::vocabulary::{Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
 
 use state::{Moment, Patient};
 use watermark::{PartitionId, Watermarks};
@@ -108,6 +111,63 @@ pub const SWEEP_PATIENTS: usize = 1_024;
 
 /// A reading known to the day enters windows of this length or more.
 const DAY: EventSpan = EventSpan::from_seconds(86_400);
+
+/// Intakes, exchanged by patient, in; readings to score, and windows, out.
+pub fn render<'s>(
+    intakes: Stream<'s, Intake>,
+    ticks: Stream<'s, Tick>,
+    plan: &Plan,
+) -> (Stream<'s, Scorable>, Stream<'s, Vec<WindowRow>>) {
+    let spec = &plan.flow.spec;
+    let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.signals.clone());
+    let stage = Stage { patients: Patients::new(settings), held: (0, 0), metrics: plan.metrics.clone() };
+    let outputs = driver::keyed(intakes, ticks, "patient", plan.metrics.clone(), plan.failure.clone(), stage);
+    driver::split(outputs, "patient::split", plan.metrics.clone(), |output: PatientOutput, scorable, windows| {
+        if !output.scorable.readings.is_empty() || !output.scorable.withdrawn.is_empty() {
+            scorable.push(output.scorable);
+        }
+        if !output.windows.is_empty() {
+            windows.push(output.windows);
+        }
+    })
+}
+
+/// The machine and its telemetry, as the driver wants them.
+struct Stage {
+    patients: Patients,
+    /// Patients and contributions as last told to the gauges, which all workers share.
+    held: (i64, i64),
+    metrics: Metrics,
+}
+
+impl Keyed for Stage {
+    type Input = Intake;
+    type Tick = Tick;
+    type Output = PatientOutput;
+    type Order = Position;
+
+    fn route(intake: &Intake) -> u64 {
+        intake.patient().hash64()
+    }
+
+    fn order(intake: &Intake) -> Position {
+        intake.position()
+    }
+
+    fn apply(&mut self, epoch: Epoch, intakes: &mut Vec<Intake>, ticks: &[Tick]) -> Result<Option<PatientOutput>, String> {
+        let mut output = PatientOutput::default();
+        self.patients.apply(epoch, intakes, ticks, &mut output).map_err(|full| full.to_string())?;
+        self.metrics.add(&mut output.tally);
+        let revised = output.windows.iter().filter(|window| window.revision > 0).count() as u64;
+        self.metrics.windows.with_label_values(&["first"]).inc_by(output.windows.len() as u64 - revised);
+        self.metrics.windows.with_label_values(&["revised"]).inc_by(revised);
+        let held = (self.patients.patients() as i64, self.patients.contributions() as i64);
+        self.metrics.patients.add(held.0 - self.held.0);
+        self.metrics.contributions.add(held.1 - self.held.1);
+        self.held = held;
+        Ok(Some(output))
+    }
+}
 
 /// What the stage needs to know of the flow.
 #[derive(Clone, Debug)]

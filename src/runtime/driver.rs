@@ -342,6 +342,27 @@ pub fn fork<'s, In: 'static, A: 'static, B: 'static, C: 'static>(
     (first_stream, second_stream, third_stream)
 }
 
+/// Maps batches one by one into two streams.
+pub fn split<'s, In: 'static, A: 'static, B: 'static>(
+    input: Stream<'s, In>,
+    name: &'static str,
+    metrics: Metrics,
+    mut logic: impl FnMut(In, &mut Vec<A>, &mut Vec<B>) + 'static,
+) -> (Stream<'s, A>, Stream<'s, B>) {
+    let (first, second, _) =
+        fork::<_, _, _, ()>(input, name, metrics, move |_epoch, batch, out| logic(batch, &mut out.first, &mut out.second));
+    (first, second)
+}
+
+/// Makes a batch of the items that travel together.
+pub fn gather<'s, D: 'static>(items: Stream<'s, D>, name: &'static str) -> Stream<'s, Vec<D>> {
+    items.unary::<CapacityContainerBuilder<Vec<Vec<D>>>, _, _, _>(Pipeline, name, move |_capability, _info| {
+        move |input, output| {
+            input.for_each(|capability, data| output.session(&capability).give(std::mem::take(data)));
+        }
+    })
+}
+
 /// A machine whose state is keyed.
 ///
 /// # Contract
