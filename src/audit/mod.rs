@@ -21,6 +21,8 @@
 //!    function of the readings alone, as long as they came within the correction horizon.
 //! 3. State is bounded by the horizon: windows that no live comparison needs are retracted, so that the arrangements compact to
 //!    (horizon + two references) × series. No trace handle outlives its operator. With an unbounded horizon nothing is ever forgotten.
+//!    Windows of an hour, a horizon of 30 days and all 40 series filled (15 bins) are, by estimate, 20 MB in the arrangement, over all workers,
+//!    and 8 MB a worker in [`counts`].
 //!
 //! Does not: keep state across restarts (what [`counts`] remembers is what a snapshot would hold); count patients; look at assessments,
 //! so fairness of the model's verdicts is not in this first form.

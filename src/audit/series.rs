@@ -166,9 +166,12 @@ impl Contribution {
 
 /// The bin of a finite value of a feature whose range starts at `low_mmhg`.
 fn bin_of(mmhg: f64, low_mmhg: f64) -> Bin {
-    // The division is exact at every border, which a multiplication by 0.1 would not be. The cast saturates.
-    let between = ((mmhg - low_mmhg) / BIN_MMHG).floor() as i64;
-    Bin((between.clamp(-1, BINS_BETWEEN as i64) + 1) as u8)
+    let above = mmhg - low_mmhg;
+    if above < 0.0 {
+        return Bin(0);
+    }
+    // The division is exact at every border, which a multiplication by 0.1 would not be. The cast rounds down and saturates.
+    Bin(((above / BIN_MMHG) as u64).min(BINS_BETWEEN as u64) as u8 + 1)
 }
 
 fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {

@@ -1,7 +1,7 @@
 //! Counts of one epoch of one worker: many readings in, few numbers out.
 //!
 //! An epoch of live data touches one or two windows, so the first few windows of an epoch get a dense array of cells each
-//! (4.6 kB; adding to it is the whole cost per reading: some 65 ns for its 12 cells, `--release`, 2-core machine). An epoch of replayed
+//! (4.6 kB; adding to it is the whole cost per reading: some 55 ns for its 12 cells, `--release`, 2-core machine). An epoch of replayed
 //! history may touch thousands: beyond [`DENSE_WINDOWS_MAX`] contributions are kept as they are and sorted by window at the end, which
 //! takes more time but no more memory than the readings did.
 

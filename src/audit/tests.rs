@@ -311,6 +311,28 @@ fn the_last_row_of_every_window_is_what_a_recount_gives() {
     }
 }
 
+/// A file of history may be read in one epoch that also brings its end.
+#[test]
+fn history_in_one_epoch_gives_every_window_once_and_right() {
+    for seed in 20..23 {
+        let mut whole = EpochOfScript::default();
+        for of_epoch in script(seed, 60) {
+            whole.readings.extend(of_epoch.readings);
+            whole.withdrawn.extend(of_epoch.withdrawn);
+            whole.ticks.extend(of_epoch.ticks);
+        }
+        let script = [whole];
+        let naive = Naive::of(&script);
+        let rows = run(&script, 2, 1, EventSpan::from_seconds(1_800), &Metrics::new());
+        assert_eq!(last(&rows).len(), rows.len(), "seed {seed}: one row a window");
+        for (_, shift) in &rows {
+            assert_eq!(bits(shift), naive.row(&key(shift)), "seed {seed}: {:?}", key(shift));
+        }
+        let counted = naive.0.keys().filter(|key| naive.row(key).1 > 0).count();
+        assert_eq!(rows.len(), counted, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_key_has_one_row_an_epoch_and_is_published_again_when_it_changes() {
     let rows = run(&script(30, 60), 2, 1, EventSpan::UNBOUNDED, &Metrics::new());
