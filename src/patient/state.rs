@@ -89,12 +89,13 @@ impl Patient {
         let chain = chain(&mut self.chains, moment.partition);
         let history = remember(chain, predecessor, (&reading.facts, in_time), &demographics, settings);
 
-        let version = active.version(&reading, &values, (known, admitted), history.entered, moment);
+        let version = active.version(&reading, (known, admitted), history.entered, moment);
         if let Judgement::Shadowed(ending) = judgement {
             active.keep(version, &values, known.own, moment.recall);
             return ending;
         }
-        let version = version.holding(&demographics);
+        let counts = admitted == Some(true) && !reading.facts.summary;
+        let version = version.holding(&demographics, counts, counts && settings.windowed(&reading.facts, &values));
         let change = Change {
             before: active.retire(known.holder, whose.patient, settings, out),
             after: version.is(Version::IN_WINDOWS).then_some(version.at),
@@ -218,18 +219,14 @@ impl Active {
     fn version(
         &self,
         reading: &Reading,
-        values: &[f64],
         (known, admitted): (Known, Option<bool>),
         in_history: bool,
         moment: &Moment<'_>,
     ) -> Version {
         let facts = &reading.facts;
-        let contributes = admitted == Some(true) && !facts.summary;
         let mut version = Version::new(reading.observation, moment.partition, facts);
         version.version = self.newest_version(facts, known);
         version.set(Version::ADMITTED, admitted == Some(true) || self.admitted(known));
-        version.set(Version::COUNTED, contributes);
-        version.set(Version::IN_WINDOWS, contributes && moment.settings.windowed(facts, values));
         version.set(Version::IN_HISTORY, in_history);
         version
     }
