@@ -429,6 +429,21 @@ pub enum TableName {
     Shifts,
 }
 
+impl TableName {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [TableName; 4] = [TableName::Readings, TableName::Windows, TableName::Rejected, TableName::Shifts];
+
+    /// The folder of its dataset, and its metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            TableName::Readings => "readings",
+            TableName::Windows => "windows",
+            TableName::Rejected => "rejected",
+            TableName::Shifts => "shifts",
+        }
+    }
+}
+
 /// Which readings a sink takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

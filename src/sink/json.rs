@@ -5,8 +5,8 @@
 //! | Arrow | JSON |
 //! |---|---|
 //! | null, NaN, ±infinity, an instant outside the years 0001 to 9999 | the key is left out |
-//! | utf8, dictionary of utf8 | string |
-//! | int32, int64, uint64, float64, boolean | number, `true`, `false` |
+//! | utf8 | string |
+//! | int32, int64, float64, boolean | number, `true`, `false` |
 //! | timestamp(µs, UTC) | RFC 3339 with six decimals: `"2026-01-01T00:00:00.000000Z"` |
 //! | list of utf8 | array of strings, `[]` if empty |
 //!
@@ -16,12 +16,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, ListArray, PrimitiveArray, RecordBatch, StringArray,
-};
-use arrow::datatypes::{
-    DataType, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType, UInt64Type,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, PrimitiveArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 
 use crate::time::EventTime;
 
@@ -102,6 +98,11 @@ impl JsonRows {
         &self.bytes
     }
 
+    /// The same, taken out.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Where a row lies in [`JsonRows::bytes`], its newline included; empty if it was left out.
     pub fn range(&self, row: usize) -> Range<usize> {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
@@ -129,11 +130,8 @@ struct Column<'a> {
 /// A column's values, downcast once a batch.
 enum Values<'a> {
     Text(&'a StringArray),
-    /// The keys, and each dictionary value as JSON.
-    Dictionary(&'a DictionaryArray<Int32Type>, Vec<Vec<u8>>),
     Int32(&'a PrimitiveArray<Int32Type>),
     Int64(&'a PrimitiveArray<Int64Type>),
-    UInt64(&'a PrimitiveArray<UInt64Type>),
     Float64(&'a PrimitiveArray<Float64Type>),
     Boolean(&'a BooleanArray),
     Instant(&'a PrimitiveArray<TimestampMicrosecondType>),
@@ -144,14 +142,8 @@ impl<'a> Values<'a> {
     fn of(array: &'a ArrayRef) -> Self {
         match array.data_type() {
             DataType::Utf8 => Values::Text(array.as_string()),
-            DataType::Dictionary(key, value) if **key == DataType::Int32 && **value == DataType::Utf8 => {
-                let array = array.as_dictionary::<Int32Type>();
-                let values = array.values().as_string::<i32>();
-                Values::Dictionary(array, (0..values.len()).map(|at| quoted(values.value(at))).collect())
-            }
             DataType::Int32 => Values::Int32(array.as_primitive()),
             DataType::Int64 => Values::Int64(array.as_primitive()),
-            DataType::UInt64 => Values::UInt64(array.as_primitive()),
             DataType::Float64 => Values::Float64(array.as_primitive()),
             DataType::Boolean => Values::Boolean(array.as_boolean()),
             DataType::Timestamp(TimeUnit::Microsecond, _) => Values::Instant(array.as_primitive()),
@@ -167,16 +159,8 @@ impl<'a> Values<'a> {
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         match self {
             Values::Text(array) => present(*array, row) && json(out, array.value(row)),
-            Values::Dictionary(array, values) => {
-                let here = present(*array, row);
-                if here {
-                    out.extend_from_slice(&values[array.keys().value(row) as usize]);
-                }
-                here
-            }
             Values::Int32(array) => present(*array, row) && json(out, &array.value(row)),
             Values::Int64(array) => present(*array, row) && json(out, &array.value(row)),
-            Values::UInt64(array) => present(*array, row) && json(out, &array.value(row)),
             Values::Float64(array) => {
                 present(*array, row) && array.value(row).is_finite() && json(out, &array.value(row))
             }
@@ -236,12 +220,6 @@ fn key(name: &str) -> Vec<u8> {
     key
 }
 
-fn quoted(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 2);
-    json(&mut out, text);
-    out
-}
-
 /// Always true: it has written something.
 fn json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> bool {
     serde_json::to_writer(out, value).expect("scalars always serialise, and a Vec takes every write");
@@ -297,7 +275,7 @@ mod tests {
         reasons.append_value([Some("a"), Some("b\"\n")]);
         reasons.append_value([None::<&str>; 0]);
         reasons.append_null();
-        let text: DictionaryArray<Int32Type> = [Some("stage 2"), None, Some("normal")].into_iter().collect();
+        let text = StringArray::from(vec![Some("stage 2"), None, Some("normal")]);
         RecordBatch::try_from_iter_with_nullable([
             ("patient", Arc::new(StringArray::from(vec!["p0", "p1", "p2"])) as ArrayRef, false),
             ("offset", Arc::new(Int64Array::from(vec![Some(0), Some(i64::MIN), None])), true),

@@ -7,7 +7,17 @@
 //!
 //! Limits: `runtime::delivery::QUEUE_ROWS_MAX` batches waiting for a sink, `sink.*` sizes within each.
 
+pub mod tables;
+
+pub mod filter;
 pub mod json;
+
+pub mod files;
+pub mod ndjson;
+pub mod parquet;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
