@@ -13,6 +13,7 @@ pub mod filter;
 pub mod json;
 
 pub mod files;
+pub mod kafka;
 pub mod ndjson;
 pub mod parquet;
 
