@@ -123,7 +123,10 @@ impl<F: Format> FileSink<F> {
         }
         let begin = || {
             let folder = self.path.join(table.name());
-            fs::create_dir_all(&folder)?;
+            if !folder.try_exists()? {
+                fs::create_dir_all(&folder)?;
+                File::open(&self.path)?.sync_all()?;
+            }
             let (file, staged) = Staged::create(&folder, &format!("{epoch}-{}", self.worker), F::EXTENSION)?;
             let writer = self.format.begin(file, chunk)?;
             Ok(Open { writer, staged, epochs: epoch..=epoch, since: (self.clock)() })

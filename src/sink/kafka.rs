@@ -13,7 +13,8 @@
 //!
 //! The producer is idempotent, so its own retries neither lose, double nor reorder. What it gives up on (a topic that is missing, a
 //! permission) is sent again until it arrives or the run is abandoned; such messages come behind later ones of the same key, and if
-//! the client had to be made anew (librdkafka's "fatal" errors), those in flight may arrive twice.
+//! the client had to be made anew (librdkafka's "fatal" errors), those in flight may arrive twice. librdkafka looks again for a topic
+//! that refused only every `topic.metadata.refresh.interval.ms`, which is set to 10 s here.
 //! After a crash, epochs that were not settled are sent again: at least once, and the header `epoch` tells repetitions apart.
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -116,6 +117,7 @@ impl KafkaSink {
             ("linger.ms", "5"),
             ("compression.codec", "zstd"),
             ("queue.buffering.max.kbytes", "16384"),
+            ("topic.metadata.refresh.interval.ms", "10000"),
             // Without end: a broker that is away makes the sink wait, not lose.
             ("message.timeout.ms", "0"),
         ] {
@@ -187,14 +189,10 @@ impl KafkaSink {
                     self.may_wait()?;
                     self.producer.poll(POLL);
                 }
-                // The client takes nothing any more; `attend` makes a new one and sends this as well.
-                code @ RDKafkaErrorCode::Fatal => {
+                // The topic or the whole client takes nothing at present: `attend` sees to it.
+                code => {
                     context.give_up(code, owned(&back));
                     return Ok(());
-                }
-                code => {
-                    context.unsettled.fetch_sub(1, Ordering::Relaxed);
-                    return Err(refused(code, topic));
                 }
             }
         }
