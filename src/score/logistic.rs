@@ -150,18 +150,24 @@ pub enum ModelError {
 
 /// A model, ready to score.
 pub struct Logistic {
-    /// Column in the matrix of features, by term.
-    columns: Vec<u8>,
-    mean: Vec<f64>,
-    scale: Vec<f64>,
-    /// The standardised value that stands for a missing one.
-    imputed: Vec<f64>,
+    terms: Vec<Standardise>,
     coefficients: Vec<f64>,
     intercept: f64,
     risk_levels: RiskLevels,
     card: Card,
     digest: String,
     bytes: Box<[u8]>,
+}
+
+/// How one term is made of a row of features.
+#[derive(Clone, Copy)]
+struct Standardise {
+    /// Column in the matrix of features.
+    column: u8,
+    mean: f64,
+    scale_inverse: f64,
+    /// The standardised value that stands for a missing one.
+    imputed: f64,
 }
 
 /// Buffers of a batch, kept so that they are allocated once.
@@ -197,14 +203,15 @@ impl Logistic {
         }
         let file: ModelFile = serde_json::from_slice(bytes).map_err(shape)?;
         check(&file)?;
-        let terms = &file.features;
-        let pick = |part: fn(&Term) -> f64| terms.iter().map(part).collect::<Vec<_>>();
+        let standardise = |(term, column): (&Term, u8)| Standardise {
+            column,
+            mean: term.mean,
+            scale_inverse: 1.0 / term.scale,
+            imputed: (term.imputation - term.mean) / term.scale,
+        };
         Ok(Logistic {
-            columns: columns(terms)?,
-            mean: pick(|term| term.mean),
-            scale: pick(|term| term.scale),
-            imputed: pick(|term| (term.imputation - term.mean) / term.scale),
-            coefficients: pick(|term| term.coefficient),
+            terms: file.features.iter().zip(columns(&file.features)?).map(standardise).collect(),
+            coefficients: file.features.iter().map(|term| term.coefficient).collect(),
             intercept: file.intercept,
             risk_levels: file.risk_levels,
             card: file.card,
@@ -256,13 +263,14 @@ impl Logistic {
     /// Fills `scratch` with the standardised terms and the margin of every row; returns the margins.
     pub(super) fn margins<'s>(&self, features: &ArrayView2<'_, f64>, scratch: &'s mut Scratch) -> &'s [f64] {
         let terms = self.coefficients.len();
-        scratch.standardised.clear();
-        for row in features.outer_iter() {
-            let values = self.columns.iter().zip(&self.mean).zip(&self.scale).zip(&self.imputed);
-            scratch.standardised.extend(values.map(|(((&column, mean), scale), &imputed)| {
-                let value = row[usize::from(column)];
-                if value.is_finite() { (value - mean) / scale } else { imputed }
-            }));
+        scratch.standardised.resize(features.nrows() * terms, 0.0);
+        for (row, standardised) in features.outer_iter().zip(scratch.standardised.chunks_exact_mut(terms)) {
+            for (cell, term) in standardised.iter_mut().zip(&self.terms) {
+                let value = row[usize::from(term.column)];
+                // Both sides are worked out and one is chosen: a branch would be guessed wrong wherever features go missing.
+                let known = (value - term.mean) * term.scale_inverse;
+                *cell = if value.is_finite() { known } else { term.imputed };
+            }
         }
         scratch.margins.clear();
         scratch.margins.resize(features.nrows(), self.intercept);
@@ -291,22 +299,25 @@ impl Logistic {
 
     /// The terms of greatest size; of equal ones the earlier in the file.
     fn strongest(&self, terms: &[f64]) -> SmallVec<[(u8, f64); 3]> {
-        let mut top: SmallVec<[(u8, f64); 3]> = SmallVec::new();
-        for ((&column, coefficient), term) in self.columns.iter().zip(&self.coefficients).zip(terms) {
-            let share = coefficient * term;
-            let rank = top.iter().position(|(_, other)| share.abs() > other.abs()).unwrap_or(top.len());
-            if rank < CONTRIBUTIONS_MAX && share != 0.0 {
-                top.truncate(CONTRIBUTIONS_MAX - 1);
-                top.insert(rank.min(top.len()), (column, share));
+        let mut top = [(0, 0.0); CONTRIBUTIONS_MAX];
+        for ((term, coefficient), value) in self.terms.iter().zip(&self.coefficients).zip(terms) {
+            let share: f64 = coefficient * value;
+            let mut rank = CONTRIBUTIONS_MAX;
+            while rank > 0 && share.abs() > f64::abs(top[rank - 1].1) {
+                rank -= 1;
+            }
+            if rank < CONTRIBUTIONS_MAX {
+                top[rank..].rotate_right(1);
+                top[rank] = (term.column, share);
             }
         }
-        top
+        top.into_iter().filter(|(_, share)| *share != 0.0).collect()
     }
 }
 
 impl fmt::Debug for Logistic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Logistic({}, {} features)", self.name(), self.columns.len())
+        write!(f, "Logistic({}, {} features)", self.name(), self.terms.len())
     }
 }
 
@@ -350,7 +361,8 @@ fn check(file: &ModelFile) -> Result<(), ModelError> {
         demand(term.mean.is_finite(), &|| key("mean"), "a finite number", &term.mean)?;
         demand(term.coefficient.is_finite(), &|| key("coefficient"), "a finite number", &term.coefficient)?;
         demand(term.imputation.is_finite(), &|| key("imputation"), "a finite number", &term.imputation)?;
-        let positive = term.scale.is_finite() && term.scale > 0.0;
+        // A normal double: the inverse of a smaller one would be infinite.
+        let positive = term.scale.is_normal() && term.scale > 0.0;
         demand(positive, &|| key("scale"), "a finite number greater than 0", &term.scale)?;
     }
     demand(file.intercept.is_finite(), &|| "intercept".into(), "a finite number", &file.intercept)?;

@@ -94,10 +94,7 @@ pub(super) fn aggregate(vitals: &Vitals) -> Option<u8> {
 /// The category; `None` unless all five parameters are known.
 pub(super) fn category(vitals: &Vitals) -> Option<&'static str> {
     let [low, low_medium, medium, high] = CATEGORIES.map(|(name, ..)| name);
-    let aggregate = vitals.get(Quantity::News2Aggregate);
-    if aggregate.is_nan() {
-        return None;
-    }
+    let aggregate = f64::from(aggregate(vitals)?);
     let red = || PARAMETERS.iter().any(|parameter| parameter.points(vitals) == Some(RED));
     Some(match aggregate {
         total if total >= HIGH => high,

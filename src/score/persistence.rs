@@ -16,11 +16,10 @@
 //! * *Memory* is [`MEMORY`]: a patient unheard of for longer starts afresh.
 //!
 //! Limits: n ≤ [`READINGS_MAX`]; 24 bytes a reading kept, 40 a rule, about 100 for the entry itself: 250 bytes for a patient with
-//! something firing at the default n = 2. Patients who fire and then fall silent are dropped by [`Persistence::forget`].
+//! something firing at the default n = 2. Patients who fire and then fall silent are dropped by [`Scorer::forget`](super::Scorer::forget).
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -37,12 +36,37 @@ pub const READINGS_MAX: u32 = 16;
 pub const MEMORY: EventSpan = EventSpan::from_seconds(30 * 86_400);
 
 /// Whose readings, read where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stream {
     /// Whose.
     pub patient: Pseudonym,
     /// Read where.
     pub partition: Partition,
+}
+
+impl Hash for Stream {
+    /// The pseudonym is an HMAC's output and as good as any hash of it; a patient is rarely read from two partitions.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.patient.hash64() ^ self.partition.number as u64);
+    }
+}
+
+/// Takes the one number that [`Stream`] gives as its hash.
+#[derive(Default)]
+struct Uniform(u64);
+
+impl Hasher for Uniform {
+    fn write_u64(&mut self, uniform: u64) {
+        self.0 = uniform;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a stream gives one u64")
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What persistence has to know of one reading.
@@ -62,7 +86,7 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Persistence {
     demand: Demand,
-    watches: HashMap<Stream, Watch, BuildHasherDefault<DefaultHasher>>,
+    watches: HashMap<Stream, Watch, BuildHasherDefault<Uniform>>,
 }
 
 /// What an alarm needs.

@@ -14,7 +14,7 @@
 //!
 //! Limits: [`RULES_MAX`] rules a set, for what fires travels as a bit each.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 
 use smallvec::SmallVec;
 
@@ -173,44 +173,48 @@ impl Quantity {
 /// A range of a quantity, in its unit. Never contains NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
-    lower: Bound<f64>,
-    upper: Bound<f64>,
+    /// As it is written in the guideline.
+    bounds: (Bound<f64>, Bound<f64>),
+    /// The least and the greatest double inside: what is compared, without a branch on the kind of bound.
+    least: f64,
+    greatest: f64,
 }
 
 impl Range {
     /// `value`, included, and up.
     pub const fn from(value: f64) -> Self {
-        Range { lower: Bound::Included(value), upper: Bound::Unbounded }
+        Range { bounds: (Bound::Included(value), Bound::Unbounded), least: value, greatest: f64::INFINITY }
     }
 
     /// More than `value`.
     pub const fn above(value: f64) -> Self {
-        Range { lower: Bound::Excluded(value), upper: Bound::Unbounded }
+        Range { bounds: (Bound::Excluded(value), Bound::Unbounded), least: value.next_up(), greatest: f64::INFINITY }
     }
 
     /// Less than `value`.
     pub const fn below(value: f64) -> Self {
-        Range { lower: Bound::Unbounded, upper: Bound::Excluded(value) }
+        let bounds = (Bound::Unbounded, Bound::Excluded(value));
+        Range { bounds, least: f64::NEG_INFINITY, greatest: value.next_down() }
     }
 
     /// The part of this range below `end`.
     pub const fn until(self, end: f64) -> Self {
-        Range { lower: self.lower, upper: Bound::Excluded(end) }
+        Range { bounds: (self.bounds.0, Bound::Excluded(end)), least: self.least, greatest: end.next_down() }
     }
 
     /// The part of this range up to and with `last`: for guidelines that begin the next band *above* a number.
     pub const fn up_to(self, last: f64) -> Self {
-        Range { lower: self.lower, upper: Bound::Included(last) }
+        Range { bounds: (self.bounds.0, Bound::Included(last)), least: self.least, greatest: last }
     }
 
     /// True if `value` lies inside; false for NaN.
     pub fn contains(&self, value: f64) -> bool {
-        (self.lower, self.upper).contains(&value)
+        (self.least <= value) & (value <= self.greatest)
     }
 
-    /// Where it begins and ends.
+    /// Where it begins and ends, as written.
     pub fn bounds(&self) -> (Bound<f64>, Bound<f64>) {
-        (self.lower, self.upper)
+        self.bounds
     }
 }
 
@@ -230,9 +234,13 @@ impl Vitals {
             values[Quantity::MeanArterialEstimated as usize] = mean_arterial_estimate(systolic, diastolic);
         }
         values[Quantity::BaselineFall as usize] = 100.0 * (systolic_baseline - systolic) / systolic_baseline;
-        let mut vitals = Vitals(values);
-        vitals.0[Quantity::News2Aggregate as usize] = news2::aggregate(&vitals).map_or(f64::NAN, f64::from);
-        vitals
+        Vitals(values)
+    }
+
+    /// Adds the NEWS2 aggregate, which only its rule set asks for.
+    fn with_news2(mut self) -> Self {
+        self.0[Quantity::News2Aggregate as usize] = news2::aggregate(&self).map_or(f64::NAN, f64::from);
+        self
     }
 
     pub(super) fn get(&self, quantity: Quantity) -> f64 {
@@ -260,13 +268,20 @@ pub(super) struct Verdict {
 impl RuleSet {
     /// Category and reasons of one reading.
     pub(super) fn judge(&self, vitals: &Vitals) -> Verdict {
-        let complete = self.required.iter().all(|&quantity| !vitals.get(quantity).is_nan());
-        let category = match self.categories {
+        match self.categories {
             Categories::Pressure(bands) => {
-                category(bands, vitals.get(Quantity::Systolic), vitals.get(Quantity::Diastolic))
+                let category = category(bands, vitals.get(Quantity::Systolic), vitals.get(Quantity::Diastolic));
+                self.verdict(category, vitals)
             }
-            Categories::News2 => news2::category(vitals),
-        };
+            Categories::News2 => {
+                let vitals = vitals.with_news2();
+                self.verdict(news2::category(&vitals), &vitals)
+            }
+        }
+    }
+
+    fn verdict(&self, category: Option<&'static str>, vitals: &Vitals) -> Verdict {
+        let complete = self.required.iter().all(|&quantity| !vitals.get(quantity).is_nan());
         let mut fired = 0;
         if complete || self.partial_reasons {
             for (index, rule) in self.rules.iter().enumerate() {

@@ -167,7 +167,8 @@ pub fn train(
     };
     measure_on(&held_out, &mut file)?;
     let model = Logistic::from_file(&file)?;
-    Ok((model, file.card))
+    let card = model.card().clone();
+    Ok((model, card))
 }
 
 fn check(settings: &TrainSettings) -> Result<(), TrainError> {
