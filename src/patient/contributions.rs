@@ -43,6 +43,8 @@ impl Version {
     pub(super) const IN_WINDOWS: u8 = 8;
     /// It has had a place in its chain.
     pub(super) const IN_HISTORY: u8 = 16;
+    /// Its time is known to the day only.
+    pub(super) const DAY: u8 = 32;
 
     /// A version of which nothing is known yet but what it is.
     pub(super) fn new(observation: Pseudonym, partition: PartitionId, facts: &vocabulary::Facts) -> Self {

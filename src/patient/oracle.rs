@@ -64,29 +64,27 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
         demographics: BTreeMap::new(),
     };
     for intake in intakes {
-        let outcome = match intake {
-            Intake::Reading(reading) => oracle.reading(reading.clone()),
+        match intake {
+            Intake::Reading(reading) => {
+                let outcome = oracle.reading(reading.clone());
+                *oracle.expected.outcomes.entry(outcome).or_default() += 1;
+            }
             Intake::Demographics { patient, demographics, .. } => oracle.learn(*patient, *demographics),
-        };
-        *oracle.expected.outcomes.entry(outcome).or_default() += 1;
+        }
     }
     oracle.windows();
     oracle.expected
 }
 
 impl Oracle<'_> {
-    fn learn(&mut self, patient: Pseudonym, new: Demographics) -> Outcome {
+    fn learn(&mut self, patient: Pseudonym, new: Demographics) {
         if let Some(old) = self.demographics.get(&patient) {
-            let unchanged = (old.birth_year, old.sex) == (new.birth_year, new.sex);
             match (rank(new.version), rank(old.version)) {
-                ((a, new), (b, old)) if a == b && a != 'u' && new < old => return Outcome::Superseded,
-                ((a, new), (b, old)) if a == b && a != 'u' && new == old => return Outcome::Duplicate,
-                ((a, _), (b, _)) if (a != b || a == 'u') && unchanged => return Outcome::Duplicate,
+                ((a, new), (b, old)) if a == b && a != 'u' && new <= old => return,
                 _ => {}
             }
         }
         self.demographics.insert(patient, new);
-        Outcome::Contributed
     }
 
     fn reading(&mut self, mut new: Reading) -> Outcome {

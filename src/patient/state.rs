@@ -113,19 +113,11 @@ impl Patient {
     }
 
     /// Applies an update of who the patient is.
-    pub(super) fn learn(&mut self, new: Demographics) -> Ending {
-        use std::cmp::Ordering;
-        let content = |demographics: &Demographics| (demographics.birth_year, demographics.sex);
-        if let Some(known) = &self.demographics {
-            match new.version.compare(known.version) {
-                Some(Ordering::Less) => return Ending::SupersededDemographics,
-                Some(Ordering::Equal) => return Ending::DuplicateDemographics,
-                None if content(&new) == content(known) => return Ending::DuplicateDemographics,
-                Some(Ordering::Greater) | None => {}
-            }
+    pub(super) fn learn(&mut self, new: Demographics) {
+        let stands = |known: &Demographics| new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
+        if !self.demographics.as_ref().is_some_and(stands) {
+            self.demographics = Some(new);
         }
-        self.demographics = Some(new);
-        Ending::Demographics
     }
 
     /// The row of one of the patient's windows as it stands.
@@ -228,6 +220,7 @@ impl Active {
         version.version = self.newest_version(facts, known);
         version.set(Version::ADMITTED, admitted == Some(true) || self.admitted(known));
         version.set(Version::IN_HISTORY, in_history);
+        version.set(Version::DAY, facts.precision == Precision::Day);
         version
     }
 
@@ -267,6 +260,7 @@ impl Active {
             out.withdrawn.push(Withdrawn {
                 patient,
                 at: version.at,
+                precision: if version.is(Version::DAY) { Precision::Day } else { Precision::Instant },
                 signals: settings.signals(values),
                 demographics: Demographics {
                     birth_year: version.birth_year,

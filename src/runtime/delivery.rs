@@ -11,7 +11,7 @@
 //!    So the probe behind the sinks tells what is settled, and a dead sink stops the sources.
 //! 2. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use timely::scheduling::SyncActivator;
 use super::driver::{NAP, Stream};
 use super::failure::Failure;
 use super::metrics::Metrics;
+use crate::config::TableName;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
 
@@ -137,7 +138,7 @@ impl Drop for Thread {
 impl Outbox {
     fn start(sink: Sink, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let hand = Hand { deliver: sink.deliver, name: sink.name, progress: sink.progress, activator, metrics, failure: failure.clone() };
+        let hand = Hand { unsettled: BTreeMap::new(), received_first: None, deliver: sink.deliver, name: sink.name, progress: sink.progress, activator, metrics, failure: failure.clone() };
         let thread = std::thread::Builder::new().name(format!("sink-{}", sink.name)).spawn(move || hand.run(&receiver));
         // Without the thread nothing is ever settled, and the failure ends the run.
         let thread = thread.map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name))).ok();
@@ -173,6 +174,9 @@ impl Outbox {
 
 /// The thread's side.
 struct Hand {
+    /// Rows passed on since the last settlement, by table, and when the broker had the oldest of them (microseconds).
+    unsettled: BTreeMap<TableName, u64>,
+    received_first: Option<i64>,
     deliver: Box<dyn Deliver>,
     name: &'static str,
     progress: Progress,
@@ -197,7 +201,11 @@ impl Hand {
             let message = receiver.recv_timeout(IDLE);
             let started = Instant::now();
             match message {
-                Ok(Message::Rows(epoch, rows)) => self.deliver.deliver(epoch, &rows)?,
+                Ok(Message::Rows(epoch, rows)) => {
+                    self.deliver.deliver(epoch, &rows)?;
+                    *self.unsettled.entry(rows.table).or_default() += rows.batch.num_rows() as u64;
+                    self.received_first = [self.received_first, rows.received_first()].into_iter().flatten().min();
+                }
                 Ok(Message::Close(epoch)) => {
                     self.deliver.close(epoch)?;
                     self.settle(epoch);
@@ -219,7 +227,17 @@ impl Hand {
         }
     }
 
-    fn settle(&self, epoch: Epoch) {
+    fn settle(&mut self, epoch: Epoch) {
+        if !self.unsettled.is_empty() {
+            let now = unix_micros();
+            for (table, rows) in std::mem::take(&mut self.unsettled) {
+                self.metrics.sink_records.with_label_values(&[self.name, table.name()]).inc_by(rows);
+            }
+            self.metrics.sink_last_success.with_label_values(&[self.name]).set(now as f64 / 1e6);
+            if let Some(received) = self.received_first.take() {
+                self.metrics.ingest_to_sink.with_label_values(&[self.name]).observe((now - received).max(0) as f64 / 1e6);
+            }
+        }
         self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));
         self.wake();
     }
@@ -228,4 +246,11 @@ impl Hand {
         // Fails only when the worker has gone.
         let _ = self.activator.activate();
     }
+}
+
+/// Telemetry compares with the broker's clock.
+#[expect(clippy::disallowed_methods, reason = "metrics only; no row depends on it")]
+fn unix_micros() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -42,9 +42,12 @@ use std::sync::Arc;
 use ndarray::ArrayView2;
 
 use self::logistic::{Logistic, Scratch};
-use self::persistence::{Persistence, Seen, Stream, Watch};
-use self::rules::{Fired, RuleSet, Vitals, rule_set, rule_sets};
+use self::persistence::{Persistence, Seen, Watch};
+use self::rules::{Fired, RuleSet, Vitals, rule_set};
+pub use self::rules::rule_sets;
 use crate::config::ScoreSpec;
+use crate::graph::Plan;
+use crate::runtime::driver::{self, Stream};
 use crate::time::EventTime;
 use crate::vocabulary::{Assessed, Assessment, FEATURE_NAMES, Partition, Precision, Reading, Scorable, Timeliness};
 
@@ -55,6 +58,42 @@ pub const FEATURES: usize = FEATURE_NAMES.len();
 const RECENT_READINGS: usize = 4;
 /// `systolic_baseline`.
 const SYSTOLIC_BASELINE: usize = 14;
+
+/// Scorable readings in, assessed ones out; one `Arc` a batch, for sinks and audit alike.
+pub fn render<'s>(scorable: Stream<'s, Scorable>, plan: &Plan) -> Stream<'s, Arc<Assessed>> {
+    let metrics = plan.metrics.clone();
+    let mut scorer = match Scorer::new(&plan.flow.spec.score, plan.model.clone()) {
+        Ok(scorer) => Some(scorer),
+        Err(why) => {
+            plan.failure.report(why);
+            None
+        }
+    };
+    driver::batches(scorable, "score", plan.metrics.clone(), move |_epoch, scorable, out| {
+        let Some(scorer) = &mut scorer else { return };
+        let assessed = scorer.score(scorable);
+        for (reason, count) in scorer.take_alarms() {
+            metrics.alarms.with_label_values(&[reason]).inc_by(count);
+        }
+        for (category, count) in categories(&assessed) {
+            metrics.readings.with_label_values(&[category]).inc_by(count);
+        }
+        out.push(Arc::new(assessed));
+    })
+}
+
+/// How many readings fell into each category; those without one are `none`.
+fn categories(assessed: &Assessed) -> Vec<(&'static str, u64)> {
+    let mut counts: Vec<(&'static str, u64)> = Vec::new();
+    for assessment in &assessed.assessments {
+        let category = assessment.category.unwrap_or("none");
+        match counts.iter_mut().find(|(known, _)| *known == category) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((category, 1)),
+        }
+    }
+    counts
+}
 
 /// The stage's state, one a worker.
 pub struct Scorer {
@@ -122,19 +161,19 @@ impl Scorer {
     }
 
     /// The state, ascending by stream: for a checkpoint.
-    pub fn snapshot(&self) -> Vec<(Stream, Watch)> {
+    pub fn snapshot(&self) -> Vec<(persistence::Stream, Watch)> {
         self.persistence.snapshot()
     }
 
     /// Adds what a snapshot of the same rule set held.
-    pub fn restore(&mut self, saved: impl IntoIterator<Item = (Stream, Watch)>) {
+    pub fn restore(&mut self, saved: impl IntoIterator<Item = (persistence::Stream, Watch)>) {
         self.persistence.restore(saved);
     }
 
     /// Rules and persistence of one reading.
     fn judge(&mut self, reading: &Reading, features: &[f64]) -> Assessment {
         let facts = &reading.facts;
-        let stream = Stream { patient: reading.patient, partition: facts.position.partition };
+        let stream = persistence::Stream { patient: reading.patient, partition: facts.position.partition };
         let observation = reading.observation.hash64();
         if facts.status.withdraws() {
             self.persistence.withdraw(stream, observation);

@@ -22,9 +22,18 @@ mod testing;
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
 
+use self::elasticsearch::ElasticsearchSink;
+use self::kafka::KafkaSink;
+use self::ndjson::NdjsonSink;
+use self::parquet::{ParquetSink, Provenance};
 use crate::config::TableName;
+use crate::graph::Plan;
+use crate::runtime::delivery::{Progress, Sink};
+use crate::runtime::live::{Live, LiveSink};
+use crate::runtime::stop::Stop;
 use crate::time::Epoch;
 
 /// Rows of one table, of one epoch, of one worker.
@@ -37,6 +46,46 @@ pub struct Rows {
     /// For `readings`, one flag a row: it replaces or withdraws an earlier version, so a sink that filters rows must pass it on (else the earlier one would stand).
     /// For the other tables empty.
     pub replaces: Arc<[bool]>,
+}
+
+impl Rows {
+    /// When the broker had the oldest record behind these rows, in microseconds since the Unix epoch; `None` for files and for tables without it.
+    pub fn received_first(&self) -> Option<i64> {
+        let column = self.batch.column_by_name("received_at")?;
+        arrow::compute::min(column.as_primitive_opt::<TimestampMicrosecondType>()?)
+    }
+}
+
+/// Opens the sinks of one worker: those that the flow names, and the live page's.
+pub fn open(plan: &Plan, worker: usize, live: &Arc<Live>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
+    let spec = &plan.flow.spec;
+    let metrics = || plan.metrics.clone();
+    let clock = || -> files::Clock { Arc::new(std::time::Instant::now) };
+    let sink = |name, deliver: Box<dyn Deliver>| Sink { name, deliver, progress: Progress::default() };
+    let mut sinks = vec![sink("live", Box::new(LiveSink::new(Arc::clone(live))))];
+    if let Some(parquet) = &spec.sink.parquet {
+        let provenance = Provenance {
+            flow: spec.name.clone(),
+            key_id: plan.key.id(),
+            rule_set: spec.score.rules.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        sinks.push(sink("parquet", Box::new(ParquetSink::parquet(parquet, provenance, worker, clock(), metrics())?)));
+    }
+    if let Some(ndjson) = &spec.sink.ndjson {
+        sinks.push(sink("ndjson", Box::new(NdjsonSink::ndjson(ndjson, worker, clock(), metrics())?)));
+    }
+    if let Some(elasticsearch) = &spec.sink.elasticsearch {
+        let deliver = ElasticsearchSink::new(elasticsearch, worker, &spec.state.path, stop.clone(), metrics())?;
+        sinks.push(sink("elasticsearch", Box::new(deliver)));
+    }
+    if let Some(kafka) = &spec.sink.kafka {
+        let client = crate::source::kafka::client::configuration(&kafka.brokers, &kafka.client, &kafka.client_files);
+        let client = client.map_err(|error| SinkError::Refused(error.to_string()))?;
+        let deliver = KafkaSink::new(kafka, client, &spec.source.group, stop.clone(), metrics())?;
+        sinks.push(sink("kafka", Box::new(deliver)));
+    }
+    Ok(sinks)
 }
 
 /// A sink's hand. Runs on its own thread and may block, retry and wait; `stop` of the context it was made with tells it to give up.

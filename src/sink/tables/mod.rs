@@ -25,7 +25,11 @@ use arrow::datatypes::SchemaRef;
 pub use self::schema::{SignalColumn, describe};
 
 use self::columns::{Float64s, boolean, bounds, instants, int32, int64, lists, pseudonyms, repeated, texts};
+use timely::dataflow::operators::Concatenate;
+
 use crate::config::TableName;
+use crate::graph::Plan;
+use crate::runtime::driver::{self, Stream};
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::sink::Rows;
 use crate::source::Topics;
@@ -33,6 +37,38 @@ use crate::time::{Epoch, EventTime};
 use crate::vocabulary::{
     Aggregate, Assessed, Assessment, Facts, Position, Reading, Rejection, Shift, Timeliness, WindowRow,
 };
+
+/// Batches of the stages in, rows of all four tables out.
+pub fn render<'s>(
+    assessed: Stream<'s, Arc<Assessed>>,
+    windows: Stream<'s, Vec<WindowRow>>,
+    rejections: Stream<'s, Vec<Rejection>>,
+    shifts: Stream<'s, Shift>,
+    plan: &Plan,
+) -> Stream<'s, Rows> {
+    let tables = Arc::new(Tables::new(plan.context.clone()));
+    let of = || (Arc::clone(&tables), plan.metrics.clone());
+    let (readings, metrics) = of();
+    let assessed = driver::batches(assessed, "tables::readings", metrics, move |epoch, batch: Arc<Assessed>, out| {
+        if !batch.assessments.is_empty() {
+            out.push(readings.readings(&batch, epoch));
+        }
+    });
+    let (tables_of, metrics) = of();
+    let windows = driver::batches(windows, "tables::windows", metrics, move |epoch, batch: Vec<WindowRow>, out| {
+        out.push(tables_of.windows(&batch, epoch));
+    });
+    let (tables_of, metrics) = of();
+    let rejections = driver::batches(rejections, "tables::rejected", metrics, move |epoch, batch: Vec<Rejection>, out| {
+        out.push(tables_of.rejected(&batch, epoch));
+    });
+    let shifts = driver::gather(shifts, "tables::shifts::gather");
+    let (tables_of, metrics) = of();
+    let shifts = driver::batches(shifts, "tables::shifts", metrics, move |epoch, batch: Vec<Shift>, out| {
+        out.push(tables_of.shifts(&batch, epoch));
+    });
+    assessed.concatenate([windows, rejections, shifts])
+}
 
 /// What the tables of a flow have in common.
 #[derive(Clone, Debug)]
