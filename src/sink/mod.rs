@@ -7,6 +7,7 @@
 //!
 //! Limits: `runtime::delivery::QUEUE_ROWS_MAX` batches waiting for a sink, `sink.*` sizes within each.
 
+pub mod elasticsearch;
 pub mod json;
 
 use std::sync::Arc;
