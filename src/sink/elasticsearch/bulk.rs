@@ -164,13 +164,13 @@ impl Batcher {
             }
         }
         settled.again = again.len();
-        self.to_front(again);
+        self.push_front(again);
         settled
     }
 
     /// A batch whose fate is unknown waits again, at the front.
     pub fn put_back(&mut self, batch: Batch) {
-        self.to_front(batch.items);
+        self.push_front(batch.items);
     }
 
     /// The destination says that the request is too large. A single document is handed back: it can never be sent. Otherwise all
@@ -182,11 +182,11 @@ impl Batcher {
             return batch.items.pop();
         }
         self.bytes_max = batch.bytes() / 2;
-        self.to_front(batch.items);
+        self.push_front(batch.items);
         None
     }
 
-    fn to_front(&mut self, items: Vec<Item>) {
+    fn push_front(&mut self, items: Vec<Item>) {
         items.into_iter().rev().for_each(|item| self.waiting.push_front(item));
     }
 }

@@ -70,7 +70,7 @@ impl Body {
     }
 
     /// Bytes on the wire.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 }
@@ -128,7 +128,9 @@ impl Unanswered {
             Unanswered::HostNotFound => "the host name does not resolve",
             Unanswered::Unreachable => "the connection was refused",
             Unanswered::Broken => "the connection broke",
-            Unanswered::Tls => "the certificate is not trusted; see sink.elasticsearch.ca_file",
+            Unanswered::Tls => {
+                "the certificate is not trusted: sink.elasticsearch.ca_file must hold the authority that signed it, which cannot be the server's own certificate"
+            }
         }
     }
 

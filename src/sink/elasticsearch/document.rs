@@ -208,7 +208,7 @@ const INDEX_BYTES_MAX: usize = 200;
 /// Index names, each made once while the month stays the same.
 struct Months<'a> {
     stem: &'a str,
-    last: Option<(Option<(i16, i8)>, Arc<str>)>,
+    last: Option<(Option<Month>, Arc<str>)>,
 }
 
 impl Months<'_> {
@@ -232,7 +232,10 @@ impl Months<'_> {
     }
 }
 
-fn month_of(micros: i64) -> Option<(i16, i8)> {
+/// Year and month.
+type Month = (i16, i8);
+
+fn month_of(micros: i64) -> Option<Month> {
     let instant = jiff::Timestamp::from_microsecond(micros).ok()?;
     let civil = jiff::tz::Offset::UTC.to_datetime(instant);
     (civil.year() >= 1).then(|| (civil.year(), civil.month()))

@@ -89,7 +89,7 @@ pub struct ElasticsearchSink {
     documents: Documents,
     destination: Destination,
     batcher: Batcher,
-    /// The open epoch's documents, in the order of delivery.
+    /// The documents of open epochs, in the order of delivery.
     pending: Vec<Document>,
     /// Of the rows, once some have come.
     schema: Option<SchemaRef>,
@@ -156,10 +156,12 @@ impl ElasticsearchSink {
         })
     }
 
-    /// Writes everything pending.
-    fn settle_pending(&mut self) -> Result<(), SinkError> {
-        let mut documents = std::mem::take(&mut self.pending);
-        if documents.is_empty() {
+    /// Writes everything pending up to an epoch. Later epochs stay: a second version with the same epoch would be taken for a repetition.
+    fn settle_pending(&mut self, epoch: Epoch) -> Result<(), SinkError> {
+        let (mut documents, later) =
+            std::mem::take(&mut self.pending).into_iter().partition(|document| document.epoch <= epoch);
+        self.pending = later;
+        if Vec::is_empty(&documents) {
             return Ok(());
         }
         document::consolidate(&mut documents);
@@ -193,7 +195,7 @@ impl ElasticsearchSink {
     /// Sends one request and acts on its answer.
     fn send(&mut self, batch: Batch, tolerance: &mut Tolerance) -> Result<(), SinkError> {
         let body = Body::bulk(&batch.body());
-        let bytes = body.len() as u64;
+        let bytes = body.bytes() as u64;
         let request = Request::post(format!("/_bulk?filter_path={}", response::FILTER_PATH), body);
         let reply = self.destination.send(&request)?;
         self.metrics.sink_batches.with_label_values(&[SINK]).inc();
@@ -214,7 +216,10 @@ impl ElasticsearchSink {
                     let alone = ItemAnswer { id: None, status: 413, error_type: "document_too_large" };
                     self.reject(&item, &alone, tolerance)
                 }
-                None => Ok(debug!(sink = SINK, "a request was too large: requests are halved")),
+                None => {
+                    debug!(sink = SINK, "a request was too large: requests are halved");
+                    Ok(())
+                }
             },
             status => Err(SinkError::Refused(format!(
                 "could not write to Elasticsearch: a bulk request was answered {status} ({}); check that sink.elasticsearch.url is the \
@@ -245,7 +250,10 @@ impl ElasticsearchSink {
         }
         self.renewed = false;
         match settled.again {
-            0 => Ok(self.destination.relieved()),
+            0 => {
+                self.destination.relieved();
+                Ok(())
+            }
             again => self.destination.wait("it takes only a part of what it is sent", 200, again),
         }
     }
@@ -279,17 +287,13 @@ impl Deliver for ElasticsearchSink {
     }
 
     fn close(&mut self, epoch: Epoch) -> Result<(), SinkError> {
-        debug_assert!(
-            self.pending.iter().all(|document| document.epoch <= epoch),
-            "rows of an epoch come before its close"
-        );
-        self.settle_pending()
+        self.settle_pending(epoch)
     }
 
     /// Also asks for a refresh, so that a run that has ended is searchable. Its failure changes nothing: the documents are
     /// durable, and visible with the index's next refresh.
     fn finish(&mut self) -> Result<(), SinkError> {
-        self.settle_pending()?;
+        self.settle_pending(Epoch::MAX)?;
         if std::mem::take(&mut self.unrefreshed) {
             let pattern = match self.index_by {
                 IndexBy::None => self.index.clone(),

@@ -1,5 +1,5 @@
 //! Against a real Elasticsearch, when `WINDKESSEL_TEST_ELASTICSEARCH` names its URL (with `…_USER` and `…_PASSWORD_FILE`, `…_CA_FILE`
-//! if it asks for them): that the templates are accepted, and that it answers as the scripted server of `tests.rs` pretends.
+//! if it asks for them, and `…_API_KEY_FILE` for the sink alone): that the templates are accepted, and that it answers as the scripted server of `tests.rs` pretends.
 //!
 //! Every test writes to indices of its own, named at random, and removes them.
 
@@ -61,8 +61,13 @@ fn real(test: &str, spec: ElasticsearchSpec) -> Option<Real> {
 }
 
 impl Real {
+    /// The sink, with an API key of its own privileges if there is one.
     fn sink(&self) -> ElasticsearchSink {
-        ElasticsearchSink::new(&self.spec, 0, self.state.path(), Stop::default(), self.metrics.clone()).unwrap()
+        let mut spec = self.spec.clone();
+        if let Ok(file) = env::var("WINDKESSEL_TEST_ELASTICSEARCH_API_KEY_FILE") {
+            spec = ElasticsearchSpec { api_key_file: Some(file.into()), user: None, password_file: None, ..spec };
+        }
+        ElasticsearchSink::new(&spec, 0, self.state.path(), Stop::default(), self.metrics.clone()).unwrap()
     }
 
     fn epoch(&self, sink: &mut ElasticsearchSink, rows: &Rows, epoch: Epoch) {

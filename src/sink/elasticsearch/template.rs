@@ -3,7 +3,7 @@
 //! Two component templates (settings, common fields) and one index template a flow. The bodies are the files of `schemas/elasticsearch/`;
 //! a flow whose index or fields none of them fits gets one derived from the table's column types. What is put carries
 //! `_meta.version` and `_meta.digest`, and is put only when it is absent, older, or of our version with other content: a re-run changes
-//! nothing, an operator's newer one is left alone. Several workers may do it at once: they put the same.
+//! nothing, an operator's newer one is left alone. What an installation wants otherwise it puts into `windkessel@custom`. Several workers may do it at once: they put the same.
 //!
 //! Invariants: names and patterns come from the flow's index only; an index name with a longer stem wins over a shorter one (its priority is
 //! higher), so two flows with stems `bp` and `bp-icu` do not collide.
@@ -203,7 +203,8 @@ fn derived(written: &BTreeMap<String, Value>, common: &Map<String, Value>) -> Va
     let own: Map<String, Value> =
         written.iter().filter(|(field, _)| !common.contains_key(*field)).map(|(k, v)| (k.clone(), v.clone())).collect();
     json!({
-        "composed_of": ["windkessel-settings", "windkessel-mappings"],
+        "composed_of": ["windkessel-settings", "windkessel-mappings", "windkessel@custom"],
+        "ignore_missing_component_templates": ["windkessel@custom"],
         "template": { "mappings": { "properties": own } },
         "_meta": {
             "version": DERIVED_VERSION,
@@ -264,7 +265,8 @@ mod tests {
             let body = shipped(text);
             assert!(body["priority"].as_u64().unwrap() >= 200);
             assert!(body["_meta"]["version"].as_u64().is_some());
-            assert_eq!(body["composed_of"], json!(["windkessel-settings", "windkessel-mappings"]));
+            assert_eq!(body["composed_of"], json!(["windkessel-settings", "windkessel-mappings", "windkessel@custom"]));
+            assert_eq!(body["ignore_missing_component_templates"], json!(["windkessel@custom"]));
             assert!(!text.contains("\"text\""), "no text field: Kibana cannot count by it");
         }
         assert_eq!(shipped(MAPPINGS)["template"]["mappings"]["dynamic"], "strict");

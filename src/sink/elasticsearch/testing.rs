@@ -12,6 +12,8 @@ use arrow::array::{
 };
 use arrow::datatypes::Int32Type;
 
+use serde_json::json;
+
 use crate::config::TableName;
 use crate::sink::Rows;
 use crate::vocabulary::Pseudonym;
@@ -160,7 +162,7 @@ impl Seen {
 
 /// A server on a loopback port that follows a script, one reaction a request, and accepts everything after its end.
 ///
-/// Only bulk requests consume the script; templates and indices are answered as an empty cluster would, and a lookup finds nothing.
+/// Only bulk requests consume the script; the rest is answered by [`young_cluster`].
 pub(super) struct Scripted {
     pub(super) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -198,7 +200,7 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Seen>>, script: &Mutex<VecDeque<Re
     let request = read(&mut BufReader::new(stream))?;
     let bulk = request.path.starts_with("/_bulk");
     let reaction =
-        if bulk { script.lock().unwrap().pop_front().unwrap_or(Reaction::Accept) } else { empty_cluster(&request) };
+        if bulk { script.lock().unwrap().pop_front().unwrap_or(Reaction::Accept) } else { young_cluster(&request) };
     let ids = request.ids();
     seen.lock().unwrap().push(request);
     let (status, body) = match reaction {
@@ -225,13 +227,21 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Seen>>, script: &Mutex<VecDeque<Re
     .ok()
 }
 
-fn empty_cluster(request: &Seen) -> Reaction {
+/// The observation that stands in December 2025 already.
+pub(super) const MOVED: u8 = 9;
+
+/// A cluster with one month, and nothing in it but one document.
+fn young_cluster(request: &Seen) -> Reaction {
     match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/_mget") => {
             let asked: serde_json::Value = serde_json::from_str(&request.body).unwrap();
-            let docs: Vec<_> =
-                asked["docs"].as_array().unwrap().iter().map(|_| serde_json::json!({"found": false})).collect();
-            Reaction::Answer(200, serde_json::json!({ "docs": docs }).to_string())
+            let moved = |id: &serde_json::Value| *id == pseudonym(MOVED).to_string();
+            let docs = asked["docs"].as_array().unwrap().iter().map(|doc| match moved(&doc["_id"]) {
+                true => json!({ "found": true, "_source": { "patient": "p", "retracted": false, "epoch": 3 } }),
+                false => json!({ "found": false }),
+            });
+            let docs: Vec<_> = docs.collect();
+            Reaction::Answer(200, json!({ "docs": docs }).to_string())
         }
         ("GET", path) if path.ends_with("/_alias") => {
             Reaction::Answer(200, r#"{"bp-readings-2025.12":{"aliases":{}}}"#.into())

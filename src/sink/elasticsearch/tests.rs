@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use expect_test::expect;
 
-use super::testing::{Reaction, Row, Scripted, pseudonym, readings_of, row};
+use super::testing::{MOVED, Reaction, Row, Scripted, pseudonym, readings_of, row};
 use super::*;
 
 use Reaction::{Accept, Answer, Hang, Items, Tear};
@@ -272,6 +272,42 @@ fn one_document_an_id_and_epoch_the_last_one() {
     let body = bench.server.seen().pop().unwrap().body;
     assert!(body.contains("151.0") && !body.contains("150.0"));
     assert!(body.contains(r#""version":7,"version_type":"external""#));
+}
+
+#[test]
+fn an_epoch_that_is_still_open_waits_for_its_own_close() {
+    let mut bench = bench(vec![]);
+    bench.sink.deliver(7, &readings_of(7, &[row(1)])).unwrap();
+    bench.sink.deliver(8, &readings_of(8, &[row(1), row(2)])).unwrap();
+    bench.sink.close(7).unwrap();
+    assert_eq!(bench.server.bulks(), "POST /_bulk: 1\n");
+    bench.sink.deliver(8, &readings_of(8, &[row(1).pressure(151.0, 91.0).replaces()])).unwrap();
+    bench.sink.close(8).unwrap();
+    assert_eq!(bench.server.bulks(), "POST /_bulk: 1\nPOST /_bulk: 1 2\n");
+    assert!(bench.server.seen().pop().unwrap().body.contains("151.0"));
+}
+
+#[test]
+fn a_document_that_moves_to_another_month_is_retracted_where_it_was() {
+    let mut bench = bench(vec![]);
+    bench.epoch(8, &[row(MOVED).at("2026-01-05T00:00:00Z").replaces(), row(1).replaces()]).unwrap();
+    expect![[r#"
+        GET /bp-readings-*/_alias
+        POST /_mget
+        POST /_bulk: 9 1 9
+    "#]]
+    .assert_eq(&bench.server.seen().iter().map(|seen| seen.line()).collect::<String>());
+    let body = bench.server.seen().pop().unwrap().body;
+    let retraction: Vec<&str> = body.lines().take(2).collect();
+    assert!(retraction[0].contains(r#""_index":"bp-readings-2025.12""#) && retraction[0].contains(r#""version":8"#));
+    assert_eq!(retraction[1], r#"{"patient":"p","retracted":true,"epoch":8}"#);
+}
+
+#[test]
+fn without_corrections_nothing_is_looked_up() {
+    let mut bench = bench(vec![]);
+    bench.documents(3).unwrap();
+    assert_eq!(bench.server.seen().len(), 1);
 }
 
 #[test]
