@@ -3,7 +3,8 @@
 //! Two component templates (settings, common fields) and one index template a flow. The bodies are the files of `schemas/elasticsearch/`;
 //! a flow whose index or fields none of them fits gets one derived from the table's column types. What is put carries
 //! `_meta.version` and `_meta.digest`, and is put only when it is absent, older, or of our version with other content: a re-run changes
-//! nothing, an operator's newer one is left alone. What an installation wants otherwise it puts into `windkessel@custom`. Several workers may do it at once: they put the same.
+//! nothing, an operator's newer one is left alone. What an installation wants otherwise it puts into `windkessel@custom`.
+//! Several workers may do it at once: they put the same.
 //!
 //! Invariants: names and patterns come from the flow's index only; an index name with a longer stem wins over a shorter one (its priority is
 //! higher), so two flows with stems `bp` and `bp-icu` do not collide.
