@@ -3,6 +3,8 @@
 //! Everything that can be wrong with the outside (a missing file, an unreachable broker, a port in use) is found here, before the
 //! first worker starts.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,21 +17,21 @@ use crate::pseudonymise::Key;
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::{EpochClock, SourceContext};
 use crate::runtime::failure::Failure;
-use crate::runtime::health::Health;
-use crate::runtime::http::{self, Server};
+use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::progress::ProgressLine;
+use crate::runtime::progress::{self, Terminal};
 use crate::runtime::stop::Stop;
-use crate::runtime::summary;
+use crate::runtime::summary::{self, Glyphs, Ran, Usage};
 use crate::runtime::worker;
 use crate::score::logistic::Logistic;
-use crate::sink::tables::Context;
-use crate::source::{self, Poll, Share};
+use crate::sink::tables::{Context, SignalColumn};
+use crate::signals::SignalId;
+use crate::source::{self, Opening, Poll, Share};
 use crate::time::Epoch;
 
 /// How a job runs, apart from its flow.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Worker threads.
     pub workers: usize,
@@ -37,8 +39,10 @@ pub struct Options {
     pub until_end: bool,
     /// Asks the job to end.
     pub stop: Stop,
-    /// Show progress on standard error.
-    pub progress: bool,
+    /// Show progress on standard error, beside the log.
+    pub terminal: Option<Terminal>,
+    /// Who wants to know how far the source has read: the feeder of an embedded broker.
+    pub read: Option<source::Progress>,
 }
 
 /// What one worker needs of the outside.
@@ -53,8 +57,8 @@ pub struct Job {
     options: Options,
     hands: Vec<Hands>,
     progress: Vec<Progress>,
-    server: Option<Server>,
-    health: Health,
+    server: Option<ServerHandle>,
+    health: Arc<Health>,
 }
 
 impl Job {
@@ -65,16 +69,15 @@ impl Job {
         let model = load_model(&flow, &metrics)?;
         let topics = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
         let context = Context {
-            flow: flow.spec.name.clone(),
             topics: topics.clone(),
-            signals: flow.signal_columns(),
+            signals: signal_columns(&flow),
             rule_set: flow.spec.score.rules.clone(),
-            model: model.as_ref().map(|model| model.digest().to_owned()),
-            key_id: key.id(),
+            model: model.as_ref().map(|model| model.name().to_owned()),
         };
         let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure: Failure::default() };
-        let live = Live::new(plan.metrics.clone());
-        let health = Health::new();
+        let live = Live::new(&plan.flow.spec.name, plan.metrics.clone());
+        let health = Health::new(options.workers);
+        health.joined();
         let server = serve(&plan, &live, &health, &options.stop)?;
         let hands = (0..options.workers).map(|worker| open(&plan, &options, worker, &live)).collect::<Result<Vec<_>, _>>()?;
         let progress = hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| sink.progress.clone())).collect();
@@ -89,7 +92,7 @@ impl Job {
     /// Runs until the input has ended or the job was asked to stop, and everything is delivered.
     pub fn run(self) -> Result<Report, Failed> {
         let started = Instant::now();
-        let line = self.options.progress.then(|| ProgressLine::start(self.plan.metrics.clone()));
+        let line = self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
         let workers = self.options.workers;
         let clock = EpochClock::starting_at(first_epoch());
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
@@ -113,7 +116,8 @@ impl Job {
         });
         drop(line);
         ended.map_err(Failed::unavailable)?;
-        Ok(Report { plan: self.plan, elapsed: started.elapsed(), server: self.server })
+        let cut_short = self.options.stop.drain();
+        Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
     }
 }
 
@@ -121,18 +125,43 @@ impl Job {
 pub struct Report {
     plan: Plan,
     elapsed: Duration,
-    server: Option<Server>,
+    cut_short: bool,
+    server: Option<ServerHandle>,
 }
 
 impl Report {
     /// The table that a run ends with.
     pub fn summary(&self) -> String {
+        let ran = Ran {
+            flow: self.plan.flow.spec.name.clone(),
+            resources: None,
+            cut_short: self.cut_short,
+            wall: self.elapsed,
+            usage: Usage::of_process(),
+            look: self.places(),
+        };
+        let width = u16::try_from(progress::terminal_width()).unwrap_or(u16::MAX);
+        summary::summary(&self.plan.metrics, &ran, width, Glyphs::Utf8)
+    }
+
+    /// Where to look next.
+    fn places(&self) -> Vec<(String, String)> {
         let sink = &self.plan.flow.spec.sink;
         let mut places = Vec::new();
-        places.extend(sink.parquet.as_ref().map(|parquet| format!("Parquet: {}", parquet.path.display())));
-        places.extend(sink.ndjson.as_ref().map(|ndjson| format!("NDJSON: {}", ndjson.path.display())));
-        places.extend(sink.elasticsearch.as_ref().map(|spec| format!("Elasticsearch: {} (index {}*)", spec.url, spec.index)));
-        summary::summary(&self.plan.metrics, self.elapsed, &places)
+        let mut add = |what: &str, place: String| places.push((what.to_owned(), place));
+        if let Some(parquet) = &sink.parquet {
+            add("Parquet", format!("{}/*/*.parquet", parquet.path.display()));
+        }
+        if let Some(ndjson) = &sink.ndjson {
+            add("NDJSON", format!("{}/*/*.ndjson", ndjson.path.display()));
+        }
+        if let Some(spec) = &sink.elasticsearch {
+            add("Elasticsearch", format!("{}/{}*/_search", spec.url, spec.index));
+        }
+        if let Some(kafka) = sink.kafka.as_ref().filter(|kafka| !kafka.topic.is_empty()) {
+            add("Kafka", format!("topic {} on {}", kafka.topic, kafka.brokers));
+        }
+        places
     }
 
     /// Telemetry of the job.
@@ -143,7 +172,7 @@ impl Report {
     /// Keeps the live page up until asked to stop.
     pub fn keep_serving(self, stop: &Stop) {
         if let Some(server) = &self.server {
-            tracing::info!(target: "http", "still serving http://{}/ until Ctrl-C", server.address());
+            tracing::info!(target: "http", "still serving {} until Ctrl-C", server.url());
             while !stop.drain() {
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -153,7 +182,7 @@ impl Report {
 
 fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, Failed> {
     let model = match &flow.spec.model.file {
-        Some(path) if path.exists() => Some(Arc::new(Logistic::read(path).map_err(Failed::configuration)?)),
+        Some(path) if path.exists() => Some(Arc::new(read_model(path).map_err(Failed::configuration)?)),
         Some(path) => {
             tracing::warn!(target: "score", "no model file at {path:?}: rules alone, probability stays null");
             None
@@ -164,26 +193,49 @@ fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, F
         }
     };
     match &model {
-        Some(model) => metrics.model_info.with_label_values(&[model.digest(), "logistic"]).set(1),
+        Some(model) => metrics.model_info.with_label_values(&[model.name(), "logistic"]).set(1),
         None => metrics.model_info.with_label_values(&["", "none"]).set(0),
     }
     Ok(model)
 }
 
-fn serve(plan: &Plan, live: &Live, health: &Health, stop: &Stop) -> Result<Option<Server>, Failed> {
+fn serve(plan: &Plan, live: &Arc<Live>, health: &Arc<Health>, stop: &Stop) -> Result<Option<ServerHandle>, Failed> {
     let listen = &plan.flow.spec.http.listen;
     if listen.is_empty() {
         return Ok(None);
     }
-    let server = http::serve(listen, plan.metrics.clone(), live.clone(), health.clone(), stop.clone()).map_err(Failed::unavailable)?;
+    let server = http::serve(listen, plan.metrics.clone(), Arc::clone(live), Arc::clone(health), stop.clone()).map_err(Failed::unavailable)?;
     Ok(Some(server))
 }
 
-fn open(plan: &Plan, options: &Options, worker: usize, live: &Live) -> Result<Hands, Failed> {
-    let share = Share { worker, workers: options.workers };
-    let source = source::open(&plan.flow.spec.source, share, options.until_end, &plan.topics, &options.stop).map_err(Failed::unavailable)?;
+fn open(plan: &Plan, options: &Options, worker: usize, live: &Arc<Live>) -> Result<Hands, Failed> {
+    let opening = Opening {
+        share: Share { worker, workers: options.workers },
+        until_end: options.until_end,
+        topics: &plan.topics,
+        path_key: &|name| plan.key.name_hash(name),
+        resume: &BTreeMap::new(),
+        stop: &options.stop,
+        progress: options.read.clone(),
+    };
+    let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::unavailable)?;
     let sinks = crate::sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
     Ok(Hands { source, sinks })
+}
+
+fn read_model(path: &Path) -> Result<Logistic, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("could not read the model {path:?}: {error}"))?;
+    Logistic::load(&bytes).map_err(|error| format!("could not use the model {path:?}: {error}"))
+}
+
+/// The columns of the flow's signals: a table's column name is the signal's name and its unit.
+fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
+    let column = |id: &SignalId| {
+        let signal = flow.table.signal(*id);
+        let unit = signal.column.strip_prefix(&signal.name).unwrap_or_default().trim_start_matches('_');
+        SignalColumn { signal: *id, name: signal.name.clone(), unit: unit.to_owned() }
+    };
+    flow.signals.iter().map(column).collect()
 }
 
 /// The lowest durable epoch of all sinks of this process.

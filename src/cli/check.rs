@@ -105,7 +105,7 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
     let ndjson = NdjsonSpec { path: scratch.0.clone(), tables: tables.clone(), fields, ..NdjsonSpec::default() };
     spec.sink = SinkSpec { ndjson: Some(ndjson), ..SinkSpec::default() };
     let flow = Flow::check(spec).map_err(Failed::configuration)?;
-    let options = Options { workers: 1, until_end: true, stop: Stop::default(), progress: false };
+    let options = Options { workers: 1, until_end: true, stop: Stop::default(), terminal: None, read: None };
     Job::prepare(flow, options)?.run()?;
     collect(&scratch.0, &tables).map_err(Failed::unavailable)
 }

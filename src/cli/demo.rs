@@ -4,12 +4,18 @@
 
 use std::path::PathBuf;
 
+use toml::Value;
+
 use super::{Failed, eprint_line, print_line};
-use crate::config::{Flow, SourceKind, Spec};
+use crate::config::Flow;
 use crate::job::{Job, Options};
 use crate::pseudonymise::Key;
+use crate::runtime::progress::Terminal;
 use crate::runtime::stop::Stop;
-use crate::source::embedded;
+use crate::source::embedded::{self, Embedded, Feed};
+use crate::source::files;
+use crate::source::generator::Generator;
+use crate::source::generator::profile::Profile;
 
 /// Arguments of `demo`.
 #[derive(clap::Args, Debug)]
@@ -49,32 +55,92 @@ pub struct Args {
 /// The demo's flow, before the arguments are filled in.
 const FLOW: &str = include_str!("demo.toml");
 
+/// Partitions of the embedded broker's topic.
+const PARTITIONS: i32 = 8;
+
+/// Largest document of `--input`: a Bundle with a patient's whole history.
+const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+
 /// Runs the demo.
-pub fn run(args: Args) -> Result<(), Failed> {
+pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     let stop = Stop::default();
     stop.on_signals().map_err(Failed::unavailable)?;
     std::fs::create_dir_all(&args.output).map_err(|error| Failed::unavailable(format!("could not create {:?}: {error}", args.output)))?;
-    let key_file = args.output.join("pseudonym.key");
-    let key = Key::create_file(&key_file).map_err(Failed::configuration)?;
-    let broker = embedded::Broker::start("bp-obs", embedded::PARTITIONS).map_err(Failed::unavailable)?;
-    let flow = flow(&args, &broker.address())?;
-    let messages = messages(&args, &flow, &key)?;
-    eprint_line(&format!(
-        "windkessel demo: {} on an embedded broker ({}), rows to {}/",
-        if args.input.is_empty() { "synthetic patients".to_owned() } else { format!("{} input path(s)", args.input.len()) },
-        broker.address(),
-        args.output.display()
-    ));
-    let options = Options { workers: args.workers.into(), until_end: false, stop: stop.clone(), progress: true };
+    Key::create_file(&key_file(args)).map_err(Failed::configuration)?;
+    let broker = Embedded::start(TOPIC, PARTITIONS).map_err(Failed::unavailable)?;
+    let flow = flow(args, broker.brokers()).map_err(Failed::configuration)?;
+    let feed = feed(args)?;
+    eprint_line(&format!("windkessel demo: {} through an embedded broker ({}), rows to {}/", what(args), broker.brokers(), args.output.display()));
+    if !args.listen.is_empty() {
+        eprint_line(&format!("windkessel demo: live page at http://{}/", args.listen));
+    }
+    let options = Options {
+        workers: args.workers.into(),
+        until_end: false,
+        stop: stop.clone(),
+        terminal: Some(terminal),
+        read: Some(broker.progress()),
+    };
     let job = Job::prepare(flow, options)?;
-    let feeder = broker.feed(messages, args.rate, job.consumed(), stop.clone());
-    // The broker has no end that a consumer could see: the feeder tells when everything it produced has been read.
-    let job = job.ending_when(feeder.finished());
+    let feeder = broker.feed(feed, args.rate, &stop).map_err(Failed::unavailable)?;
+    // A consumer cannot see the end of a topic: the feeder's end, and an empty poll after it, are the end.
+    let ending = stop.clone();
+    let watcher = std::thread::spawn(move || {
+        let fed = feeder.join();
+        ending.complete();
+        fed
+    });
     let report = job.run()?;
-    feeder.join().map_err(Failed::unavailable)?;
+    if let Ok(fed) = watcher.join() {
+        fed.map_err(Failed::unavailable)?;
+    }
     print_line(&report.summary());
     if args.stay {
         report.keep_serving(&stop);
     }
     Ok(())
+}
+
+const TOPIC: &str = "bp-obs";
+
+fn key_file(args: &Args) -> PathBuf {
+    args.output.join("pseudonym.key")
+}
+
+fn what(args: &Args) -> String {
+    match args.input.len() {
+        0 => format!("{} synthetic patients", args.patients),
+        1 => "your files".to_owned(),
+        paths => format!("your files ({paths} paths)"),
+    }
+}
+
+/// The demo's flow with the arguments filled in.
+fn flow(args: &Args, brokers: &str) -> Result<Flow, String> {
+    let text = |path: PathBuf| Value::String(path.display().to_string()).to_string();
+    let mut overrides = vec![
+        format!("source.brokers=\"{brokers}\""),
+        format!("pseudonymise.key_file={}", text(key_file(args))),
+        format!("sink.parquet.path={}", text(args.output.clone())),
+        format!("sink.ndjson.path={}", text(args.output.clone())),
+        format!("state.path={}", text(args.output.join("state"))),
+        format!("model.file={}", text(args.output.join("model.json"))),
+        format!("http.listen=\"{}\"", args.listen),
+    ];
+    if !args.input.is_empty() {
+        // One file may hold years, and the next one begins years before: nothing in them is late.
+        overrides.extend(["patient.disorder=\"unbounded\"".to_owned(), "correction.horizon=\"36500d\"".to_owned()]);
+    }
+    overrides.extend(args.overrides.iter().cloned());
+    Flow::parse(FLOW, &overrides)
+}
+
+/// What the broker is fed with.
+fn feed(args: &Args) -> Result<Box<dyn Iterator<Item = Feed> + Send>, Failed> {
+    if args.input.is_empty() {
+        let generator = Generator::new(&Profile::default(), args.seed, args.patients, args.observations);
+        return Ok(Box::new(embedded::synthetic(generator)));
+    }
+    let documents = files::documents(&args.input, DOCUMENT_BYTES_MAX).map_err(Failed::configuration)?;
+    Ok(Box::new(embedded::documents(documents)))
 }

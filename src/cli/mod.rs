@@ -13,11 +13,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::runtime::progress::Terminal;
+
 pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod generate;
 pub mod run;
+mod synthetic;
 pub mod train;
 
 /// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
@@ -91,8 +94,9 @@ impl Failed {
 
 /// Does what the arguments say.
 pub fn main(arguments: Arguments) -> ExitCode {
-    start_log(arguments.log);
-    match dispatch(arguments.verb) {
+    let terminal = Terminal::stderr();
+    start_log(arguments.log, &terminal);
+    match dispatch(arguments.verb, terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             eprint_line(&format!("windkessel: {failed}"));
@@ -101,14 +105,14 @@ pub fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn dispatch(verb: Verb) -> Result<(), Failed> {
+fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
     match verb {
-        Verb::Demo(args) => demo::run(args),
-        Verb::Run(args) => run::run(args),
+        Verb::Demo(args) => demo::run(&args, terminal),
+        Verb::Run(args) => run::run(&args, terminal),
         Verb::Check(args) => check::run(args),
         Verb::Explain(args) => explain::run(args),
-        Verb::Generate(args) => generate::run(args).map_err(Failed::unavailable),
-        Verb::Train(args) => train::run(args).map_err(Failed::configuration),
+        Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
+        Verb::Train(args) => train::run(&args, synthetic::labelled).map_err(Failed::configuration),
         Verb::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "windkessel", &mut std::io::stdout());
@@ -117,9 +121,9 @@ fn dispatch(verb: Verb) -> Result<(), Failed> {
     }
 }
 
-fn start_log(format: LogFormat) {
+fn start_log(format: LogFormat, terminal: &Terminal) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.writer());
     match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),

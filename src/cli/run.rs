@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Failed, print_line};
 use crate::config::Flow;
 use crate::job::{Job, Options};
+use crate::runtime::progress::Terminal;
 use crate::runtime::stop::Stop;
 
 /// Arguments of `run`.
@@ -34,11 +35,12 @@ pub enum Until {
 }
 
 /// Runs the flow.
-pub fn run(args: Args) -> Result<(), Failed> {
+pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     let flow = Flow::read(&args.flow, &args.overrides).map_err(Failed::configuration)?;
     let stop = Stop::default();
     stop.on_signals().map_err(Failed::unavailable)?;
-    let options = Options { workers: args.workers.into(), until_end: args.until.is_some(), stop, progress: !args.quiet };
+    let terminal = (!args.quiet).then_some(terminal);
+    let options = Options { workers: args.workers.into(), until_end: args.until.is_some(), stop, terminal, read: None };
     let report = Job::prepare(flow, options)?.run()?;
     if !args.quiet {
         print_line(&report.summary());

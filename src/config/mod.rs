@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use crate::decode::Settings;
 use crate::signals::{SignalId, SignalTable};
 use crate::time::EventSpan;
 
@@ -52,6 +53,11 @@ impl Flow {
         Self::check(spec).map_err(fail)
     }
 
+    /// As [`Flow::read`], of a text.
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Flow, String> {
+        Self::check(parse(text, overrides)?)
+    }
+
     /// Checks a spec and resolves what it names.
     pub fn check(spec: Spec) -> Result<Flow, String> {
         check_names(&spec)?;
@@ -60,23 +66,12 @@ impl Flow {
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
-        let table = match &spec.decode.signals_file {
-            None => SignalTable::shipped(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| format!("decode.signals_file {path:?}: {error}"))?;
-                SignalTable::parse(&text).map_err(|why| format!("decode.signals_file {path:?}: {why}"))?
-            }
-        };
-        let signals = spec.decode.signals.iter().map(|name| {
-            table.id(name).ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", table.names().collect::<Vec<_>>().join(", ")))
-        });
-        let signals = signals.collect::<Result<Vec<_>, _>>()?;
+        let table = SignalTable::load(spec.decode.signals_file.as_deref())?;
+        let known = || table.iter().map(|(_, signal)| signal.name.as_str()).collect::<Vec<_>>().join(", ");
+        let find = |name: &String| table.id(name).ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", known()));
+        let signals = spec.decode.signals.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, false)?;
         Ok(Flow { spec, table, signals })
-    }
-
-    /// Columns of the configured signals, in order.
-    pub fn signal_columns(&self) -> Vec<(SignalId, String)> {
-        self.signals.iter().map(|signal| (*signal, self.table.column(*signal).to_owned())).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The workers of this process: start, step, end.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use timely::communication::Config as Threads;
 use timely::dataflow::Scope;
 
 use super::failure::Failure;
-use super::health::Health;
+use super::http::Health;
 use crate::time::Epoch;
 
 /// How long a worker sleeps when nothing is active; activations from other threads wake it.
@@ -21,7 +22,7 @@ const PARK: Duration = Duration::from_millis(20);
 /// at work: the caller is expected to end the process.
 pub fn execute(
     workers: usize,
-    health: Health,
+    health: Arc<Health>,
     failure: Failure,
     build: impl Fn(usize, Scope<'_, Epoch>) + Send + Sync + 'static,
 ) -> Result<(), String> {
@@ -33,10 +34,12 @@ pub fn execute(
         let index = worker.index();
         let leaving = Leaving { done: done.clone(), failure: ended.clone() };
         worker.dataflow::<Epoch, _, _>(|scope| build(index, scope));
+        health.assigned(index);
         while worker.has_dataflows() && ended.reported().is_none() {
             worker.step_or_park(Some(PARK));
-            health.tick();
+            health.tick(index);
         }
+        health.ended(index);
         if ended.reported().is_some() {
             // Timely would step a failed dataflow for ever once this closure returns.
             drop(leaving);

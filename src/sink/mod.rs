@@ -12,6 +12,7 @@ pub mod tables;
 pub mod filter;
 pub mod json;
 
+pub mod elasticsearch;
 pub mod files;
 pub mod kafka;
 pub mod ndjson;
