@@ -168,9 +168,10 @@ struct History<'e, 'a> {
 
 impl<'e, 'a> History<'e, 'a> {
     fn new(entries: &'e [Entry<'a>]) -> Self {
-        let observations = entries.iter().enumerate().filter(|(_, entry)| {
-            entry.resource.is_some() && entry.kind.is_some_and(|kind| kind.is(b"Observation"))
-        });
+        let observations = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.resource.is_some() && entry.kind.is_some_and(|kind| kind.is(b"Observation")));
         let mut by_id: Vec<_> =
             observations.filter_map(|(at, entry)| Some((entry.id?.plain(&mut Vec::new()).to_vec(), at))).collect();
         by_id.sort();

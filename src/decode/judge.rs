@@ -64,7 +64,12 @@ pub(super) fn judge(draft: &Draft<'_>, bench: Bench<'_, '_, '_>, scratch: &mut S
 }
 
 /// An Observation that only takes an earlier version back. Its time may be the very error, so it is not judged.
-fn withdrawal(draft: &Draft<'_>, status: Status, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Result<Found, Stop> {
+fn withdrawal(
+    draft: &Draft<'_>,
+    status: Status,
+    bench: Bench<'_, '_, '_>,
+    scratch: &mut Scratch,
+) -> Result<Found, Stop> {
     let mut leniencies = Leniencies::default();
     let identifiers = bench.settings.subject_identifier == Choice::Accept;
     let patient = reference::patient(&draft.subject, bench.names, identifiers, scratch, &mut leniencies)?;
@@ -138,8 +143,7 @@ fn signals(
 ) -> Result<(Signals, bool), Stop> {
     let whole = draft.code.signal.map(|signal| {
         let (signal, mut needed) = (settings.table.signal(signal), Leniencies::default());
-        let finding =
-            quantity::judge(&draft.value, signal, settings.unit_missing, &mut scratch.text, &mut needed);
+        let finding = quantity::judge(&draft.value, signal, settings.unit_missing, &mut scratch.text, &mut needed);
         Component { ordinal: usize::MAX, code: draft.code, finding, leniencies: needed }
     });
     // The code of a pure panel of components may be a signal's as well; without a value of its own it says nothing then.

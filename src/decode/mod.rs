@@ -36,7 +36,9 @@ mod verdict;
 pub use leniency::{Leniency, LeniencyCounts};
 
 use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit};
-use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice};
+use crate::identified::{
+    Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
+};
 use crate::signals::{CodeIndex, SignalId, SignalTable};
 use crate::time::EventSpan;
 use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeliness};
@@ -110,9 +112,9 @@ fn signals(table: &SignalTable, names: &[String]) -> Result<Vec<SignalId>, Strin
     let known = || table.iter().map(|(_, signal)| signal.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut ids = Vec::new();
     for name in names {
-        let id = table
-            .id(name)
-            .ok_or_else(|| format!("decode.signals names {name:?}, which is not in the table of signals; known are {}", known()))?;
+        let id = table.id(name).ok_or_else(|| {
+            format!("decode.signals names {name:?}, which is not in the table of signals; known are {}", known())
+        })?;
         if ids.contains(&id) {
             return Err(format!("decode.signals names {name:?} twice"));
         }

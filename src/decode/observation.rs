@@ -172,7 +172,12 @@ impl<'a> Walk<'_, 'a, '_> {
         Ok(None)
     }
 
-    pub(super) fn once_text(&mut self, seen: &mut Seen, bit: u32, path: &'static str) -> Result<Option<Text<'a>>, Fault> {
+    pub(super) fn once_text(
+        &mut self,
+        seen: &mut Seen,
+        bit: u32,
+        path: &'static str,
+    ) -> Result<Option<Text<'a>>, Fault> {
         self.reader.once(seen, bit)?;
         self.text(path)
     }
@@ -360,7 +365,9 @@ impl<'a> Walk<'_, 'a, '_> {
         let settings = self.settings;
         let index = &settings.index;
         let meaning = match system {
-            Some(system) => index.system(system.plain(self.text)).and_then(|of| index.meaning(of, code.plain(self.text))),
+            Some(system) => {
+                index.system(system.plain(self.text)).and_then(|of| index.meaning(of, code.plain(self.text)))
+            }
             None => index.meaning_without_system(code.plain(self.text)),
         };
         if let Some(meaning) = meaning {

@@ -45,7 +45,14 @@ impl Progress {
             self.last = match self.standings.binary_search_by_key(&partition, |standing| standing.partition) {
                 Ok(at) => at,
                 Err(at) => {
-                    let new = Standing { partition, latest: EventTime::MIN, ordinal: 0, idle: false, ended: false, told: None };
+                    let new = Standing {
+                        partition,
+                        latest: EventTime::MIN,
+                        ordinal: 0,
+                        idle: false,
+                        ended: false,
+                        told: None,
+                    };
                     self.standings.insert(at, new);
                     at
                 }

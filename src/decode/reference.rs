@@ -167,7 +167,8 @@ impl<'a, 'o> Names<'a, 'o> {
         named: impl Iterator<Item = (Vec<u8>, Option<Text<'a>>, Option<Text<'a>>)>,
         outer: Option<&'o Names<'a, 'o>>,
     ) -> Self {
-        let mut named: Vec<_> = named.map(|(urn, kind, id)| Named { urn: urn.to_ascii_lowercase(), kind, id }).collect();
+        let mut named: Vec<_> =
+            named.map(|(urn, kind, id)| Named { urn: urn.to_ascii_lowercase(), kind, id }).collect();
         named.sort_by(|a, b| a.urn.cmp(&b.urn));
         Names { named, outer }
     }
@@ -225,7 +226,9 @@ fn referred(
     match target(plain) {
         Target::Contained => Err(Broken::new(rule::SUBJECT_CONTAINED, "subject.reference: a contained resource")),
         Target::Nowhere => Err(MALFORMED),
-        Target::Logical { kind: b"Patient", start, end } => take(reference, (start, end), scratch, leniencies, MALFORMED),
+        Target::Logical { kind: b"Patient", start, end } => {
+            take(reference, (start, end), scratch, leniencies, MALFORMED)
+        }
         Target::Logical { .. } => Err(MALFORMED),
         Target::Urn { start } => match names.find(plain) {
             Some(found) if found.kind.is_some_and(|kind| !kind.is(b"Patient")) => Err(MALFORMED),
