@@ -1,1 +1,364 @@
-//! The `decode` stage.
+//! The `decode` stage: bytes become identified observations, or a rule says why not.
+//!
+//! ```text
+//! Records ── document ──┬─ observation ── judge ──┬─> Observations  (readings, patients, deletions)
+//!   bytes    envelope   ├─ patient                ├─> Rejections    (a rule and a position, never a value)
+//!            Bundle     └─ bundle                 ├─> Tally          (ignored, rejected)
+//!                                                 └─> Ticks          (how far each partition has come)
+//! ```
+//!
+//! **Invariants**
+//!
+//! 1. Every input ends exactly once: as an entry of [`Observations`] that `patient` will count, or as one `ignored` or `rejected` here.
+//! 2. The output is a pure function of the records of each partition, in order: no clock, no randomness, no matter how they are batched.
+//! 3. No input makes it panic, recurse without bound, or hold more than the batch it was given.
+//! 4. A bare Observation allocates nothing once the buffers have grown to the size of the batches.
+//!
+//! It does not convert values a second time, pair separate systolic and diastolic Observations, resolve versions, or look at rules of
+//! alarm: those are `patient`'s and `score`'s. It does not read narrative, and never guesses a signal from text.
+
+mod bundle;
+mod datetime;
+mod document;
+mod json;
+mod judge;
+mod leniency;
+mod observation;
+mod patient;
+mod progress;
+mod quantity;
+mod reference;
+pub mod rule;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+pub use leniency::{Leniency, LeniencyCounts};
+
+use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit};
+use crate::identified::{
+    Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
+};
+use crate::signals::{CodeIndex, SignalId, SignalTable};
+use crate::time::EventSpan;
+use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeliness};
+use document::Document;
+use progress::Progress;
+use reference::{IdSource, Scratch};
+use verdict::{Broken, Found, Item};
+
+/// What the stage is set to: the checked form of `[decode]`, with what it needs of `[patient]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    table: SignalTable,
+    index: CodeIndex,
+    /// `None` for `auto`; else the pointer's tokens.
+    unwrap: Option<Box<[Box<[u8]>]>>,
+    unit_missing: MissingUnit,
+    panel_generic: Choice,
+    status_uncertain: Choice,
+    effective_missing: MissingTime,
+    effective_partial: Choice,
+    subject_identifier: Choice,
+    position_specific: Choice,
+    repeats_allowed: bool,
+    clock_ahead: EventSpan,
+    disorder: EventSpan,
+    lateness: EventSpan,
+    numbering: Numbering,
+}
+
+/// How resources get their position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbering {
+    /// The record's offset, and the resource's ordinal in the record (Kafka).
+    ByRecord,
+    /// The resource's ordinal in the partition; entry 0 (files).
+    ByResource,
+}
+
+impl Settings {
+    /// Checks `[decode]`. `disorder` and `lateness` are `[patient]`'s; `files` says that positions count resources rather than records.
+    /// Reads `decode.signals_file`, if there is one.
+    pub fn new(decode: &DecodeSpec, disorder: EventSpan, lateness: EventSpan, files: bool) -> Result<Settings, String> {
+        let table = SignalTable::load(decode.signals_file.as_deref())?;
+        let signals = signals(&table, &decode.signals)?;
+        Ok(Settings {
+            index: CodeIndex::new(&table, &signals),
+            table,
+            unwrap: pointer(&decode.unwrap)?,
+            unit_missing: decode.unit_missing,
+            panel_generic: decode.panel_generic,
+            status_uncertain: decode.status_uncertain,
+            effective_missing: decode.effective_missing,
+            effective_partial: decode.effective_partial,
+            subject_identifier: decode.subject_identifier,
+            position_specific: decode.position_specific,
+            repeats_allowed: decode.duplicate_keys == Choice::Accept,
+            clock_ahead: decode.clock_ahead,
+            disorder,
+            lateness,
+            numbering: if files { Numbering::ByResource } else { Numbering::ByRecord },
+        })
+    }
+
+    /// The table of signals that the flow's names and columns come from.
+    pub fn table(&self) -> &SignalTable {
+        &self.table
+    }
+}
+
+fn signals(table: &SignalTable, names: &[String]) -> Result<Vec<SignalId>, String> {
+    let known = || table.iter().map(|(_, signal)| signal.name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut ids = Vec::new();
+    for name in names {
+        let id = table.id(name).ok_or_else(|| {
+            format!("decode.signals names {name:?}, which is not in the table of signals; known are {}", known())
+        })?;
+        if ids.contains(&id) {
+            return Err(format!("decode.signals names {name:?} twice"));
+        }
+        ids.push(id);
+    }
+    if ids.is_empty() {
+        return Err(format!("decode.signals is empty; name at least one of {}", known()));
+    }
+    Ok(ids)
+}
+
+/// Splits a JSON pointer (RFC 6901) into its tokens; `auto` is none.
+fn pointer(text: &str) -> Result<Option<Box<[Box<[u8]>]>>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let wrong = || format!("decode.unwrap must be \"auto\" or a JSON pointer such as \"/payload/after\", got {text:?}");
+    let tokens = match text.strip_prefix('/') {
+        Some(path) => path.split('/').collect(),
+        None if text.is_empty() => Vec::new(),
+        None => return Err(wrong()),
+    };
+    let mut unescaped = Vec::new();
+    for token in tokens {
+        let mut escapes = token.match_indices('~').map(|(at, _)| token.as_bytes().get(at + 1));
+        if !escapes.all(|next| matches!(next, Some(b'0' | b'1'))) {
+            return Err(wrong());
+        }
+        // In this order: "~01" is "~1", not "/".
+        unescaped.push(token.replace("~1", "/").replace("~0", "~").into_bytes().into());
+    }
+    Ok(Some(unescaped.into()))
+}
+
+/// Everything that a batch of records came to.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// What goes on, identified.
+    pub observations: Observations,
+    /// What broke a rule, in record order.
+    pub rejections: Vec<Rejection>,
+    /// Partitions whose watermark or standing changed, ascending.
+    pub ticks: Vec<Tick>,
+    /// Inputs that end here: `ignored` and `rejected`, by reason. All others are counted by `patient`.
+    pub tally: Tally,
+    /// Deviations that were overlooked.
+    pub leniencies: LeniencyCounts,
+    /// Readings behind their partition's watermark.
+    pub late: LateCounts,
+}
+
+/// Readings behind the watermark, withdrawals not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LateCounts {
+    /// Within `patient.lateness`: they reopen their windows.
+    pub reopened: u64,
+    /// Further behind.
+    pub late: u64,
+}
+
+/// The stage. One a worker; it keeps how far each partition has come, and buffers.
+pub struct Decoder {
+    settings: Settings,
+    progress: Progress,
+    scratch: Scratch,
+    items: Vec<Item>,
+}
+
+impl Decoder {
+    /// A decoder that has seen nothing.
+    pub fn new(settings: Settings) -> Self {
+        let progress = Progress::new(settings.disorder, settings.lateness);
+        Decoder { settings, progress, scratch: Scratch::default(), items: Vec::new() }
+    }
+
+    /// Decodes a batch.
+    ///
+    /// Entries, rejections, ticks and counts are added to `out`, whose `observations` must be empty: its arena becomes the batch's.
+    pub fn decode(&mut self, records: Records, out: &mut Decoded) {
+        assert!(out.observations.entries.is_empty(), "entries of two batches cannot share an arena");
+        let Records { arena, records, marks } = records;
+        out.observations.arena = arena;
+        out.observations.entries.reserve(records.len());
+        for record in &records {
+            self.record(record, out);
+        }
+        for mark in marks {
+            self.progress.mark(mark);
+        }
+        self.progress.ticks(&mut out.ticks);
+    }
+
+    fn record(&mut self, record: &Record, out: &mut Decoded) {
+        self.progress.wake(record.position.partition);
+        self.items.clear();
+        self.scratch.ids.clear();
+        let place = match record.payload {
+            Payload::Bytes(slice) => self.read(record, slice, &mut out.observations.arena),
+            Payload::Tombstone => self.unread(Item::Tombstone, out),
+            Payload::TooLarge => {
+                self.unread(Item::Rejected(Broken::new(rule::RECORD_TOO_LARGE, "source.record_bytes_max")), out)
+            }
+            Payload::Unreadable => {
+                self.unread(Item::Rejected(Broken::new(rule::UNREADABLE, "the source could not read on")), out)
+            }
+        };
+        let mut items = std::mem::take(&mut self.items);
+        let mut entry = 0;
+        for item in items.drain(..) {
+            self.settle(item, record, place, &mut entry, out);
+        }
+        self.items = items;
+    }
+
+    /// A record without bytes: one item, no ids.
+    fn unread(&mut self, item: Item, out: &mut Decoded) -> Slice {
+        self.items.push(item);
+        out.observations.arena.push(&[])
+    }
+
+    /// Reads a payload into `items`. Returns the slice of the arena that the ids in them are ranges of.
+    fn read(&mut self, record: &Record, slice: Slice, arena: &mut Arena) -> Slice {
+        let (settings, received_at) = (&self.settings, record.received_at);
+        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        if document.read(arena.bytes(slice), false) == document::Outcome::Done {
+            return slice;
+        }
+        let inner = arena.push(&self.scratch.inner);
+        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        document.read(arena.bytes(inner), true);
+        inner
+    }
+
+    /// Gives an item its position, judges its time, and hands it on.
+    fn settle(&mut self, item: Item, record: &Record, place: Slice, entry: &mut u32, out: &mut Decoded) {
+        let counted = !matches!(item, Item::Patient { counted: false, .. });
+        let position = self.position(record, counted, entry);
+        match item {
+            Item::Observation(found) => self.observation(found, record, place, position, out),
+            Item::Patient { patient, demographics, counted } => {
+                if let Some(patient) = patient {
+                    let patient = self.id(patient, place, &mut out.observations.arena);
+                    let update = PatientUpdate { patient, position, demographics };
+                    out.observations.entries.push(Entry::Patient(update));
+                }
+                if counted {
+                    out.tally.add(Outcome::Ignored, rule::PATIENT);
+                }
+            }
+            Item::Deletion { patient, id, version } => {
+                let arena = &mut out.observations.arena;
+                let patient = patient.map(|patient| self.id(patient, place, arena));
+                let id = self.id(id, place, arena);
+                let watermark = self.progress.watermark(position.partition);
+                let received_at = record.received_at;
+                let deletion = Deletion { patient, id, position, received_at, version, watermark };
+                out.observations.entries.push(Entry::Deletion(deletion));
+            }
+            Item::Tombstone => self.tombstone(record, position, out),
+            Item::Ignored(reason) => out.tally.add(Outcome::Ignored, reason),
+            Item::Rejected(Broken { rule, detail, index }) => {
+                out.tally.add(Outcome::Rejected, rule);
+                out.rejections.push(Rejection { rule, detail, index, position });
+            }
+        }
+    }
+
+    /// The next position. What is not counted shares the position of what it comes with.
+    fn position(&mut self, record: &Record, counted: bool, entry: &mut u32) -> Position {
+        let Position { partition, offset, .. } = record.position;
+        let step = u32::from(counted);
+        match self.settings.numbering {
+            Numbering::ByRecord => {
+                let position = Position { partition, offset, entry: *entry };
+                *entry += step;
+                position
+            }
+            Numbering::ByResource => {
+                let ordinal = self.progress.ordinal(partition);
+                let position = Position { partition, offset: *ordinal, entry: 0 };
+                *ordinal += i64::from(step);
+                position
+            }
+        }
+    }
+
+    fn observation(&mut self, found: Found, record: &Record, place: Slice, position: Position, out: &mut Decoded) {
+        let partition = position.partition;
+        let at = found.at.unwrap_or_else(|| self.progress.watermark(partition));
+        let timeliness = self.progress.timeliness(partition, at);
+        if !found.status.withdraws() {
+            self.progress.advance(partition, at);
+            match timeliness {
+                Timeliness::OnTime => {}
+                Timeliness::Late => out.late.reopened += 1,
+                Timeliness::TooLate => out.late.late += 1,
+            }
+        }
+        out.leniencies.add(found.leniencies);
+        let arena = &mut out.observations.arena;
+        let patient = self.id(found.patient, place, arena);
+        let id = found.id.map(|id| self.id(id, place, arena));
+        let facts = Facts {
+            position,
+            received_at: record.received_at,
+            at,
+            precision: found.precision,
+            timeliness,
+            version: found.version,
+            status: found.status,
+            signals: found.signals,
+            summary: found.summary,
+            leniencies: found.leniencies,
+        };
+        out.observations.entries.push(Entry::Observation(Observation { patient, id, facts }));
+    }
+
+    /// A null payload: the key may name the Observation that was deleted.
+    fn tombstone(&mut self, record: &Record, position: Position, out: &mut Decoded) {
+        let arena = &out.observations.arena;
+        let named = record.key.and_then(|key| {
+            let (start, end) = bundle::key_of_observation(arena.bytes(key))?;
+            Some((key.part(start..end), reference::version(arena.bytes(key))))
+        });
+        let Some((id, version)) = named else {
+            out.tally.add(Outcome::Ignored, rule::TOMBSTONE);
+            return;
+        };
+        let deletion = Deletion {
+            patient: None,
+            id: Id::new(id),
+            position,
+            received_at: record.received_at,
+            version: version.map(crate::vocabulary::Version::Number).unwrap_or_default(),
+            watermark: self.progress.watermark(position.partition),
+        };
+        out.observations.entries.push(Entry::Deletion(deletion));
+    }
+
+    /// An id as a slice of the arena.
+    fn id(&self, source: IdSource, place: Slice, arena: &mut Arena) -> Id {
+        Id::new(match source {
+            IdSource::Record { start, len } => place.part(start..start + len),
+            IdSource::Scratch { start, len } => arena.push(&self.scratch.ids[start..start + len]),
+        })
+    }
+}

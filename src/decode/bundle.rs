@@ -1,0 +1,258 @@
+//! Bundles: every type, nested, with null and empty entries, deletions and notifications (CLINICAL rows 36, 41 and 42).
+//!
+//! Two passes: an outline of all entries (which checks the grammar of the whole Bundle), then the resources, in order. One bad entry does
+//! not lose the others. Nesting is bounded by [`DEPTH_MAX`](super::json::DEPTH_MAX): a Bundle within a Bundle is three levels deeper.
+//! This is not the hot path: it may allocate.
+
+use super::document::Document;
+use super::json::{Fault, Reader, Seen, Text};
+use super::judge::version;
+use super::observation::{self, Walk};
+use super::reference::{self, IdSource, Names, Scratch, Target, target};
+use super::rule;
+use super::verdict::{Broken, Item};
+use crate::vocabulary::{Leniencies, Version};
+
+/// What is known of an entry after the first pass.
+#[derive(Default)]
+struct Entry<'a> {
+    full_url: Option<Text<'a>>,
+    /// Where its resource begins.
+    resource: Option<Reader<'a>>,
+    kind: Option<Text<'a>>,
+    id: Option<Text<'a>>,
+    method: Option<Text<'a>>,
+    url: Option<Text<'a>>,
+    etag: Option<Text<'a>>,
+    /// An element of it has a type that it cannot have.
+    wrong: Option<&'static str>,
+}
+
+/// Reads the Bundle that begins here.
+pub(super) fn read<'a>(
+    document: &mut Document<'_, '_>,
+    reader: &mut Reader<'a>,
+    outer: &Names<'a, '_>,
+) -> Result<(), Fault> {
+    let entries = match entries(document, reader)? {
+        Ok(entries) => entries,
+        Err(broken) => {
+            document.items.push(Item::Rejected(broken));
+            return Ok(());
+        }
+    };
+    if entries.is_empty() {
+        document.items.push(Item::Ignored(rule::EMPTY_BUNDLE));
+    }
+    let urns = entries.iter().filter_map(|entry| {
+        let url = entry.full_url?.plain(&mut Vec::new()).to_vec();
+        matches!(target(&url), Target::Urn { .. }).then_some((url, entry.kind, entry.id))
+    });
+    let names = Names::new(urns, Some(outer));
+    let mut history = None;
+    for (at, entry) in entries.iter().enumerate() {
+        let item = if let Some(path) = entry.wrong {
+            Item::Rejected(Broken::new(rule::WRONG_TYPE, path).at(at))
+        } else if entry.method.is_some_and(|method| method.is(b"DELETE")) {
+            let history = history.get_or_insert_with(|| History::new(&entries));
+            deletion(document, entry, at, history, &names)?
+        } else if let Some(resource) = &entry.resource {
+            document.resource(&mut resource.clone(), entry.kind, entry.full_url, &names)?;
+            continue;
+        } else {
+            Item::Ignored(rule::NO_RESOURCE)
+        };
+        document.items.push(item);
+    }
+    Ok(())
+}
+
+/// The first pass. The inner error is a Bundle that has no array of entries.
+fn entries<'a>(
+    document: &mut Document<'_, '_>,
+    reader: &mut Reader<'a>,
+) -> Result<Result<Vec<Entry<'a>>, Broken>, Fault> {
+    let mut walk = Walk { reader, settings: document.settings, text: &mut document.scratch.text, wrong: None };
+    let (mut members, mut seen) = (walk.reader.enter()?, Seen::default());
+    let mut entries = Ok(Vec::new());
+    while let Some(key) = walk.reader.key(&mut members)? {
+        match key {
+            b"resourceType" => walk.resource_type(&mut seen, 0)?,
+            b"entry" => {
+                walk.reader.once(&mut seen, 1)?;
+                entries = match walk.reader.peek() {
+                    b'[' => Ok(all(&mut walk)?),
+                    b'n' => walk.reader.skip().map(|()| Ok(Vec::new()))?,
+                    _ => {
+                        walk.reader.skip()?;
+                        Err(Broken::new(rule::BUNDLE_ENTRY_NOT_ARRAY, "Bundle.entry"))
+                    }
+                };
+            }
+            _ => walk.reader.skip()?,
+        }
+    }
+    Ok(entries)
+}
+
+fn all<'a>(walk: &mut Walk<'_, 'a, '_>) -> Result<Vec<Entry<'a>>, Fault> {
+    let (mut members, mut entries) = (walk.reader.enter()?, Vec::new());
+    while walk.reader.element(&mut members)? {
+        walk.wrong = None;
+        let mut entry = Entry::default();
+        if let Some(mut members) = walk.object("entry")? {
+            let mut seen = Seen::default();
+            while let Some(key) = walk.reader.key(&mut members)? {
+                match key {
+                    b"fullUrl" => entry.full_url = walk.once_text(&mut seen, 0, "entry.fullUrl")?,
+                    b"resource" => resource(walk, &mut seen, &mut entry)?,
+                    b"request" => (entry.method, entry.url) = two(walk, &mut seen, 2, b"method", b"url")?,
+                    b"response" => (entry.etag, _) = two(walk, &mut seen, 3, b"etag", b"status")?,
+                    _ => walk.reader.skip()?,
+                }
+            }
+        }
+        entry.wrong = walk.wrong;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn resource<'a>(walk: &mut Walk<'_, 'a, '_>, seen: &mut Seen, entry: &mut Entry<'a>) -> Result<(), Fault> {
+    walk.reader.once(seen, 1)?;
+    walk.reader.peek();
+    let begin = walk.reader.clone();
+    let Some(mut members) = walk.object("entry.resource")? else { return Ok(()) };
+    let mut seen = Seen::default();
+    while let Some(key) = walk.reader.key(&mut members)? {
+        match key {
+            b"resourceType" => entry.kind = walk.once_text(&mut seen, 0, "entry.resource.resourceType")?,
+            b"id" => entry.id = walk.once_text(&mut seen, 1, "entry.resource.id")?,
+            _ => walk.reader.skip()?,
+        }
+    }
+    entry.resource = Some(begin);
+    Ok(())
+}
+
+type Pair<'a> = (Option<Text<'a>>, Option<Text<'a>>);
+
+fn two<'a>(
+    walk: &mut Walk<'_, 'a, '_>,
+    seen: &mut Seen,
+    bit: u32,
+    first: &[u8],
+    second: &[u8],
+) -> Result<Pair<'a>, Fault> {
+    walk.reader.once(seen, bit)?;
+    let mut pair = (None, None);
+    let Some(mut members) = walk.object("entry.request")? else { return Ok(pair) };
+    let mut seen = Seen::default();
+    while let Some(key) = walk.reader.key(&mut members)? {
+        if key == first {
+            pair.0 = walk.once_text(&mut seen, 0, "entry.request")?;
+        } else if key == second {
+            pair.1 = walk.once_text(&mut seen, 1, "entry.request")?;
+        } else {
+            walk.reader.skip()?;
+        }
+    }
+    Ok(pair)
+}
+
+/// The entries that hold an Observation with an id, by id and then place.
+struct History<'e, 'a> {
+    entries: &'e [Entry<'a>],
+    by_id: Vec<(Vec<u8>, usize)>,
+}
+
+impl<'e, 'a> History<'e, 'a> {
+    fn new(entries: &'e [Entry<'a>]) -> Self {
+        let observations = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.resource.is_some() && entry.kind.is_some_and(|kind| kind.is(b"Observation")));
+        let mut by_id: Vec<_> =
+            observations.filter_map(|(at, entry)| Some((entry.id?.plain(&mut Vec::new()).to_vec(), at))).collect();
+        by_id.sort();
+        History { entries, by_id }
+    }
+
+    /// The version right before the one at `at`: the newest first is a history's order.
+    fn older(&self, id: &[u8], at: usize) -> Option<&'e Entry<'a>> {
+        let next = self.by_id.partition_point(|(known, place)| (known.as_slice(), *place) <= (id, at));
+        self.by_id.get(next).filter(|(known, _)| known == id).map(|(_, place)| &self.entries[*place])
+    }
+}
+
+/// A DELETE: of an Observation that `request.url` (or `fullUrl`) names. The subject comes from an older version in the same Bundle.
+fn deletion<'a>(
+    document: &mut Document<'_, '_>,
+    entry: &Entry<'a>,
+    at: usize,
+    history: &History<'_, 'a>,
+    names: &Names<'a, '_>,
+) -> Result<Item, Fault> {
+    let Some((url, (start, end))) = [entry.url, entry.full_url].into_iter().flatten().find_map(deleted) else {
+        return Ok(Item::Ignored(rule::TOMBSTONE));
+    };
+    let scratch = &mut *document.scratch;
+    let plain = url.plain(&mut scratch.text).to_vec();
+    let broken = Broken::new(rule::ID_INVALID, "entry.request.url").at(at);
+    let id = match reference::take(url, (start, end), scratch, &mut Leniencies::default(), broken) {
+        Ok(id) => id,
+        Err(broken) => return Ok(Item::Rejected(broken)),
+    };
+    let etag = entry.etag.and_then(|text| etag(text.plain(&mut scratch.text)));
+    let named = etag.or_else(|| reference::version(&plain)).map(Version::Number);
+    let (mut patient, mut version) = (None, named.unwrap_or_default());
+    if let Some(older) = history.older(&plain[start..end], at)
+        && let Some(resource) = &older.resource
+    {
+        let before = last_version(document, resource, names)?;
+        patient = before.0;
+        // A history lists the newest first, so the deletion comes right after the version below it.
+        if let (Version::Unversioned, Version::Number(number)) = (version, before.1) {
+            version = Version::Number(number.saturating_add(1));
+        }
+    }
+    Ok(Item::Deletion { patient, id, version })
+}
+
+/// The Observation that a URL names, as a range of it.
+fn deleted(url: Text<'_>) -> Option<(Text<'_>, (usize, usize))> {
+    match target(url.plain(&mut Vec::new())) {
+        Target::Logical { kind: b"Observation", start, end } => Some((url, (start, end))),
+        _ => None,
+    }
+}
+
+/// The version number in `W/"3"`.
+fn etag(text: &[u8]) -> Option<i64> {
+    let inner = text.strip_prefix(b"W/").unwrap_or(text).strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    reference::integer(inner)
+}
+
+/// Patient and version of an Observation of this Bundle.
+fn last_version<'a>(
+    document: &mut Document<'_, '_>,
+    resource: &Reader<'a>,
+    names: &Names<'a, '_>,
+) -> Result<(Option<IdSource>, Version), Fault> {
+    let settings = document.settings;
+    let draft = observation::read(&mut resource.clone(), settings, &mut document.scratch.text)?;
+    let identifiers = settings.subject_identifier == crate::config::Choice::Accept;
+    let scratch: &mut Scratch = document.scratch;
+    let patient = reference::patient(&draft.subject, names, identifiers, scratch, &mut Leniencies::default()).ok();
+    Ok((patient, version(&draft.meta, scratch)))
+}
+
+/// The Observation that a Kafka key names, as a range of the key: `Observation/x` in any form of a reference.
+pub(super) fn key_of_observation(key: &[u8]) -> Option<(usize, usize)> {
+    match target(key) {
+        Target::Logical { kind: b"Observation", start, end } => {
+            reference::standard(&key[start..end]).map(|_| (start, end))
+        }
+        _ => None,
+    }
+}

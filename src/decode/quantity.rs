@@ -1,0 +1,141 @@
+//! One `value[x]` with its unit, judged as a value of one signal (CLINICAL rows 11 to 20).
+
+use super::json::{Text, decimal};
+use super::leniency::Leniency;
+use super::rule;
+use super::verdict::Broken;
+use crate::config::MissingUnit;
+use crate::signals::{Signal, Unit};
+use crate::vocabulary::Leniencies;
+
+/// UCUM's URI as a code system.
+const UCUM: &[u8] = b"http://unitsofmeasure.org";
+
+/// What stands in the place of a value.
+#[derive(Default)]
+pub(super) struct Value<'a> {
+    pub(super) quantity: Option<Quantity<'a>>,
+    /// A value of another type than Quantity.
+    pub(super) other: bool,
+    /// `dataAbsentReason` is there.
+    pub(super) absent_reason: bool,
+}
+
+/// A FHIR Quantity.
+#[derive(Default)]
+pub(super) struct Quantity<'a> {
+    pub(super) value: Number<'a>,
+    /// `_value`: an extension says why there is no value.
+    pub(super) explained: bool,
+    pub(super) unit: Option<Text<'a>>,
+    pub(super) system: Option<Text<'a>>,
+    pub(super) code: Option<Text<'a>>,
+    pub(super) comparator: bool,
+}
+
+/// `Quantity.value`.
+#[derive(Default)]
+pub(super) enum Number<'a> {
+    #[default]
+    Missing,
+    Literal(&'a [u8]),
+    Other,
+}
+
+/// What a value comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Finding {
+    /// A plausible value in the canonical unit.
+    Measured(f64),
+    /// None, and that is in order.
+    Absent,
+    /// It broke a rule.
+    Broken(Broken),
+}
+
+/// Judges a value as one of `signal`.
+pub(super) fn judge(
+    value: &Value<'_>,
+    signal: &Signal,
+    unit_missing: MissingUnit,
+    text: &mut Vec<u8>,
+    leniencies: &mut Leniencies,
+) -> Finding {
+    match measure(value, signal, unit_missing, text, leniencies) {
+        Ok(Some(value)) => Finding::Measured(value),
+        Ok(None) => Finding::Absent,
+        Err(broken) => Finding::Broken(broken),
+    }
+}
+
+fn measure(
+    value: &Value<'_>,
+    signal: &Signal,
+    unit_missing: MissingUnit,
+    text: &mut Vec<u8>,
+    leniencies: &mut Leniencies,
+) -> Result<Option<f64>, Broken> {
+    if value.other {
+        return Err(Broken::new(rule::VALUE_NOT_QUANTITY, "value[x]"));
+    }
+    let Some(quantity) = &value.quantity else { return Ok(None) };
+    let literal = match quantity.value {
+        Number::Literal(literal) => literal,
+        Number::Other => return Err(Broken::new(rule::VALUE_NOT_NUMBER, "valueQuantity.value")),
+        Number::Missing if quantity.explained || value.absent_reason => return Ok(None),
+        Number::Missing => return Err(Broken::new(rule::VALUE_MISSING, "valueQuantity.value")),
+    };
+    if value.absent_reason {
+        return Err(Broken::new(rule::VALUE_AND_ABSENT_REASON, "dataAbsentReason"));
+    }
+    if quantity.comparator {
+        return Err(Broken::new(rule::COMPARATOR, "valueQuantity.comparator"));
+    }
+    let Some(number) = decimal(literal) else {
+        return Err(Broken::new(rule::VALUE_NOT_FINITE, "valueQuantity.value"));
+    };
+    let value = match unit(quantity, signal, text, leniencies)? {
+        Some(unit) => unit.canonical(number),
+        None if unit_missing == MissingUnit::AssumeCanonical => {
+            Leniency::UnitAssumed.add_to(leniencies);
+            number
+        }
+        None => return Err(Broken::new(rule::UNIT_MISSING, "valueQuantity.unit")),
+    };
+    if !signal.plausible(value) {
+        return Err(Broken::new(rule::IMPLAUSIBLE, "valueQuantity.value"));
+    }
+    Ok(Some(value))
+}
+
+/// The unit of a quantity: its UCUM code, else a code that is a known spelling, else its text. `None` if it says nothing.
+///
+/// A UCUM code decides, whatever the text says (row 11). Under another code system a code says little, so the text is heard as well (row 50).
+fn unit<'s>(
+    quantity: &Quantity<'_>,
+    signal: &'s Signal,
+    buffer: &mut Vec<u8>,
+    leniencies: &mut Leniencies,
+) -> Result<Option<&'s Unit>, Broken> {
+    const OTHER: Broken = Broken::new(rule::UNIT_OTHER, "valueQuantity.unit");
+    let ucum = quantity.system.is_none_or(|system| system.is(UCUM));
+    let code = quantity.code.filter(|code| !code.is(b""));
+    let text = quantity.unit.filter(|text| !text.is(b""));
+    if let Some(code) = code {
+        let code = code.plain(buffer);
+        if ucum && let Some(unit) = signal.unit_by_code(code) {
+            return Ok(Some(unit));
+        }
+        if let Some(unit) = signal.unit_by_text(code) {
+            Leniency::UnitCodeNotUcum.add_to(leniencies);
+            return Ok(Some(unit));
+        }
+        if ucum || text.is_none() {
+            return Err(OTHER);
+        }
+    }
+    let Some(text) = text else { return Ok(None) };
+    let unit = signal.unit_by_text(text.plain(buffer)).ok_or(OTHER)?;
+    Leniency::UnitFromText.add_to(leniencies);
+    Ok(Some(unit))
+}

@@ -1,0 +1,77 @@
+//! What becomes of one resource, before it has a place in its partition.
+
+use super::reference::IdSource;
+use crate::time::EventTime;
+use crate::vocabulary::{Demographics, Leniencies, Precision, Signals, Status, Version};
+
+/// One thing that a record holds.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An Observation that goes on.
+    Observation(Found),
+    /// A Patient; `counted` unless it travels in the envelope of an observation, which is the input then.
+    Patient { patient: Option<IdSource>, demographics: Demographics, counted: bool },
+    /// An Observation was deleted.
+    Deletion { patient: Option<IdSource>, id: IdSource, version: Version },
+    /// Null where the resource should be: the record's key may say what was deleted.
+    Tombstone,
+    /// Nothing for this flow.
+    Ignored(&'static str),
+    /// It broke a rule.
+    Rejected(Broken),
+}
+
+/// An Observation that goes on.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) patient: IdSource,
+    pub(super) id: Option<IdSource>,
+    /// `None` only if the status withdraws and no time is given.
+    pub(super) at: Option<EventTime>,
+    pub(super) precision: Precision,
+    pub(super) version: Version,
+    pub(super) status: Status,
+    pub(super) signals: Signals,
+    pub(super) summary: bool,
+    pub(super) leniencies: Leniencies,
+}
+
+/// Which rule was broken, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) rule: &'static str,
+    pub(super) detail: &'static str,
+    pub(super) index: Option<u64>,
+}
+
+impl Broken {
+    pub(super) const fn new(rule: &'static str, detail: &'static str) -> Self {
+        Broken { rule, detail, index: None }
+    }
+
+    pub(super) fn at(self, index: usize) -> Self {
+        Broken { index: Some(index as u64), ..self }
+    }
+}
+
+/// Why an Observation does not go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stop {
+    Ignored(&'static str),
+    Rejected(Broken),
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Stop::Rejected(broken)
+    }
+}
+
+impl From<Stop> for Item {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Ignored(reason) => Item::Ignored(reason),
+            Stop::Rejected(broken) => Item::Rejected(broken),
+        }
+    }
+}
