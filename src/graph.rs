@@ -56,7 +56,7 @@ pub fn build(scope: Scope<'_, Epoch>, plan: &Plan, source: Box<dyn Poll>, contex
     let ticks = ticks.broadcast();
     let (scorable, windows) = patient::render(intakes, ticks.clone(), plan);
     let assessed = score::render(scorable, plan);
-    let shifts = audit::render(assessed.clone(), ticks, &plan.flow.spec, &plan.metrics);
+    let shifts = audit::render(assessed.clone(), ticks, plan);
     let rows = tables::render(assessed, windows, rejections, shifts, plan);
     for sink in sinks {
         delivery::sink(rows.clone(), sink, plan.metrics.clone(), plan.failure.clone()).probe_with(settled);

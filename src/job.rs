@@ -47,7 +47,7 @@ pub struct Options {
 
 /// What one worker needs of the outside.
 struct Hands {
-    source: Box<dyn Poll + Send>,
+    source: Box<dyn Poll>,
     sinks: Vec<Sink>,
 }
 

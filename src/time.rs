@@ -104,6 +104,14 @@ impl EventSpan {
     }
 }
 
+impl Add for EventSpan {
+    type Output = EventSpan;
+    /// Saturates: unbounded plus anything stays unbounded.
+    fn add(self, other: EventSpan) -> EventSpan {
+        EventSpan(self.0.saturating_add(other.0))
+    }
+}
+
 /// Units a span may be written in, and their microseconds; longest first, so that printing picks the largest that divides.
 const UNITS: [(&str, i64); 6] =
     [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];

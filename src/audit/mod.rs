@@ -46,6 +46,7 @@ use differential_dataflow::trace::implementations::{ValBatcher, ValBuilder, ValS
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::operators::vec::Map;
 
 use crate::audit::compare::{Comparison, compare};
@@ -55,6 +56,7 @@ use crate::audit::histogram::Histogram;
 use crate::audit::publish::{Published, Publisher};
 use crate::audit::series::{Block, Calendar, Series, Window};
 use crate::config::AuditSpec;
+use crate::graph::Plan;
 use crate::runtime::metrics::Metrics;
 use crate::time::{Epoch, EventSpan};
 use crate::vocabulary::{Assessed, Shift, Tick};
@@ -64,6 +66,19 @@ use crate::vocabulary::{Assessed, Shift, Tick};
 /// Each row leaves on one worker only, in the epoch of the watermark (or of the correction) that caused it; on a worker and in an
 /// epoch rows ascend by window, group and feature.
 pub fn render<'s>(
+    assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
+    ticks: StreamVec<'s, Epoch, Tick>,
+    plan: &Plan,
+) -> StreamVec<'s, Epoch, Shift> {
+    let spec = &plan.flow.spec;
+    match spec.audit.enabled {
+        true => shifts(assessed, ticks, &spec.audit, spec.correction.horizon, &plan.metrics),
+        false => empty(assessed.scope()),
+    }
+}
+
+/// The same, of its own parts. `horizon` is how long after its end a window can be corrected.
+fn shifts<'s>(
     assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
     ticks: StreamVec<'s, Epoch, Tick>,
     spec: &AuditSpec,

@@ -155,7 +155,7 @@ fn run(
             let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
             let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
             let collected = collected.clone();
-            let shifts = render(assessed_stream, tick_stream.broadcast(), &spec(), horizon, &metrics).inspect_core(
+            let shifts = shifts(assessed_stream, tick_stream.broadcast(), &spec(), horizon, &metrics).inspect_core(
                 move |event| {
                     if let Ok((stamp, shifts)) = event {
                         let epoch = *stamp.least().unwrap();
@@ -426,7 +426,7 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
             let (mut assessed, mut ticks, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
                 let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
                 let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
-                let shifts = render(assessed_stream, tick_stream, &spec(), horizon, &Metrics::new());
+                let shifts = shifts(assessed_stream, tick_stream, &spec(), horizon, &Metrics::new());
                 (assessed, ticks, shifts.probe().0)
             });
             for (at, of_epoch) in script.iter().enumerate() {

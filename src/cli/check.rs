@@ -4,6 +4,7 @@
 //! (table name and row, sorted, without what differs from run to run: epoch and topic). It runs with a fixed, public key
 //! and writes NDJSON to a temporary folder: no server is touched.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::config::{AuditSpec, Flow, NdjsonSpec, PseudonymiseSpec, SinkSpec, Sou
 use crate::job::{Job, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
+use crate::sink::elasticsearch;
+use crate::source::{self, Opening, Share};
 
 /// The key of goldens: published here, so never one for real data.
 const GOLDEN_KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
@@ -54,12 +57,22 @@ pub fn run(args: Args) -> Result<(), Failed> {
 
 /// Opens what the flow names and says what answered.
 fn connect(flow: &Flow) -> Result<(), Failed> {
-    Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
+    let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
     print_line("pseudonym key: readable");
-    crate::source::connect(&flow.spec.source, CONNECT_MAX).map_err(Failed::unavailable)?;
+    let topics = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
+    let opening = Opening {
+        share: Share { worker: 0, workers: 1 },
+        until_end: true,
+        topics: &topics,
+        path_key: &|name| key.name_hash(name),
+        resume: &BTreeMap::new(),
+        stop: &Stop::default(),
+        progress: None,
+    };
+    source::open(&flow.spec.source, &opening).map_err(Failed::unavailable)?;
     print_line("source: answers");
     if let Some(spec) = &flow.spec.sink.elasticsearch {
-        crate::sink::elasticsearch::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
+        elasticsearch::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
         print_line("elasticsearch: answers");
     }
     Ok(())

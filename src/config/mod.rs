@@ -168,14 +168,7 @@ fn check_patient(spec: &Spec) -> Result<(), String> {
 }
 
 fn check_score(score: &ScoreSpec) -> Result<(), String> {
-    let known: Vec<_> = crate::score::rule_sets().iter().map(|set| set.name).collect();
-    if !known.contains(&score.rules.as_str()) {
-        return Err(format!("score.rules: there is no rule set {:?}; there are {}", score.rules, known.join(", ")));
-    }
-    if score.alarm_k == 0 || score.alarm_k > score.alarm_n || score.alarm_n > HISTORY_READINGS_MAX {
-        return Err(format!("score needs 1 <= alarm_k <= alarm_n <= {HISTORY_READINGS_MAX}, got {} of {}", score.alarm_k, score.alarm_n));
-    }
-    Ok(())
+    crate::score::Scorer::new(score, None).map(drop)
 }
 
 fn check_limits(spec: &Spec) -> Result<(), String> {

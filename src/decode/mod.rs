@@ -35,10 +35,13 @@ mod verdict;
 
 pub use leniency::{Leniency, LeniencyCounts};
 
-use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit};
+use crate::config::{Choice, DecodeSpec, Flow, MissingTime, MissingUnit, SourceKind};
+use crate::graph::Plan;
 use crate::identified::{
     Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
 };
+use crate::runtime::driver::{self, Stream};
+use crate::runtime::metrics::Metrics;
 use crate::signals::{CodeIndex, SignalId, SignalTable};
 use crate::time::EventSpan;
 use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeliness};
@@ -46,6 +49,45 @@ use document::Document;
 use progress::Progress;
 use reference::{IdSource, Scratch};
 use verdict::{Broken, Found, Item};
+
+/// Records in; observations, rejections and ticks out.
+pub fn render<'s>(
+    records: Stream<'s, Records>,
+    plan: &Plan,
+) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
+    let metrics = plan.metrics.clone();
+    let mut decoder = match Settings::of(&plan.flow) {
+        Ok(settings) => Some(Decoder::new(settings)),
+        Err(why) => {
+            plan.failure.report(why);
+            None
+        }
+    };
+    driver::fork(records, "decode", plan.metrics.clone(), move |_epoch, records, out| {
+        let Some(decoder) = &mut decoder else { return };
+        let mut decoded = Decoded::default();
+        decoder.decode(records, &mut decoded);
+        tell(&metrics, &mut decoded);
+        if !decoded.observations.entries.is_empty() {
+            out.first.push(decoded.observations);
+        }
+        if !decoded.rejections.is_empty() {
+            out.second.push(decoded.rejections);
+        }
+        out.third.extend(decoded.ticks);
+    })
+}
+
+/// Adds a batch's counts to the metrics.
+fn tell(metrics: &Metrics, decoded: &mut Decoded) {
+    metrics.add(&mut decoded.tally);
+    for (leniency, count) in decoded.leniencies.drain() {
+        metrics.leniencies.with_label_values(&[leniency]).inc_by(count);
+    }
+    for (disposition, count) in [("reopened", decoded.late.reopened), ("late", decoded.late.late)] {
+        metrics.late_readings.with_label_values(&[disposition]).inc_by(count);
+    }
+}
 
 /// What the stage is set to: the checked form of `[decode]`, with what it needs of `[patient]`.
 #[derive(Clone, Debug)]
@@ -100,6 +142,13 @@ impl Settings {
             lateness,
             numbering: if files { Numbering::ByResource } else { Numbering::ByRecord },
         })
+    }
+
+    /// The settings of a checked flow.
+    pub fn of(flow: &Flow) -> Result<Settings, String> {
+        let spec = &flow.spec;
+        let files = spec.source.kind == SourceKind::Files;
+        Self::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)
     }
 
     /// The table of signals that the flow's names and columns come from.
@@ -317,6 +366,7 @@ impl Decoder {
         let arena = &mut out.observations.arena;
         let patient = self.id(found.patient, place, arena);
         let id = found.id.map(|id| self.id(id, place, arena));
+        let deletable = record.key.is_some_and(|key| arena.bytes(key).starts_with(b"Observation/"));
         let facts = Facts {
             position,
             received_at: record.received_at,
@@ -329,7 +379,7 @@ impl Decoder {
             summary: found.summary,
             leniencies: found.leniencies,
         };
-        out.observations.entries.push(Entry::Observation(Observation { patient, id, facts }));
+        out.observations.entries.push(Entry::Observation(Observation { patient, id, facts, deletable }));
     }
 
     /// A null payload: the key may name the Observation that was deleted.

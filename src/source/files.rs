@@ -253,6 +253,15 @@ fn begins_with_patient(input: &Input) -> std::io::Result<bool> {
     Ok(value.strip_prefix(b":").is_some_and(|value| value.trim_ascii_start().starts_with(b"\"Patient\"")))
 }
 
+/// The files of a flow with the topics that stand for them in every output: for the eyes of whoever holds the key.
+///
+/// # Errors
+/// [`SourceError::Configuration`], naming the path as it was written.
+pub fn list(spec: &SourceSpec, key: PathKey<'_>) -> Result<Vec<(PathBuf, String)>, SourceError> {
+    let (inputs, _) = find(&spec.paths, key)?;
+    Ok(inputs.into_iter().map(|input| (input.path, input.topic)).collect())
+}
+
 /// The documents of some files, for feeding them to an [`embedded`](super::embedded) broker. Each comes with the ordinal of its file.
 ///
 /// What cannot be read or is too large is passed over and counted: see [`Documented::passed_over`].

@@ -168,7 +168,7 @@ pub enum Polled {
 }
 
 /// A source, as one worker reads its share of it.
-pub trait Poll: 'static {
+pub trait Poll: Send + 'static {
     /// Adds up to about `bytes_max` bytes of records (at least one record if there is one) and any marks. Never blocks longer than a few milliseconds.
     fn poll(&mut self, bytes_max: usize, into: &mut Records) -> Result<Polled, SourceError>;
 

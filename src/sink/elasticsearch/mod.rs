@@ -116,6 +116,20 @@ impl Tolerance {
     }
 }
 
+/// Asks the cluster for its health, once.
+///
+/// # Errors
+/// What cannot work about the settings, or that no usable answer came.
+pub fn connect(spec: &ElasticsearchSpec, wait_max: Duration) -> Result<(), SinkError> {
+    let refused = |why: String| SinkError::Refused(format!("could not reach sink.elasticsearch.url {:?}: {why}", spec.url));
+    let reply = Client::new(spec, wait_max)?.send(&Request::get("/_cluster/health"));
+    match reply.map_err(|error| refused(error.reason().to_owned()))?.status {
+        200 => Ok(()),
+        401 | 403 => Err(refused("it refuses the credentials".into())),
+        status => Err(refused(format!("it answers with status {status}"))),
+    }
+}
+
 impl ElasticsearchSink {
     /// Reads secrets and checks names; does not connect. Dead letters of worker `worker` go below `state`.
     ///

@@ -67,7 +67,7 @@ pub fn render<'s>(
     let shifts = driver::batches(shifts, "tables::shifts", metrics, move |epoch, batch: Vec<Shift>, out| {
         out.push(tables_of.shifts(&batch, epoch));
     });
-    assessed.concatenate([windows, rejections, shifts])
+    assessed.scope().concatenate([assessed, windows, rejections, shifts])
 }
 
 /// What the tables of a flow have in common.

@@ -18,7 +18,7 @@ const CHUNKS_WAITING_MAX: usize = 8;
 /// A file that is being read.
 pub(super) enum Chunks {
     /// A file.
-    File(Box<dyn Read>, Vec<u8>),
+    File(Box<dyn Read + Send>, Vec<u8>),
     /// Standard input.
     Stdin(Receiver<io::Result<Vec<u8>>>, Vec<u8>),
 }
@@ -37,7 +37,7 @@ impl Chunks {
             return Ok(Chunks::Stdin(stdin(), Vec::new()));
         }
         let file = BufReader::with_capacity(64 << 10, File::open(&input.path)?);
-        let reader: Box<dyn Read> = match input.packing {
+        let reader: Box<dyn Read + Send> = match input.packing {
             Packing::Plain => Box::new(file.into_inner()),
             // Several members in one file are one stream, as `cat a.gz b.gz` makes them.
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),

@@ -23,7 +23,7 @@ pub struct GeneratorSource {
     marks: Vec<Mark>,
     /// Observations a second and partition; `None` for as fast as they are taken.
     rate: Option<f64>,
-    clock: Box<dyn Fn() -> Duration>,
+    clock: Box<dyn Fn() -> Duration + Send>,
     turn: usize,
     payload: Vec<u8>,
     stop: Stop,
@@ -55,7 +55,7 @@ impl GeneratorSource {
     pub fn with_clock(
         spec: &SourceSpec,
         opening: &Opening<'_>,
-        clock: Box<dyn Fn() -> Duration>,
+        clock: Box<dyn Fn() -> Duration + Send>,
     ) -> Result<Self, SourceError> {
         if opening.until_end && spec.observations == 0 {
             let text = "the generator has no end to run until: set source.observations to more than 0, or leave --until end out";

@@ -37,6 +37,9 @@ pub(super) struct Fetcher {
     consumer: BaseConsumer<Quiet>,
 }
 
+// SAFETY: librdkafka's handles and messages may be used from any thread; the fetcher owns them, and `&mut self` keeps it to one at a time.
+unsafe impl Send for Fetcher {}
+
 /// What the consumer's queue holds.
 pub(super) enum Fetched<'a> {
     /// A record.
