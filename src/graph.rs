@@ -13,9 +13,9 @@
 use std::sync::Arc;
 
 use timely::dataflow::Scope;
+use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::Broadcast;
-use timely::dataflow::operators::Probe;
 
 use crate::config::Flow;
 use crate::pseudonymise::Key;
@@ -49,7 +49,14 @@ pub struct Plan {
 }
 
 /// Builds the graph on one worker. The handle's frontier is what every sink has settled; `settled` must be the one in `context`.
-pub fn build(scope: Scope<'_, Epoch>, plan: &Plan, source: Box<dyn Poll>, context: SourceContext, sinks: Vec<Sink>, settled: &Handle<Epoch>) {
+pub fn build(
+    scope: Scope<'_, Epoch>,
+    plan: &Plan,
+    source: Box<dyn Poll>,
+    context: SourceContext,
+    sinks: Vec<Sink>,
+    settled: &Handle<Epoch>,
+) {
     let records = driver::source(scope, "source", source, context);
     let (observations, rejections, ticks) = decode::render(records, plan);
     let intakes = pseudonymise::render(observations, &plan.key, plan.topics.clone(), plan.metrics.clone());

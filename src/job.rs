@@ -25,8 +25,8 @@ use crate::runtime::stop::Stop;
 use crate::runtime::summary::{self, Glyphs, Ran, Usage};
 use crate::runtime::worker;
 use crate::score::logistic::Logistic;
-use crate::sink::tables::{Context, SignalColumn};
 use crate::signals::SignalId;
+use crate::sink::tables::{Context, SignalColumn};
 use crate::source::{self, Opening, Poll, Share};
 use crate::time::Epoch;
 
@@ -79,7 +79,10 @@ impl Job {
         let health = Health::new(options.workers);
         health.joined();
         let server = serve(&plan, &live, &health, &options.stop)?;
-        let hands = (0..options.workers).map(|worker| open(&plan, &options, worker, &live)).collect::<Result<Vec<_>, _>>()?;
+        // Nobody could look at the page without a server.
+        let page = server.is_some().then_some(&live);
+        let hands =
+            (0..options.workers).map(|worker| open(&plan, &options, worker, page)).collect::<Result<Vec<_>, _>>()?;
         let progress = hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| sink.progress.clone())).collect();
         Ok(Job { plan, options, hands, progress, server, health })
     }
@@ -92,14 +95,16 @@ impl Job {
     /// Runs until the input has ended or the job was asked to stop, and everything is delivered.
     pub fn run(self) -> Result<Report, Failed> {
         let started = Instant::now();
-        let line = self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
+        let line =
+            self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
         let workers = self.options.workers;
         let clock = EpochClock::starting_at(first_epoch());
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options, progress) = (self.plan.clone(), self.options.clone(), self.progress);
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
-            let mine = hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
+            let mine =
+                hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
             let context = SourceContext {
                 epoch: plan.flow.spec.epoch.clone(),
@@ -134,7 +139,7 @@ impl Report {
     pub fn summary(&self) -> String {
         let ran = Ran {
             flow: self.plan.flow.spec.name.clone(),
-            resources: None,
+            resources: Some(self.plan.metrics.decode_resources.get()),
             cut_short: self.cut_short,
             wall: self.elapsed,
             usage: Usage::of_process(),
@@ -204,11 +209,12 @@ fn serve(plan: &Plan, live: &Arc<Live>, health: &Arc<Health>, stop: &Stop) -> Re
     if listen.is_empty() {
         return Ok(None);
     }
-    let server = http::serve(listen, plan.metrics.clone(), Arc::clone(live), Arc::clone(health), stop.clone()).map_err(Failed::unavailable)?;
+    let server = http::serve(listen, plan.metrics.clone(), Arc::clone(live), Arc::clone(health), stop.clone())
+        .map_err(Failed::unavailable)?;
     Ok(Some(server))
 }
 
-fn open(plan: &Plan, options: &Options, worker: usize, live: &Arc<Live>) -> Result<Hands, Failed> {
+fn open(plan: &Plan, options: &Options, worker: usize, live: Option<&Arc<Live>>) -> Result<Hands, Failed> {
     let opening = Opening {
         share: Share { worker, workers: options.workers },
         until_end: options.until_end,
@@ -244,7 +250,10 @@ fn durable(progress: Vec<Progress>) -> Box<dyn Fn() -> Epoch> {
 }
 
 /// Unix milliseconds: higher than every epoch of an earlier run, so that document versions never go back.
-#[expect(clippy::disallowed_methods, reason = "the one place where a run is numbered by the clock; no result depends on it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a run is numbered by the clock; no result depends on it"
+)]
 fn first_epoch() -> Epoch {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as Epoch

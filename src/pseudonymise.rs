@@ -37,7 +37,12 @@ pub const CACHE_MAX: usize = 1 << 20;
 pub const OWNERS_MAX: usize = 1 << 20;
 
 /// Observations in, readings out.
-pub fn render<'s>(observations: Stream<'s, Observations>, key: &Key, topics: Topics, metrics: Metrics) -> Stream<'s, Intake> {
+pub fn render<'s>(
+    observations: Stream<'s, Observations>,
+    key: &Key,
+    topics: Topics,
+    metrics: Metrics,
+) -> Stream<'s, Intake> {
     let mut machine = Pseudonymiser::new(key, topics);
     batches(observations, "pseudonymise", metrics.clone(), move |_epoch, observations, out| {
         let mut tally = Tally::default();
@@ -60,8 +65,10 @@ impl Key {
             (Some(path), None) => Self::read_file(path),
             (None, Some(name)) => {
                 let text = std::env::var(name).map(Zeroizing::new);
-                let text = text.map_err(|_| format!("could not read the pseudonym key: environment variable {name} is not set"))?;
-                Self::from_hex(&text).map_err(|why| format!("could not read the pseudonym key from environment variable {name}: {why}"))
+                let text = text
+                    .map_err(|_| format!("could not read the pseudonym key: environment variable {name} is not set"))?;
+                Self::from_hex(&text)
+                    .map_err(|why| format!("could not read the pseudonym key from environment variable {name}: {why}"))
             }
             _ => Err("pseudonymise needs exactly one of key_file and key_env".into()),
         }
@@ -303,7 +310,10 @@ mod tests {
         let path = folder.path().join("key");
         let made = Key::create_file(&path).unwrap();
         #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions()) & 0o777,
+            0o600
+        );
         assert_eq!(Key::create_file(&path).unwrap().id(), made.id());
         let spec = PseudonymiseSpec { key_file: Some(path), key_env: None };
         assert_eq!(Key::read(&spec).unwrap().id(), made.id());
@@ -317,10 +327,21 @@ mod tests {
         let stranger = Id::new(arena.push(b"o-2"));
         let deletion = |id| {
             let position = Position::default();
-            Entry::Deletion(Deletion { patient: None, id, position, received_at: None, version: Default::default(), watermark: Default::default() })
+            Entry::Deletion(Deletion {
+                patient: None,
+                id,
+                position,
+                received_at: None,
+                version: Default::default(),
+                watermark: Default::default(),
+            })
         };
         let entries = vec![
-            Entry::Patient(PatientUpdate { patient, position: Position::default(), demographics: Demographics::default() }),
+            Entry::Patient(PatientUpdate {
+                patient,
+                position: Position::default(),
+                demographics: Demographics::default(),
+            }),
             Entry::Observation(Observation { patient, id: Some(id), facts: Facts::default(), deletable: true }),
             deletion(id),
             deletion(stranger),

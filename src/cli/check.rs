@@ -83,11 +83,13 @@ fn golden(flow: Flow, folder: &Path, update: bool) -> Result<(), Failed> {
     let rows = golden_rows(flow, &folder.join("input.ndjson"))?;
     let expected_path = folder.join("expected.ndjson");
     if update {
-        std::fs::write(&expected_path, &rows).map_err(|error| Failed::other(format!("could not write {expected_path:?}: {error}")))?;
+        std::fs::write(&expected_path, &rows)
+            .map_err(|error| Failed::other(format!("could not write {expected_path:?}: {error}")))?;
         print_line(&format!("{}: written, {} rows", expected_path.display(), rows.lines().count()));
         return Ok(());
     }
-    let expected = std::fs::read_to_string(&expected_path).map_err(|error| Failed::other(format!("could not read {expected_path:?}: {error}; --update writes it")))?;
+    let expected = std::fs::read_to_string(&expected_path)
+        .map_err(|error| Failed::other(format!("could not read {expected_path:?}: {error}; --update writes it")))?;
     if expected == rows {
         print_line(&format!("{}: {} rows as expected", folder.display(), rows.lines().count()));
         return Ok(());
@@ -98,7 +100,10 @@ fn golden(flow: Flow, folder: &Path, update: bool) -> Result<(), Failed> {
     for line in rows.lines().filter(|row| !expected.lines().any(|line| line == *row)) {
         print_line(&format!("+ {line}"));
     }
-    Err(Failed::other(format!("{} differs from what the flow gives (- expected, + given); --update accepts it", expected_path.display())))
+    Err(Failed::other(format!(
+        "{} differs from what the flow gives (- expected, + given); --update accepts it",
+        expected_path.display()
+    )))
 }
 
 /// The rows that a flow makes of `input`, in the golden's form.

@@ -65,15 +65,19 @@ const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     let stop = Stop::default();
     stop.on_signals().map_err(Failed::unavailable)?;
-    std::fs::create_dir_all(&args.output).map_err(|error| Failed::unavailable(format!("could not create {:?}: {error}", args.output)))?;
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| Failed::unavailable(format!("could not create {:?}: {error}", args.output)))?;
     Key::create_file(&key_file(args)).map_err(Failed::configuration)?;
     let broker = Embedded::start(TOPIC, PARTITIONS).map_err(Failed::unavailable)?;
+    ensure_model(args)?;
     let flow = flow(args, broker.brokers()).map_err(Failed::configuration)?;
     let feed = feed(args)?;
-    eprint_line(&format!("windkessel demo: {} through an embedded broker ({}), rows to {}/", what(args), broker.brokers(), args.output.display()));
-    if !args.listen.is_empty() {
-        eprint_line(&format!("windkessel demo: live page at http://{}/", args.listen));
-    }
+    eprint_line(&format!(
+        "windkessel demo: {} through an embedded broker ({}), rows to {}/",
+        what(args),
+        broker.brokers(),
+        args.output.display()
+    ));
     let options = Options {
         workers: args.workers.into(),
         until_end: false,
@@ -124,7 +128,7 @@ fn flow(args: &Args, brokers: &str) -> Result<Flow, String> {
         format!("sink.parquet.path={}", text(args.output.clone())),
         format!("sink.ndjson.path={}", text(args.output.clone())),
         format!("state.path={}", text(args.output.join("state"))),
-        format!("model.file={}", text(args.output.join("model.json"))),
+        format!("model.file={}", text(model_file(args))),
         format!("http.listen=\"{}\"", args.listen),
     ];
     if !args.input.is_empty() {
@@ -133,6 +137,24 @@ fn flow(args: &Args, brokers: &str) -> Result<Flow, String> {
     }
     overrides.extend(args.overrides.iter().cloned());
     Flow::parse(FLOW, &overrides)
+}
+
+/// A model for the demo, made once: synthetic patients, no clinical use.
+fn ensure_model(args: &Args) -> Result<(), Failed> {
+    let path = model_file(args);
+    if path.exists() {
+        return Ok(());
+    }
+    eprint_line(&format!(
+        "windkessel demo: training a model on synthetic patients (no clinical use): {}",
+        path.display()
+    ));
+    super::train::make(&path, &super::synthetic::Cohort { seed: 7, patients: 300, observations: 30_000 })
+        .map_err(Failed::configuration)
+}
+
+fn model_file(args: &Args) -> PathBuf {
+    args.output.join("model.json")
 }
 
 /// What the broker is fed with.

@@ -62,7 +62,8 @@ pub fn run(args: Args) -> Result<(), Failed> {
 
 fn list_files(flow: &Flow) -> Result<(), Failed> {
     let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
-    let files = crate::source::files::list(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
+    let files =
+        crate::source::files::list(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
     for (path, topic) in files {
         print_line(&format!("{topic}  {}", path.display()));
     }
@@ -94,18 +95,35 @@ fn stages(flow: &Flow) -> Vec<(&'static str, String)> {
     let mut stages = vec![
         ("decode", format!("signals {}", spec.decode.signals.join(", "))),
         ("pseudonymise", "HMAC-SHA-256, before the first exchange".to_owned()),
-        ("patient", format!("windows of {} every {}, late by up to {}", spec.patient.window, spec.patient.hop, spec.patient.lateness)),
-        ("score", format!("{}, {}", spec.score.rules, spec.model.file.as_ref().map_or("no model".to_owned(), |file| format!("model {}", file.display())))),
+        (
+            "patient",
+            format!(
+                "windows of {} every {}, late by up to {}",
+                spec.patient.window, spec.patient.hop, spec.patient.lateness
+            ),
+        ),
+        (
+            "score",
+            format!(
+                "{}, {}",
+                spec.score.rules,
+                spec.model.file.as_ref().map_or("no model".to_owned(), |file| format!("model {}", file.display()))
+            ),
+        ),
     ];
     if spec.audit.enabled {
-        stages.push(("audit", format!("{} against the {} windows before", spec.audit.window, spec.audit.reference_windows)));
+        stages.push((
+            "audit",
+            format!("{} against the {} windows before", spec.audit.window, spec.audit.reference_windows),
+        ));
     }
     stages
 }
 
 /// The graph as text.
 pub fn picture(flow: &Flow) -> String {
-    let mut lines = vec![format!("flow {}", flow.spec.name), String::new(), format!("  source        {}", source_name(flow))];
+    let mut lines =
+        vec![format!("flow {}", flow.spec.name), String::new(), format!("  source        {}", source_name(flow))];
     lines.extend(stages(flow).into_iter().map(|(name, what)| format!("    ↓\n  {name:<13} {what}")));
     lines.push("    ↓".to_owned());
     lines.extend(sink_names(flow).into_iter().map(|name| format!("  sink          {name}")));

@@ -26,7 +26,9 @@ pub mod train;
 /// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
 #[derive(Parser, Debug)]
 #[command(name = "windkessel", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Begin with:  windkessel demo\nLog level:   RUST_LOG=windkessel=debug\nNot a medical device: see docs/clinical.md.")]
+#[command(
+    after_help = "Begin with:  windkessel demo\nLog level:   RUST_LOG=windkessel=debug\nNot a medical device: see docs/clinical.md."
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -112,7 +114,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Check(args) => check::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
-        Verb::Train(args) => train::run(&args, synthetic::labelled).map_err(Failed::configuration),
+        Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
         Verb::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "windkessel", &mut std::io::stdout());
@@ -122,7 +124,8 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
 }
 
 fn start_log(format: LogFormat, terminal: &Terminal) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.writer());
     match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

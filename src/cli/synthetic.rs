@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::train::Args;
 use crate::config::{CorrectionSpec, DecodeSpec, PatientSpec};
 use crate::decode::{Decoded, Decoder, Settings};
 use crate::identified::{Payload, Record, Records};
@@ -21,9 +20,20 @@ const BATCH: usize = 4_096;
 /// Nobody's key: these patients do not exist.
 const KEY: &str = "0202020202020202020202020202020202020202020202020202020202020202";
 
+/// Which synthetic patients.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cohort {
+    /// The generator's seed.
+    pub seed: u64,
+    /// How many patients.
+    pub patients: u32,
+    /// How many observations of all of them together.
+    pub observations: u64,
+}
+
 /// What training reads: features as the engine computes them, the generator's truth as label. In partition order.
-pub(super) fn labelled(args: &Args) -> Box<dyn Iterator<Item = LabelledReading>> {
-    let generator = Generator::new(&Profile::clean(), args.seed, args.patients, args.observations);
+pub(super) fn labelled(cohort: &Cohort) -> Box<dyn Iterator<Item = LabelledReading>> {
+    let generator = Generator::new(&Profile::clean(), cohort.seed, cohort.patients, cohort.observations);
     let mut bench = Bench::new(generator);
     Box::new(std::iter::from_fn(move || bench.next_batch()).flatten())
 }
@@ -42,7 +52,8 @@ struct Bench {
 impl Bench {
     fn new(generator: Generator) -> Self {
         let (decode, patient, correction) = (DecodeSpec::default(), PatientSpec::default(), CorrectionSpec::default());
-        let settings = Settings::new(&decode, patient.disorder, patient.lateness, false).expect("the defaults are valid");
+        let settings =
+            Settings::new(&decode, patient.disorder, patient.lateness, false).expect("the defaults are valid");
         let signals = decode.signals.iter().filter_map(|name| settings.table().id(name)).collect();
         let key = Key::from_hex(KEY).expect("a constant key");
         Bench {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use comfy_table::Table;
 
+use super::synthetic::{self, Cohort};
 use crate::score::labelled::{self, CsvRows, LabelledReading, RowError};
 use crate::score::logistic::{Card, Counts, Logistic};
 use crate::score::train::{Origin, TrainError, TrainSettings, train};
@@ -100,27 +101,30 @@ pub enum Failure {
     },
 }
 
-/// Trains, writes the model and prints its card. `synthetic` makes labelled readings of the generator's patients; it is called only
-/// without `--input`.
-pub fn run(
-    args: &Args,
-    synthetic: impl FnOnce(&Args) -> Box<dyn Iterator<Item = LabelledReading>>,
-) -> Result<(), Failure> {
+/// Trains, writes the model and prints its card.
+pub fn run(args: &Args) -> Result<(), Failure> {
     // Asked before the work as well as after it: training takes a while.
     refuse_to_overwrite(args)?;
     let Kind::Logistic = args.kind;
+    let cohort = Cohort { seed: args.seed, patients: args.patients, observations: args.observations };
     let (model, card) = match &args.input {
         Some(path) => {
             let rows = read_rows(path)?;
             train(rows.into_iter(), &TrainSettings::new(Origin::Labelled, args.seed))?
         }
-        None => train(synthetic(args), &TrainSettings::new(Origin::Synthetic, args.seed))?,
+        None => train(synthetic::labelled(&cohort), &TrainSettings::new(Origin::Synthetic, args.seed))?,
     };
     refuse_to_overwrite(args)?;
     write(&args.output, model.bytes())?;
     println!("{}", card_table(&model, &card));
     println!("wrote {}; name it as model.file in a flow", args.output.display());
     Ok(())
+}
+
+/// Trains on synthetic patients and writes the model, without a word.
+pub(super) fn make(path: &Path, cohort: &Cohort) -> Result<(), Failure> {
+    let (model, _) = train(synthetic::labelled(cohort), &TrainSettings::new(Origin::Synthetic, cohort.seed))?;
+    write(path, model.bytes())
 }
 
 fn refuse_to_overwrite(args: &Args) -> Result<(), Failure> {

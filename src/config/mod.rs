@@ -68,7 +68,11 @@ impl Flow {
         check_sinks(&spec.sink)?;
         let table = SignalTable::load(spec.decode.signals_file.as_deref())?;
         let known = || table.iter().map(|(_, signal)| signal.name.as_str()).collect::<Vec<_>>().join(", ");
-        let find = |name: &String| table.id(name).ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", known()));
+        let find = |name: &String| {
+            table
+                .id(name)
+                .ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", known()))
+        };
         let signals = spec.decode.signals.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, false)?;
         Ok(Flow { spec, table, signals })
@@ -122,7 +126,9 @@ fn check_names(spec: &Spec) -> Result<(), String> {
     }
     match (&spec.pseudonymise.key_file, &spec.pseudonymise.key_env) {
         (Some(_), None) | (None, Some(_)) => Ok(()),
-        (None, None) => Err("pseudonymise needs key_file (64 hexadecimal characters) or key_env (the name of a variable)".into()),
+        (None, None) => {
+            Err("pseudonymise needs key_file (64 hexadecimal characters) or key_env (the name of a variable)".into())
+        }
         (Some(_), Some(_)) => Err("pseudonymise has both key_file and key_env; which one is meant?".into()),
     }
 }
@@ -132,9 +138,6 @@ fn check_source(source: &SourceSpec) -> Result<(), String> {
         SourceKind::Kafka if source.brokers.trim().is_empty() => Err("source.brokers must name host:port".into()),
         SourceKind::Kafka if source.topics.is_empty() => Err("source.topics must name at least one topic".into()),
         SourceKind::Kafka if source.group.is_empty() => Err("source.group must not be empty".into()),
-        SourceKind::Files if source.paths.is_empty() => {
-            Err("source.paths must name files or folders, for example --set 'source.paths=[\"observations.ndjson\"]'".into())
-        }
         SourceKind::Generator if source.patients == 0 => Err("source.patients must be at least 1".into()),
         _ => {
             at_least("source.record_bytes_max", source.record_bytes_max, 1 << 10)?;
@@ -152,17 +155,29 @@ fn check_patient(spec: &Spec) -> Result<(), String> {
         return Err(format!("patient.hop must divide patient.window, got {} and {}", patient.hop, patient.window));
     }
     if window / hop > WINDOWS_PER_READING_MAX {
-        return Err(format!("patient.window may be at most {WINDOWS_PER_READING_MAX} times patient.hop, got {}", window / hop));
+        return Err(format!(
+            "patient.window may be at most {WINDOWS_PER_READING_MAX} times patient.hop, got {}",
+            window / hop
+        ));
     }
     let needed = patient.lateness + patient.window;
     if spec.correction.horizon < needed {
-        return Err(format!("correction.horizon must be at least patient.lateness + patient.window ({needed}), got {}", spec.correction.horizon));
+        return Err(format!(
+            "correction.horizon must be at least patient.lateness + patient.window ({needed}), got {}",
+            spec.correction.horizon
+        ));
     }
     if !(1..=HISTORY_READINGS_MAX).contains(&patient.baseline_readings) {
-        return Err(format!("patient.baseline_readings must lie in 1..={HISTORY_READINGS_MAX}, got {}", patient.baseline_readings));
+        return Err(format!(
+            "patient.baseline_readings must lie in 1..={HISTORY_READINGS_MAX}, got {}",
+            patient.baseline_readings
+        ));
     }
     if !(1..=patient.baseline_readings).contains(&patient.baseline_readings_min) {
-        return Err(format!("patient.baseline_readings_min must lie in 1..={}, got {}", patient.baseline_readings, patient.baseline_readings_min));
+        return Err(format!(
+            "patient.baseline_readings_min must lie in 1..={}, got {}",
+            patient.baseline_readings, patient.baseline_readings_min
+        ));
     }
     positive("audit.window", spec.audit.window)
 }
@@ -197,7 +212,9 @@ fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
         check_elasticsearch(elasticsearch)?;
     }
     match &sink.kafka {
-        Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => Err("sink.kafka names neither topic nor dead_letter_topic".into()),
+        Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => {
+            Err("sink.kafka names neither topic nor dead_letter_topic".into())
+        }
         _ => Ok(()),
     }
 }
@@ -208,15 +225,23 @@ fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
     }
     // Elasticsearch's own rules for index names, less what nobody needs.
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
-    if !spec.index.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) || !spec.index.chars().all(plain) {
-        return Err(format!("sink.elasticsearch.index must be lower-case letters, digits, _, - and ., got {:?}", spec.index));
+    if !spec.index.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) || !spec.index.chars().all(plain)
+    {
+        return Err(format!(
+            "sink.elasticsearch.index must be lower-case letters, digits, _, - and ., got {:?}",
+            spec.index
+        ));
     }
     at_least("sink.elasticsearch.bulk_bytes", spec.bulk_bytes, 16 << 10)?;
     at_least("sink.elasticsearch.bulk_documents", spec.bulk_documents, 1)
 }
 
 fn positive(key: &str, span: EventSpan) -> Result<(), String> {
-    if span > EventSpan::ZERO && span != EventSpan::UNBOUNDED { Ok(()) } else { Err(format!("{key} must be positive and bounded, got {:?}", span.to_string())) }
+    if span > EventSpan::ZERO && span != EventSpan::UNBOUNDED {
+        Ok(())
+    } else {
+        Err(format!("{key} must be positive and bounded, got {:?}", span.to_string()))
+    }
 }
 
 fn at_least(key: &str, value: usize, least: usize) -> Result<(), String> {
@@ -248,7 +273,17 @@ mod tests {
 
     #[test]
     fn overrides_are_toml_values_or_bare_text_and_the_last_one_wins() {
-        let flow = check(SMALL, &["patient.window=2h", "patient.hop=\"1h\"", "source.topics=[\"a\", \"b\"]", "epoch.ms=7", "patient.window=3h"]).unwrap();
+        let flow = check(
+            SMALL,
+            &[
+                "patient.window=2h",
+                "patient.hop=\"1h\"",
+                "source.topics=[\"a\", \"b\"]",
+                "epoch.ms=7",
+                "patient.window=3h",
+            ],
+        )
+        .unwrap();
         assert_eq!(flow.spec.patient.window.to_string(), "3h");
         assert_eq!(flow.spec.source.topics, ["a", "b"]);
         assert_eq!(flow.spec.epoch.ms, 7);
@@ -271,7 +306,6 @@ mod tests {
             ("decode.signals=[]", "at least one"),
             ("score.rules=who", "there is no rule set"),
             ("score.alarm_k=3", "alarm_k"),
-            ("source.kind=files", "source.paths"),
             ("source.kind=amqp", "amqp"),
             ("source.topics=[]", "source.topics"),
             ("inflight.epochs=0", "inflight.epochs"),

@@ -80,6 +80,7 @@ pub fn render<'s>(
 
 /// Adds a batch's counts to the metrics.
 fn tell(metrics: &Metrics, decoded: &mut Decoded) {
+    metrics.decode_resources.inc_by(decoded.resources);
     metrics.add(&mut decoded.tally);
     for (leniency, count) in decoded.leniencies.drain() {
         metrics.leniencies.with_label_values(&[leniency]).inc_by(count);
@@ -207,6 +208,8 @@ pub struct Decoded {
     pub rejections: Vec<Rejection>,
     /// Partitions whose watermark or standing changed, ascending.
     pub ticks: Vec<Tick>,
+    /// Inputs: resources, and records that could not be taken for one. Where each of them ends is counted elsewhere, and must add up to this.
+    pub resources: u64,
     /// Inputs that end here: `ignored` and `rejected`, by reason. All others are counted by `patient`.
     pub tally: Tally,
     /// Deviations that were overlooked.
@@ -300,6 +303,7 @@ impl Decoder {
     /// Gives an item its position, judges its time, and hands it on.
     fn settle(&mut self, item: Item, record: &Record, place: Slice, entry: &mut u32, out: &mut Decoded) {
         let counted = !matches!(item, Item::Patient { counted: false, .. });
+        out.resources += u64::from(counted);
         let position = self.position(record, counted, entry);
         match item {
             Item::Observation(found) => self.observation(found, record, place, position, out),

@@ -61,12 +61,7 @@ impl Version {
     }
 
     /// The same, holding: its row stands, audit may count it under these demographics, and windows may hold it.
-    pub(super) fn holding(
-        mut self,
-        demographics: &vocabulary::Demographics,
-        counted: bool,
-        in_windows: bool,
-    ) -> Self {
+    pub(super) fn holding(mut self, demographics: &vocabulary::Demographics, counted: bool, in_windows: bool) -> Self {
         self.set(Version::HOLDS, true);
         self.set(Version::COUNTED, counted);
         self.set(Version::IN_WINDOWS, in_windows);

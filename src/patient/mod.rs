@@ -37,7 +37,8 @@
 //! | of a higher version | `contributed` | the earlier is taken out of windows, history and (as [`Withdrawn`](crate::vocabulary::Withdrawn)) audit; the new one is put in; `replaces` |
 //! | not comparable, time, signals and status being equal | `duplicate` | none |
 //! | not comparable and different | `contributed` | as a higher version: the later position stands |
-//! | of a status that withdraws | `contributed` | the earlier is taken out everywhere, the row emitted has no values and the time of what it withdraws; the id is remembered (tombstone): later inputs of a version not higher are `superseded`. Nothing known of the id: `replaces` is false |
+//! | of a status that withdraws | `contributed` | the earlier is taken out everywhere, the row emitted has no values and the time of what it withdraws; the id is remembered (tombstone): later inputs of a version not higher are `superseded` |
+//! | the same, of an id of which nothing is known | `ignored` | none but the tombstone: there is no row to take back |
 //! | a repeated withdrawal | `duplicate` | none |
 //!
 //! Of the same version, one that withdraws and one that does not, the one that withdraws wins in either order. A deletion without a version
@@ -154,7 +155,12 @@ impl Keyed for Stage {
         intake.position()
     }
 
-    fn apply(&mut self, epoch: Epoch, intakes: &mut Vec<Intake>, ticks: &[Tick]) -> Result<Option<PatientOutput>, String> {
+    fn apply(
+        &mut self,
+        epoch: Epoch,
+        intakes: &mut Vec<Intake>,
+        ticks: &[Tick],
+    ) -> Result<Option<PatientOutput>, String> {
         let mut output = PatientOutput::default();
         self.patients.apply(epoch, intakes, ticks, &mut output).map_err(|full| full.to_string())?;
         self.metrics.add(&mut output.tally);
@@ -388,17 +394,19 @@ enum Ending {
     Superseded,
     Duplicate,
     Late,
+    Unfounded,
     Demographics,
 }
 
 impl Ending {
-    const ALL: [Ending; 7] = [
+    const ALL: [Ending; 8] = [
         Ending::Reading,
         Ending::Correction,
         Ending::Withdrawal,
         Ending::Superseded,
         Ending::Duplicate,
         Ending::Late,
+        Ending::Unfounded,
         Ending::Demographics,
     ];
     const COUNT: usize = Ending::ALL.len();
@@ -412,6 +420,7 @@ impl Ending {
             Ending::Superseded => Some((Outcome::Superseded, "version")),
             Ending::Duplicate => Some((Outcome::Duplicate, "version")),
             Ending::Late => Some((Outcome::Late, "lateness")),
+            Ending::Unfounded => Some((Outcome::Ignored, "withdrawal_of_unknown")),
             Ending::Demographics => None,
         }
     }

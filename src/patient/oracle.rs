@@ -109,8 +109,15 @@ impl Oracle<'_> {
         let demographics = self.demographics.get(&new.patient).copied().unwrap_or_default();
         let (features, in_ring_once) = self.features(&new, old.as_ref(), in_time, contributes, &demographics);
         self.change(&new, old.as_ref(), contributes);
-        let outcome = if withdraws || admitted { Outcome::Contributed } else { Outcome::Late };
-        self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
+        let outcome = match (withdraws, &old) {
+            (true, None) => Outcome::Ignored,
+            (true, Some(_)) => Outcome::Contributed,
+            (false, _) if admitted => Outcome::Contributed,
+            (false, _) => Outcome::Late,
+        };
+        if outcome != Outcome::Ignored {
+            self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
+        }
         let once_in_time = once_in_time || admitted;
         self.standing.insert(key, Standing { reading: new, version, contributes, once_in_time, in_ring_once });
         outcome
@@ -284,15 +291,20 @@ fn row(
     ] {
         let own = median(&history);
         let weight = (history.len() as f64 / f64::from(spec.baseline_readings_min.max(1))).min(1.0);
-        let baseline =
-            if history.is_empty() { population } else { own * weight + population * (1.0 - weight) };
+        let baseline = if history.is_empty() { population } else { own * weight + population * (1.0 - weight) };
         let distances: Vec<f64> = history.iter().map(|other| (other - own).abs()).collect();
         // `f64::max` passes over NaN: the floor stands for an empty history.
         let unit = (1.4826 * median(&distances)).max(5.0);
         row.extend([baseline, (value - baseline) / unit]);
     }
     row.push(demographics.age_years(new.facts.at).map_or(f64::NAN, f64::from));
-    row.push(if demographics.sex == Sex::Female { 1.0 } else if demographics.sex == Sex::Male { 0.0 } else { f64::NAN });
+    row.push(if demographics.sex == Sex::Female {
+        1.0
+    } else if demographics.sex == Sex::Male {
+        0.0
+    } else {
+        f64::NAN
+    });
     row
 }
 

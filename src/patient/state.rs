@@ -103,6 +103,10 @@ impl Patient {
         };
         closings.change(whose, &mut active.windows, settings.grid, change, moment.watermark);
         active.keep(version, &values, known.own, moment.recall);
+        if admitted.is_none() && known.holder.is_none() {
+            // Remembered, but there is no row to take back: most are of observations that this flow never takes.
+            return Ending::Unfounded;
+        }
         emit(reading, &history.row, demographics, known.holder.is_some(), out);
         match (admitted, known.holder) {
             (None, _) => Ending::Withdrawal,

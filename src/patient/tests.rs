@@ -126,11 +126,9 @@ impl Script {
                 words @ ["end", ..] => {
                     ticks.push(Tick { partition: partition(words), watermark: EventTime::MAX, idle: false });
                 }
-                words @ ["tick", at, ..] => ticks.push(Tick {
-                    partition: partition(words),
-                    watermark: time(at),
-                    idle: words.contains(&"idle"),
-                }),
+                words @ ["tick", at, ..] => {
+                    ticks.push(Tick { partition: partition(words), watermark: time(at), idle: words.contains(&"idle") })
+                }
                 words => intakes.push(self.intake(words)),
             }
         }
@@ -238,11 +236,14 @@ fn a_late_reading_reopens_its_window_and_is_counted_in_its_revision() {
 
 #[test]
 fn a_late_reading_counts_in_a_window_that_has_not_closed_as_well() {
-    check("ann a 10:00 120/80 late; ann b 10:10 130/80; tick 12:00", expect![[r#"
+    check(
+        "ann a 10:00 120/80 late; ann b 10:10 130/80; tick 12:00",
+        expect![[r#"
         0: a 10:00 120/80 final Late
         0: b 10:10 130/80 final OnTime
         0: ann [10:00, 11:00) n=2 mean=125 above=0 below=0 r1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -321,33 +322,42 @@ fn a_withdrawal_empties_the_window_and_its_id_does_not_come_back() {
 
 #[test]
 fn a_withdrawal_before_the_window_closes_still_leaves_a_row() {
-    check("ann a 10:00 120/80 v1; ann a 10:00 - v2 error; tick 12:00", expect![[r#"
+    check(
+        "ann a 10:00 120/80 v1; ann a 10:00 - v2 error; tick 12:00",
+        expect![[r#"
         0: a 10:00 120/80 final OnTime
         0: a 10:00 -/- entered-in-error OnTime replaces
         0: withdrawn 10:00 120/80
         0: ann [10:00, 11:00) empty above=0 below=0 r1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn of_one_version_the_withdrawal_wins_in_either_order() {
-    check("ann a 10:00 120/80 v1; ann a 10:00 - v1 error; ann b 10:00 - v1 error; ann b 10:00 120/80 v1", expect![[r#"
+    check(
+        "ann a 10:00 120/80 v1; ann a 10:00 - v1 error; ann b 10:00 - v1 error; ann b 10:00 120/80 v1",
+        expect![[r#"
         0: a 10:00 120/80 final OnTime
         0: a 10:00 -/- entered-in-error OnTime replaces
         0: b 10:00 -/- entered-in-error OnTime
         0: withdrawn 10:00 120/80
         0: superseded version: 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn an_unknown_id_is_withdrawn_before_it_comes() {
-    check("ann a 10:00 99/9 v2 error; ann a 10:00 120/80 v1; ann a 10:00 121/80 v3; tick 12:00", expect![[r#"
+    check(
+        "ann a 10:00 99/9 v2 error; ann a 10:00 120/80 v1; ann a 10:00 121/80 v3; tick 12:00",
+        expect![[r#"
         0: a 10:00 -/- entered-in-error OnTime
         0: a 10:00 121/80 final OnTime replaces
         0: ann [10:00, 11:00) n=1 mean=121 above=0 below=0 r1
         0: superseded version: 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -386,12 +396,15 @@ fn a_correction_of_what_was_in_time_is_never_too_late_within_the_horizon() {
 
 #[test]
 fn summaries_and_days_enter_no_hourly_window() {
-    check("ann a 10:00 120/80 summary; ann b 10:00 130/80 day; ann c 10:00 -/70; tick 12:00", expect![[r#"
+    check(
+        "ann a 10:00 120/80 summary; ann b 10:00 130/80 day; ann c 10:00 -/70; tick 12:00",
+        expect![[r#"
         0: a 10:00 120/80 final OnTime
         0: b 10:00 130/80 final OnTime
         0: c 10:00 -/70 final OnTime
         0: ann [10:00, 11:00) empty above=0 below=0 r0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -400,7 +413,8 @@ fn days_enter_daily_windows() {
     expect![[r#"
         0: b 00:00 130/80 final OnTime
         0: ann [00:00, 24:00) n=1 mean=130 above=0 below=0 r0
-    "#]].assert_eq(&run(&spec, hours(48), "ann b 00:00 130/80 day; tick 24:00").0);
+    "#]]
+    .assert_eq(&run(&spec, hours(48), "ann b 00:00 130/80 day; tick 24:00").0);
 }
 
 #[test]
@@ -434,7 +448,8 @@ fn overlapping_windows_share_their_readings_and_a_correction_counts_once_in_each
         1: ann [09:40, 10:40) n=1 mean=140 above=600 below=0 r1
         1: ann [10:00, 11:00) n=1 mean=140 above=1800 below=0 r1
         1: ann [10:20, 11:20) n=1 mean=140 above=3000 below=0 r1
-    "#]].assert_eq(&run(&spec, hours(48), script).0);
+    "#]]
+    .assert_eq(&run(&spec, hours(48), script).0);
 }
 
 #[test]
@@ -532,7 +547,11 @@ fn the_newest_demographics_stand() {
     let ages: Vec<f64> = out.scorable.features.chunks(FEATURE_NAMES.len()).map(|row| row[18]).collect();
     assert_eq!(ages, [30.0, 50.0, 49.0]);
     let total = |outcome| out.tally.total(outcome);
-    assert_eq!((total(Outcome::Contributed), total(Outcome::Superseded), total(Outcome::Duplicate)), (3, 0, 0), "readings alone are counted here");
+    assert_eq!(
+        (total(Outcome::Contributed), total(Outcome::Superseded), total(Outcome::Duplicate)),
+        (3, 0, 0),
+        "readings alone are counted here"
+    );
 }
 
 #[test]
@@ -559,7 +578,8 @@ fn what_lies_behind_the_horizon_is_forgotten_and_only_history_is_left() {
 
 #[test]
 fn contributions_are_counted_as_they_come_and_go() {
-    let (_, patients) = run(&spec(), hours(3), "ann a 10:00 120/80; ann b 20:00 120/80; ann b 20:00 121/80; tick 10:00");
+    let (_, patients) =
+        run(&spec(), hours(3), "ann a 10:00 120/80; ann b 20:00 120/80; ann b 20:00 121/80; tick 10:00");
     assert_eq!(patients.contributions(), 2);
 }
 
@@ -897,7 +917,10 @@ fn a_partition_that_comes_twice_contributes_once_whichever_copy_is_ahead() {
         assert!(twice.readings.keys().eq(once.readings.keys()), "seed {seed}: observations");
         for (key, (reading, ..)) in &once.readings {
             let copy = &twice.readings[key].0.facts;
-            assert_eq!((copy.at, copy.status, &copy.signals), (reading.facts.at, reading.facts.status, &reading.facts.signals));
+            assert_eq!(
+                (copy.at, copy.status, &copy.signals),
+                (reading.facts.at, reading.facts.status, &reading.facts.signals)
+            );
         }
         assert_eq!(format!("{:?}", twice.windows), format!("{:?}", once.windows), "seed {seed}");
     }

@@ -138,10 +138,21 @@ impl Drop for Thread {
 impl Outbox {
     fn start(sink: Sink, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let hand = Hand { unsettled: BTreeMap::new(), received_first: None, deliver: sink.deliver, name: sink.name, progress: sink.progress, activator, metrics, failure: failure.clone() };
+        let hand = Hand {
+            unsettled: BTreeMap::new(),
+            received_first: None,
+            deliver: sink.deliver,
+            name: sink.name,
+            progress: sink.progress,
+            activator,
+            metrics,
+            failure: failure.clone(),
+        };
         let thread = std::thread::Builder::new().name(format!("sink-{}", sink.name)).spawn(move || hand.run(&receiver));
         // Without the thread nothing is ever settled, and the failure ends the run.
-        let thread = thread.map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name))).ok();
+        let thread = thread
+            .map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name)))
+            .ok();
         Outbox { waiting: VecDeque::new(), sender: Some(sender), closed: 0, _thread: Thread(thread) }
     }
 
@@ -235,7 +246,10 @@ impl Hand {
             }
             self.metrics.sink_last_success.with_label_values(&[self.name]).set(now as f64 / 1e6);
             if let Some(received) = self.received_first.take() {
-                self.metrics.ingest_to_sink.with_label_values(&[self.name]).observe((now - received).max(0) as f64 / 1e6);
+                self.metrics
+                    .ingest_to_sink
+                    .with_label_values(&[self.name])
+                    .observe((now - received).max(0) as f64 / 1e6);
             }
         }
         self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));

@@ -23,9 +23,9 @@ use timely::ExchangeData;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::{self, Operator};
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::frontier::AntichainRef;
@@ -91,7 +91,12 @@ pub struct SourceContext {
 }
 
 /// Reads `from` until it ends, epoch by epoch.
-pub fn source<'s>(scope: Scope<'s, Epoch>, name: &str, from: Box<dyn Poll>, context: SourceContext) -> Stream<'s, Records> {
+pub fn source<'s>(
+    scope: Scope<'s, Epoch>,
+    name: &str,
+    from: Box<dyn Poll>,
+    context: SourceContext,
+) -> Stream<'s, Records> {
     operator::source::<_, CapacityContainerBuilder<Vec<Records>>, _, _>(scope, name, move |capability, info| {
         let activator = scope.activator_for(info.address);
         let mut reader = Reader::new(from, context, capability, activator);
@@ -129,7 +134,12 @@ struct Closed {
 }
 
 impl Reader {
-    fn new(from: Box<dyn Poll>, context: SourceContext, mut capability: Capability<Epoch>, activator: Activator) -> Self {
+    fn new(
+        from: Box<dyn Poll>,
+        context: SourceContext,
+        mut capability: Capability<Epoch>,
+        activator: Activator,
+    ) -> Self {
         capability.downgrade(&context.clock.leader());
         let now = Instant::now();
         Reader {
@@ -180,7 +190,12 @@ impl Reader {
             self.context.failure.report(format!("source: {error}"));
             Polled::End
         });
-        self.opened.extend(records.marks.iter().filter_map(|mark| if let Mark::Opened(partition) = mark { Some(*partition) } else { None }));
+        self.opened.extend(
+            records
+                .marks
+                .iter()
+                .filter_map(|mark| if let Mark::Opened(partition) = mark { Some(*partition) } else { None }),
+        );
         if complete && polled == Polled::Nothing {
             records.marks.extend(self.opened.drain(..).map(Mark::Ended));
             return Polled::End;
@@ -199,7 +214,13 @@ impl Reader {
         let Some(capability) = self.capability.as_mut() else { return };
         let now = Instant::now();
         let ends = std::mem::take(&mut self.ends).into_iter().collect();
-        self.closed.push_back(Closed { epoch: *capability.time(), bytes: self.epoch_bytes, at: now, settled: false, ends });
+        self.closed.push_back(Closed {
+            epoch: *capability.time(),
+            bytes: self.epoch_bytes,
+            at: now,
+            settled: false,
+            ends,
+        });
         self.epoch_bytes = 0;
         self.begun = now;
         match next {
@@ -349,8 +370,9 @@ pub fn split<'s, In: 'static, A: 'static, B: 'static>(
     metrics: Metrics,
     mut logic: impl FnMut(In, &mut Vec<A>, &mut Vec<B>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>) {
-    let (first, second, _) =
-        fork::<_, _, _, ()>(input, name, metrics, move |_epoch, batch, out| logic(batch, &mut out.first, &mut out.second));
+    let (first, second, _) = fork::<_, _, _, ()>(input, name, metrics, move |_epoch, batch, out| {
+        logic(batch, &mut out.first, &mut out.second)
+    });
     (first, second)
 }
 
@@ -385,7 +407,12 @@ pub trait Keyed: 'static {
     fn order(input: &Self::Input) -> Self::Order;
 
     /// Applies a whole epoch; drains `inputs`.
-    fn apply(&mut self, epoch: Epoch, inputs: &mut Vec<Self::Input>, ticks: &[Self::Tick]) -> Result<Option<Self::Output>, String>;
+    fn apply(
+        &mut self,
+        epoch: Epoch,
+        inputs: &mut Vec<Self::Input>,
+        ticks: &[Self::Tick],
+    ) -> Result<Option<Self::Output>, String>;
 }
 
 /// Input of epochs that the frontier has not passed yet.
@@ -411,40 +438,46 @@ pub fn keyed<'s, K: Keyed>(
     mut machine: K,
 ) -> Stream<'s, K::Output> {
     let exchange = Exchange::new(|input: &K::Input| K::route(input));
-    input.binary_frontier::<_, CapacityContainerBuilder<Vec<K::Output>>, _, _, _, _>(ticks, exchange, Pipeline, name, move |_capability, _info| {
-        let busy = metrics.stage_busy.with_label_values(&[name]);
-        let records = metrics.stage_records.with_label_values(&[name]);
-        let mut pending: BTreeMap<Epoch, Pending<K>> = BTreeMap::new();
-        move |(input, input_frontier), (ticks, tick_frontier), output| {
-            let started = Instant::now();
-            input.for_each(|capability, data| {
-                let capability = capability.retain_least(0).expect("a message has a time");
-                let epoch = *capability.time();
-                pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.append(data);
-            });
-            ticks.for_each(|capability, data| {
-                let capability = capability.retain_least(0).expect("a message has a time");
-                let epoch = *capability.time();
-                pending.entry(epoch).or_insert_with(|| Pending::new(capability)).ticks.append(data);
-            });
-            while let Some(entry) = pending.first_entry() {
-                let epoch = *entry.key();
-                if !passed(&input_frontier.frontier(), epoch) || !passed(&tick_frontier.frontier(), epoch) {
-                    break;
+    input.binary_frontier::<_, CapacityContainerBuilder<Vec<K::Output>>, _, _, _, _>(
+        ticks,
+        exchange,
+        Pipeline,
+        name,
+        move |_capability, _info| {
+            let busy = metrics.stage_busy.with_label_values(&[name]);
+            let records = metrics.stage_records.with_label_values(&[name]);
+            let mut pending: BTreeMap<Epoch, Pending<K>> = BTreeMap::new();
+            move |(input, input_frontier), (ticks, tick_frontier), output| {
+                let started = Instant::now();
+                input.for_each(|capability, data| {
+                    let capability = capability.retain_least(0).expect("a message has a time");
+                    let epoch = *capability.time();
+                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.append(data);
+                });
+                ticks.for_each(|capability, data| {
+                    let capability = capability.retain_least(0).expect("a message has a time");
+                    let epoch = *capability.time();
+                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).ticks.append(data);
+                });
+                while let Some(entry) = pending.first_entry() {
+                    let epoch = *entry.key();
+                    if !passed(&input_frontier.frontier(), epoch) || !passed(&tick_frontier.frontier(), epoch) {
+                        break;
+                    }
+                    let Pending { capability, mut inputs, ticks } = entry.remove();
+                    records.inc_by(inputs.len() as u64);
+                    // Stable: an epoch is a concatenation of a few sorted runs, which this sort merges.
+                    inputs.sort_by_key(K::order);
+                    match machine.apply(epoch, &mut inputs, &ticks) {
+                        Ok(Some(out)) => output.session(&capability).give(out),
+                        Ok(None) => {}
+                        Err(error) => failure.report(format!("{name}: {error}")),
+                    }
+                    busy.inc_by(started.elapsed().as_secs_f64());
                 }
-                let Pending { capability, mut inputs, ticks } = entry.remove();
-                records.inc_by(inputs.len() as u64);
-                // Stable: an epoch is a concatenation of a few sorted runs, which this sort merges.
-                inputs.sort_by_key(K::order);
-                match machine.apply(epoch, &mut inputs, &ticks) {
-                    Ok(Some(out)) => output.session(&capability).give(out),
-                    Ok(None) => {}
-                    Err(error) => failure.report(format!("{name}: {error}")),
-                }
-                busy.inc_by(started.elapsed().as_secs_f64());
             }
-        }
-    })
+        },
+    )
 }
 
 /// True once no message of `epoch` can arrive any more.

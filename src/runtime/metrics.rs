@@ -33,6 +33,8 @@ pub struct Metrics {
     pub source_watermark: GaugeVec,
     /// Partitions that are idle.
     pub source_idle: IntGauge,
+    /// Inputs read: resources, and records that could not be taken for one. What `inputs` must add up to.
+    pub decode_resources: IntCounter,
     /// Leniencies applied: `leniency`.
     pub leniencies: IntCounterVec,
     /// Late readings: `disposition` = `reopened` or `late`.
@@ -125,6 +127,8 @@ impl Metrics {
                 partition,
             ),
             source_idle: r.gauge("source_idle_partitions", "Partitions that hold no window open although not ended"),
+            decode_resources: r
+                .counter("decode_resources_total", "Resources read, and records that could not be taken for one"),
             leniencies: r.counters("decode_leniencies_total", "Deviations that were overlooked", &["leniency"]),
             late_readings: r.counters(
                 "late_records_total",

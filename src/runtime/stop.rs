@@ -45,7 +45,8 @@ impl Stop {
     /// The system refuses to register the handlers.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let stop = self.clone();
-        let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+        let mut signals =
+            signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for _ in signals.forever() {
                 stop.ask();

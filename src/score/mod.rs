@@ -43,8 +43,8 @@ use ndarray::ArrayView2;
 
 use self::logistic::{Logistic, Scratch};
 use self::persistence::{Persistence, Seen, Watch};
-use self::rules::{Fired, RuleSet, Vitals, rule_set};
 pub use self::rules::rule_sets;
+use self::rules::{Fired, RuleSet, Vitals, rule_set};
 use crate::config::ScoreSpec;
 use crate::graph::Plan;
 use crate::runtime::driver::{self, Stream};

@@ -58,12 +58,13 @@ impl Rows {
 }
 
 /// Opens the sinks of one worker: those that the flow names, and the live page's.
-pub fn open(plan: &Plan, worker: usize, live: &Arc<Live>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
+pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
     let spec = &plan.flow.spec;
     let metrics = || plan.metrics.clone();
     let clock = || -> files::Clock { Arc::new(std::time::Instant::now) };
     let sink = |name, deliver: Box<dyn Deliver>| Sink { name, deliver, progress: Progress::default() };
-    let mut sinks = vec![sink("live", Box::new(LiveSink::new(Arc::clone(live))))];
+    let mut sinks = Vec::new();
+    sinks.extend(live.map(|live| sink("live", Box::new(LiveSink::new(Arc::clone(live))))));
     if let Some(parquet) = &spec.sink.parquet {
         let provenance = Provenance {
             flow: spec.name.clone(),

@@ -136,7 +136,10 @@ impl KafkaSource {
     /// Tells librdkafka not to fetch what has ended, and the feeder how far everything is.
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
-            self.reading.partitions.iter().for_each(|reader| progress.advance(reader.partition.number, reader.position));
+            self.reading
+                .partitions
+                .iter()
+                .for_each(|reader| progress.advance(reader.partition.number, reader.position));
         }
         let Some(fetcher) = self.fetcher.as_ref().filter(|_| !self.reading.ended.is_empty()) else { return Ok(()) };
         let mut list = TopicPartitionList::new();
@@ -286,7 +289,8 @@ impl Reading {
             }
             return;
         }
-        (reader.position, reader.at_end, reader.idle, reader.quiet_since) = (message.offset + 1, false, false, self.now);
+        (reader.position, reader.at_end, reader.idle, reader.quiet_since) =
+            (message.offset + 1, false, false, self.now);
         let ends = self.until_end && reader.position >= reader.end;
         let payload = match message.payload {
             None => Payload::Tombstone,

@@ -121,7 +121,8 @@ impl Tolerance {
 /// # Errors
 /// What cannot work about the settings, or that no usable answer came.
 pub fn connect(spec: &ElasticsearchSpec, wait_max: Duration) -> Result<(), SinkError> {
-    let refused = |why: String| SinkError::Refused(format!("could not reach sink.elasticsearch.url {:?}: {why}", spec.url));
+    let refused =
+        |why: String| SinkError::Refused(format!("could not reach sink.elasticsearch.url {:?}: {why}", spec.url));
     let reply = Client::new(spec, wait_max)?.send(&Request::get("/_cluster/health"));
     match reply.map_err(|error| refused(error.reason().to_owned()))?.status {
         200 => Ok(()),

@@ -59,9 +59,10 @@ pub fn render<'s>(
         out.push(tables_of.windows(&batch, epoch));
     });
     let (tables_of, metrics) = of();
-    let rejections = driver::batches(rejections, "tables::rejected", metrics, move |epoch, batch: Vec<Rejection>, out| {
-        out.push(tables_of.rejected(&batch, epoch));
-    });
+    let rejections =
+        driver::batches(rejections, "tables::rejected", metrics, move |epoch, batch: Vec<Rejection>, out| {
+            out.push(tables_of.rejected(&batch, epoch));
+        });
     let shifts = driver::gather(shifts, "tables::shifts::gather");
     let (tables_of, metrics) = of();
     let shifts = driver::batches(shifts, "tables::shifts", metrics, move |epoch, batch: Vec<Shift>, out| {

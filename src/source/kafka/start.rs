@@ -65,7 +65,9 @@ pub(super) struct Bounds {
 pub(super) fn consumer(spec: &SourceSpec) -> Result<Fetcher, SourceError> {
     let mut settings = client::configuration(&spec.brokers, &spec.client, &spec.client_files)?;
     if spec.group.is_empty() {
-        return Err(SourceError::Configuration("source.group is empty; name the group that offsets are published under".into()));
+        return Err(SourceError::Configuration(
+            "source.group is empty; name the group that offsets are published under".into(),
+        ));
     }
     settings
         .set("group.id", &spec.group)
@@ -289,14 +291,19 @@ mod tests {
             (Start::Latest, None, Some(12), Offset::Offset(20)),
         ];
         for (start, resume, committed, expected) in cases {
-            assert_eq!(begin(start, resume, committed, bounds).unwrap(), expected, "{start:?} {resume:?} {committed:?}");
+            assert_eq!(
+                begin(start, resume, committed, bounds).unwrap(),
+                expected,
+                "{start:?} {resume:?} {committed:?}"
+            );
         }
     }
 
     #[test]
     fn an_offset_that_is_gone_is_an_error_that_says_what_was_lost() {
         let bounds = Bounds { low: 10, high: 20 };
-        let text = |named| begin(Start::Committed, Some(named), None, bounds).unwrap_err().explain("bp-obs", 3).to_string();
+        let text =
+            |named| begin(Start::Committed, Some(named), None, bounds).unwrap_err().explain("bp-obs", 3).to_string();
         assert_eq!(
             text(7),
             "could not go on at offset 7 of partition 3 of topic \"bp-obs\": retention has deleted the 3 records before offset 10; \

@@ -447,7 +447,11 @@ fn transactions_on_a_real_broker_are_read_to_their_end() {
             producer.send(record).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
-        if commit { producer.commit_transaction(PATIENCE).unwrap() } else { producer.abort_transaction(PATIENCE).unwrap() }
+        if commit {
+            producer.commit_transaction(PATIENCE).unwrap()
+        } else {
+            producer.abort_transaction(PATIENCE).unwrap()
+        }
     }
     let mut setup = Setup::new(&brokers);
     setup.spec.topics = vec![topic];
