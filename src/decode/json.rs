@@ -448,8 +448,8 @@ fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const HIGH: u64 = ONES << 7;
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes were taken"));
-        let quote = word ^ ONES * b'"' as u64;
-        let backslash = word ^ ONES * b'\\' as u64;
+        let quote = word ^ (ONES * b'"' as u64);
+        let backslash = word ^ (ONES * b'\\' as u64);
         let stop = quote.wrapping_sub(ONES) & !quote
             | backslash.wrapping_sub(ONES) & !backslash
             | word.wrapping_sub(ONES * 0x20) & !word;

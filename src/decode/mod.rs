@@ -96,7 +96,7 @@ pub struct Settings {
     table: SignalTable,
     index: CodeIndex,
     /// `None` for `auto`; else the pointer's tokens.
-    unwrap: Option<Box<[Box<[u8]>]>>,
+    unwrap: Option<Pointer>,
     unit_missing: MissingUnit,
     panel_generic: Choice,
     status_uncertain: Choice,
@@ -110,6 +110,9 @@ pub struct Settings {
     lateness: EventSpan,
     numbering: Numbering,
 }
+
+/// A JSON pointer's tokens, unescaped.
+type Pointer = Box<[Box<[u8]>]>;
 
 /// How resources get their position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +180,7 @@ fn signals(table: &SignalTable, names: &[String]) -> Result<Vec<SignalId>, Strin
 }
 
 /// Splits a JSON pointer (RFC 6901) into its tokens; `auto` is none.
-fn pointer(text: &str) -> Result<Option<Box<[Box<[u8]>]>>, String> {
+fn pointer(text: &str) -> Result<Option<Pointer>, String> {
     if text == "auto" {
         return Ok(None);
     }

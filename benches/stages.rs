@@ -1,0 +1,96 @@
+//! Nanoseconds a message of the pure stages, on messages made here. `cargo bench --bench stages [-- MESSAGES]`.
+//!
+//! Each figure is the best of several rounds over the same batches on one thread, copying the batch into its arena not counted:
+//! other work on the machine can only make a round slower. Measures, never judges: no test depends on it.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's figures are its output")]
+
+use std::time::{Duration, Instant};
+
+use windkessel::config::DecodeSpec;
+use windkessel::decode::{Decoded, Decoder, Settings};
+use windkessel::identified::{Arena, Payload, Record, Records};
+use windkessel::time::{EventSpan, IngestTime};
+use windkessel::vocabulary::{Outcome, Partition, Position};
+
+const ROUNDS: usize = 15;
+/// Messages in a batch: what fits the cache beats what is large.
+const BATCH: usize = 1_024;
+
+fn main() {
+    let messages = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20 * BATCH);
+    decode("bare observation", "auto", messages, |at| observation(at, "p"));
+    decode("envelope", "auto", messages, |at| {
+        let patient = "{\"resourceType\":\"Patient\",\"id\":\"p1\",\"gender\":\"female\",\"birthDate\":\"1958-04-07\"}";
+        format!("{{\"patient\":{patient},\"observation\":{}}}", observation(at, "p"))
+    });
+    decode("unwrapped string", "/after", messages, |at| {
+        format!("{{\"after\":\"{}\"}}", observation(at, "p").replace('"', "\\\""))
+    });
+    decode("bundle of ten", "auto", messages / 10, |at| {
+        let entries: Vec<_> = (0..10).map(|n| format!("{{\"resource\":{}}}", observation(at * 10 + n, "p"))).collect();
+        format!("{{\"resourceType\":\"Bundle\",\"type\":\"collection\",\"entry\":[{}]}}", entries.join(","))
+    });
+}
+
+/// A blood pressure as machines write it: about 1.2 kB, one line, no blanks.
+fn observation(at: usize, patient: &str) -> String {
+    let (minute, second, systolic, diastolic) = (at / 60 % 60, at % 60, 100 + at * 7 % 80, 50 + at * 5 % 45);
+    let quantity = |value: usize| {
+        format!(
+            "{{\"value\":{value}.{},\"unit\":\"mmHg\",\"system\":\"http://unitsofmeasure.org\",\"code\":\"mm[Hg]\"}}",
+            at % 10
+        )
+    };
+    let component = |code: &str, name: &str, value: usize| {
+        format!(
+            "{{\"code\":{{\"coding\":[{{\"system\":\"http://loinc.org\",\"code\":\"{code}\",\"display\":\"{name} blood pressure\"}}],\"text\":\"{name} blood pressure\"}},\"valueQuantity\":{}}}",
+            quantity(value)
+        )
+    };
+    format!(
+        "{{\"resourceType\":\"Observation\",\"id\":\"{at:08x}-5f0c-4c0e-8a52-1d2f3c4b5a69\",\"meta\":{{\"versionId\":\"1\",\"lastUpdated\":\"2026-01-01T08:{minute:02}:{second:02}.512Z\",\"profile\":[\"http://hl7.org/fhir/StructureDefinition/bp\"]}},\"status\":\"final\",\"category\":[{{\"coding\":[{{\"system\":\"http://terminology.hl7.org/CodeSystem/observation-category\",\"code\":\"vital-signs\",\"display\":\"Vital Signs\"}}]}}],\"code\":{{\"coding\":[{{\"system\":\"http://loinc.org\",\"code\":\"85354-9\",\"display\":\"Blood pressure panel with all children optional\"}}],\"text\":\"Blood pressure\"}},\"subject\":{{\"reference\":\"Patient/{patient}{:06}\"}},\"effectiveDateTime\":\"2026-01-01T08:{minute:02}:{second:02}.000+01:00\",\"component\":[{},{}]}}",
+        at * 7_919 % 10_000,
+        component("8480-6", "Systolic", systolic),
+        component("8462-4", "Diastolic", diastolic),
+    )
+}
+
+fn batch(texts: &[String], first: usize) -> Records {
+    let mut arena = Arena::with_capacity(texts.iter().map(String::len).sum::<usize>() * 2);
+    let records = texts.iter().enumerate().map(|(at, text)| Record {
+        position: Position { partition: Partition::default(), offset: (first + at) as i64, entry: 0 },
+        received_at: Some(IngestTime::from_millis(1_767_312_000_000)),
+        payload: Payload::Bytes(arena.push(text.as_bytes())),
+        key: None,
+    });
+    let records = records.collect();
+    Records { arena, records, marks: Vec::new() }
+}
+
+fn decode(name: &str, unwrap: &str, messages: usize, make: impl Fn(usize) -> String) {
+    let texts: Vec<String> = (0..messages).map(make).collect();
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let spec = DecodeSpec { unwrap: unwrap.into(), ..DecodeSpec::default() };
+    let settings = Settings::new(&spec, EventSpan::from_seconds(600), EventSpan::from_seconds(86_400), false);
+    let mut decoder = Decoder::new(settings.expect("the default settings are valid"));
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let mut taken = Duration::ZERO;
+        for (number, chunk) in texts.chunks(BATCH).enumerate() {
+            let (records, mut out) = (batch(chunk, number * BATCH), Decoded::default());
+            let start = Instant::now();
+            decoder.decode(records, &mut out);
+            taken += start.elapsed();
+            assert!(out.tally.total(Outcome::Rejected) == 0, "every message is in order");
+        }
+        best = best.min(taken);
+    }
+    let each = |total: f64| total / messages.max(1) as f64;
+    println!(
+        "decode  {name:<17} {:>7.0} ns/message  {:>5.0} bytes/message  {:>5.2} GB/s",
+        each(best.as_nanos() as f64),
+        each(bytes as f64),
+        bytes as f64 / best.as_nanos().max(1) as f64
+    );
+}
