@@ -4,7 +4,7 @@
 //! is one rejection. A bare Observation is read in one pass; envelopes and Bundles in two (an outline first), so that a `urn:uuid:` can
 //! be resolved whatever the order of entries.
 
-use super::json::{Fault, Reader, Seen, Text};
+use super::json::{Fault, FaultKind, Reader, Seen, Text};
 use super::judge::{Bench, judge};
 use super::reference::{Names, Scratch};
 use super::verdict::{Broken, Item};
@@ -42,9 +42,10 @@ impl<'a> Document<'_, '_> {
     pub(super) fn read(&mut self, bytes: &'a [u8], inner: bool) -> Outcome {
         match self.try_read(bytes, inner) {
             Ok(outcome) => outcome,
-            Err(Fault { rule, detail, at }) => {
+            Err(fault) => {
+                let (rule, detail) = fault.rule();
                 self.items.clear();
-                self.items.push(Item::Rejected(Broken::new(rule, detail).at(at)));
+                self.items.push(Item::Rejected(Broken::new(rule, detail).at(fault.at as usize)));
                 Outcome::Done
             }
         }
@@ -52,7 +53,7 @@ impl<'a> Document<'_, '_> {
 
     fn try_read(&mut self, bytes: &'a [u8], inner: bool) -> Result<Outcome, Fault> {
         if let Err(error) = std::str::from_utf8(bytes) {
-            return Err(Fault { rule: rule::NOT_UTF8, detail: "the record is not UTF-8", at: error.valid_up_to() });
+            return Reader::new(bytes, error.valid_up_to(), false).fault(FaultKind::NotUtf8);
         }
         // A byte order mark is no part of the document (RFC 8259 §8.1 lets a reader pass it).
         let start = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };

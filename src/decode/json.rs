@@ -20,13 +20,56 @@ pub(super) const DEPTH_MAX: u32 = 64;
 /// Longest key that can be known, in bytes; a longer one is unknown.
 const KEY_MAX: usize = 32;
 
-/// Why a document cannot be read on.
+/// Why a document cannot be read on. Small, so that results travel in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    pub(super) rule: &'static str,
-    pub(super) detail: &'static str,
+    pub(super) kind: FaultKind,
     /// Byte of the document at which it was noticed.
-    pub(super) at: usize,
+    pub(super) at: u32,
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    NotUtf8,
+    EndsEarly,
+    Trailing,
+    NoValue,
+    NoKey,
+    NoColon,
+    NoComma,
+    Control,
+    Escape,
+    Surrogate,
+    NoDigit,
+    LeadingZero,
+    Depth,
+    KeyTwice,
+    TypeTwice,
+}
+
+impl Fault {
+    /// The rule that is broken, and what to say of the place.
+    pub(super) fn rule(self) -> (&'static str, &'static str) {
+        let syntax = |detail| (rule::JSON_SYNTAX, detail);
+        match self.kind {
+            FaultKind::NotUtf8 => (rule::NOT_UTF8, "the record is not UTF-8"),
+            FaultKind::EndsEarly => syntax("the document ends early"),
+            FaultKind::Trailing => syntax("something follows the document"),
+            FaultKind::NoValue => syntax("a value is missing"),
+            FaultKind::NoKey => syntax("a key is missing"),
+            FaultKind::NoColon => syntax("a colon is missing"),
+            FaultKind::NoComma => syntax("a comma or a closing bracket is missing"),
+            FaultKind::Control => syntax("a control character stands in a string"),
+            FaultKind::Escape => syntax("an escape is unknown"),
+            FaultKind::Surrogate => syntax("half of a surrogate pair is missing"),
+            FaultKind::NoDigit => syntax("a digit is missing"),
+            FaultKind::LeadingZero => syntax("a number begins with 0"),
+            FaultKind::Depth => (rule::JSON_DEPTH, "nested more than 64 deep"),
+            FaultKind::KeyTwice => (rule::DUPLICATE_KEY, "a key occurs twice in one object"),
+            FaultKind::TypeTwice => (rule::DUPLICATE_KEY, "resourceType occurs twice"),
+        }
+    }
 }
 
 /// A string of the document, still escaped.
@@ -141,23 +184,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A failure here.
-    pub(super) fn fault<T>(&self, rule: &'static str, detail: &'static str) -> Result<T, Fault> {
-        Err(Fault { rule, detail, at: self.at })
+    #[cold]
+    pub(super) fn fault<T>(&self, kind: FaultKind) -> Result<T, Fault> {
+        Err(Fault { kind, at: u32::try_from(self.at).unwrap_or(u32::MAX) })
     }
 
     #[cold]
-    fn unexpected<T>(&self, detail: &'static str) -> Result<T, Fault> {
-        let detail = if self.at >= self.bytes.len() { "the document ends early" } else { detail };
-        self.fault(rule::JSON_SYNTAX, detail)
+    fn unexpected<T>(&self, kind: FaultKind) -> Result<T, Fault> {
+        self.fault(if self.at >= self.bytes.len() { FaultKind::EndsEarly } else { kind })
     }
 
     /// The next byte, or NUL (which begins nothing) at the end.
+    #[inline(always)]
     fn byte(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
     /// The first byte of what comes next; it tells what it is. NUL at the end.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek(&mut self) -> u8 {
         loop {
             match self.byte() {
@@ -170,7 +214,7 @@ impl<'a> Reader<'a> {
     /// Nothing but white space may follow.
     pub(super) fn end(&mut self) -> Result<(), Fault> {
         self.peek();
-        if self.at == self.bytes.len() { Ok(()) } else { self.unexpected("something follows the document") }
+        if self.at == self.bytes.len() { Ok(()) } else { self.unexpected(FaultKind::Trailing) }
     }
 
     /// Enters the object or array that begins here.
@@ -184,7 +228,7 @@ impl<'a> Reader<'a> {
 
     fn deepen(&mut self) -> Result<(), Fault> {
         if self.depth == DEPTH_MAX {
-            return self.fault(rule::JSON_DEPTH, "nested more than 64 deep");
+            return self.fault(FaultKind::Depth);
         }
         self.depth += 1;
         Ok(())
@@ -192,7 +236,7 @@ impl<'a> Reader<'a> {
 
     /// The next key of the object, unescaped; its value comes next. A key that is too long to be known comes back empty.
     /// `None` after the last.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(&mut self, members: &mut Members) -> Result<Option<&[u8]>, Fault> {
         let next = self.peek();
         if next == b'}' {
@@ -202,9 +246,11 @@ impl<'a> Reader<'a> {
         }
         self.comma(next, members)?;
         let text = self.key_text()?;
-        if !text.escaped {
-            return Ok(Some(text.raw));
-        }
+        if text.escaped { Ok(Some(self.unescaped_key(text))) } else { Ok(Some(text.raw)) }
+    }
+
+    #[cold]
+    fn unescaped_key(&mut self, text: Text<'a>) -> &[u8] {
         let (mut length, buffer) = (0, &mut self.key);
         text.unescape(|byte| {
             if let Some(free) = buffer.get_mut(length) {
@@ -212,14 +258,14 @@ impl<'a> Reader<'a> {
             }
             length += 1;
         });
-        Ok(Some(self.key.get(..length).unwrap_or_default()))
+        self.key.get(..length).unwrap_or_default()
     }
 
-    #[inline]
+    #[inline(always)]
     fn comma(&mut self, next: u8, members: &mut Members) -> Result<(), Fault> {
         if members.begun {
             if next != b',' {
-                return self.unexpected("a comma or a closing bracket is missing");
+                return self.unexpected(FaultKind::NoComma);
             }
             self.at += 1;
         }
@@ -227,21 +273,21 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn key_text(&mut self) -> Result<Text<'a>, Fault> {
         if self.peek() != b'"' {
-            return self.unexpected("a key is missing");
+            return self.unexpected(FaultKind::NoKey);
         }
         let text = self.text()?;
         if self.peek() != b':' {
-            return self.unexpected("a colon is missing");
+            return self.unexpected(FaultKind::NoColon);
         }
         self.at += 1;
         Ok(text)
     }
 
     /// Another element of the array comes next?
-    #[inline]
+    #[inline(always)]
     pub(super) fn element(&mut self, members: &mut Members) -> Result<bool, Fault> {
         let next = self.peek();
         if next == b']' {
@@ -254,11 +300,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Marks a key as seen; fails if it was seen before, unless repeats are allowed (then the caller's later value stands).
+    #[inline(always)]
     pub(super) fn once(&mut self, seen: &mut Seen, bit: u32) -> Result<(), Fault> {
         let mask = 1 << bit;
         if seen.0 & mask != 0 {
             if !self.repeats_allowed {
-                return self.fault(rule::DUPLICATE_KEY, "a key occurs twice in one object");
+                return self.fault(FaultKind::KeyTwice);
             }
             self.repeats += 1;
         }
@@ -267,26 +314,33 @@ impl<'a> Reader<'a> {
     }
 
     /// The string that begins here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn text(&mut self) -> Result<Text<'a>, Fault> {
         debug_assert_eq!(self.byte(), b'"', "the caller has peeked");
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
+        let start = self.at + 1;
+        let end = plain_end(self.bytes, start);
+        if self.bytes.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Text { raw: &self.bytes[start..end], start, escaped: false });
+        }
+        self.at = end;
+        self.rest_of_text(start)
+    }
+
+    /// A string that holds more than plain characters.
+    #[inline(never)]
+    fn rest_of_text(&mut self, start: usize) -> Result<Text<'a>, Fault> {
         loop {
-            self.at = plain_end(self.bytes, self.at);
             match self.byte() {
                 b'"' => {
                     let raw = &self.bytes[start..self.at];
                     self.at += 1;
-                    return Ok(Text { raw, start, escaped });
+                    return Ok(Text { raw, start, escaped: true });
                 }
-                b'\\' => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                _ => return self.unexpected("a control character stands in a string"),
+                b'\\' => self.escape()?,
+                _ => return self.unexpected(FaultKind::Control),
             }
+            self.at = plain_end(self.bytes, self.at);
         }
     }
 
@@ -299,18 +353,18 @@ impl<'a> Reader<'a> {
                 match self.code_unit()? {
                     0xD800..0xDC00 => {
                         if !self.bytes[self.at..].starts_with(b"\\u") {
-                            return self.unexpected("half of a surrogate pair is missing");
+                            return self.unexpected(FaultKind::Surrogate);
                         }
                         self.at += 2;
                         if !(0xDC00..0xE000).contains(&self.code_unit()?) {
-                            return self.unexpected("half of a surrogate pair is missing");
+                            return self.unexpected(FaultKind::Surrogate);
                         }
                     }
-                    0xDC00..0xE000 => return self.unexpected("half of a surrogate pair is missing"),
+                    0xDC00..0xE000 => return self.unexpected(FaultKind::Surrogate),
                     _ => {}
                 }
             }
-            _ => return self.unexpected("an escape is unknown"),
+            _ => return self.unexpected(FaultKind::Escape),
         }
         Ok(())
     }
@@ -321,7 +375,7 @@ impl<'a> Reader<'a> {
                 self.at += 4;
                 Ok(unit)
             }
-            None => self.unexpected("an escape is unknown"),
+            None => self.unexpected(FaultKind::Escape),
         }
     }
 
@@ -335,7 +389,7 @@ impl<'a> Reader<'a> {
         let whole = self.at;
         self.digits()?;
         if self.bytes[whole] == b'0' && self.at > whole + 1 {
-            return self.unexpected("a number begins with 0");
+            return self.unexpected(FaultKind::LeadingZero);
         }
         if self.byte() == b'.' {
             self.at += 1;
@@ -354,7 +408,7 @@ impl<'a> Reader<'a> {
     #[inline]
     fn digits(&mut self) -> Result<(), Fault> {
         if !self.byte().is_ascii_digit() {
-            return self.unexpected("a digit is missing");
+            return self.unexpected(FaultKind::NoDigit);
         }
         while self.byte().is_ascii_digit() {
             self.at += 1;
@@ -393,7 +447,7 @@ impl<'a> Reader<'a> {
                 b't' => self.literal(b"true")?,
                 b'f' => self.literal(b"false")?,
                 b'n' => self.literal(b"null")?,
-                _ => return self.unexpected("a value is missing"),
+                _ => return self.unexpected(FaultKind::NoValue),
             }
             if self.close(outside, &mut objects)? {
                 return Ok(());
@@ -402,7 +456,7 @@ impl<'a> Reader<'a> {
     }
 
     /// After a value: closes what ends here. True when the value that was to be skipped is complete, false when another value comes next.
-    #[inline]
+    #[inline(always)]
     fn close(&mut self, outside: u32, objects: &mut u64) -> Result<bool, Fault> {
         while self.depth > outside {
             let object = *objects & 1 == 1;
@@ -416,7 +470,7 @@ impl<'a> Reader<'a> {
                 }
                 b'}' if object => {}
                 b']' if !object => {}
-                _ => return self.unexpected("a comma or a closing bracket is missing"),
+                _ => return self.unexpected(FaultKind::NoComma),
             }
             self.at += 1;
             self.depth -= 1;
@@ -427,7 +481,7 @@ impl<'a> Reader<'a> {
 
     fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
         if !self.bytes[self.at..].starts_with(word) {
-            return self.unexpected("a value is missing");
+            return self.unexpected(FaultKind::NoValue);
         }
         self.at += word.len();
         Ok(())
@@ -441,20 +495,20 @@ fn hex4(bytes: &[u8]) -> Option<u32> {
 /// The first byte from `at` on that a string cannot simply contain: a quote, a backslash, a control character. The length if there is none.
 ///
 /// Eight bytes at a time. `(x - 1) & !x` has the high bit of a byte set if that byte of `x` is zero; a borrow can set it wrongly
-/// only above a byte that is set rightly, so the lowest set bit is always right (Mycroft's test for a zero byte).
-#[inline]
+/// only above a byte that is set rightly, so the lowest set bit is always right (Mycroft's test for a zero byte). The three tests
+/// share `!x`: exchanging bits below the high one leaves that as it is.
+#[inline(always)]
 fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES << 7;
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes were taken"));
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let stop = quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word;
-        if stop & HIGH != 0 {
-            return at + ((stop & HIGH).trailing_zeros() / 8) as usize;
+        let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+        let control = word.wrapping_sub(ONES * 0x20);
+        let stop = (quote | backslash | control) & !word & HIGH;
+        if stop != 0 {
+            return at + (stop.trailing_zeros() / 8) as usize;
         }
         at += 8;
     }

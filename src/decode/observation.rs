@@ -6,10 +6,9 @@
 use smallvec::SmallVec;
 
 use super::Settings;
-use super::json::{Fault, Members, Reader, Seen, Text};
+use super::json::{Fault, FaultKind, Members, Reader, Seen, Text};
 use super::quantity::{Finding, Number, Quantity, Value, judge};
 use super::reference::Subject;
-use super::rule;
 use crate::signals::{Meaning, Panel, SignalId, Variant};
 use crate::vocabulary::{Leniencies, Status};
 
@@ -158,7 +157,7 @@ impl<'a> Walk<'_, 'a, '_> {
         let repeats = self.reader.repeats();
         self.reader.once(seen, bit)?;
         if self.reader.repeats() > repeats {
-            return self.reader.fault(rule::DUPLICATE_KEY, "resourceType occurs twice");
+            return self.reader.fault(FaultKind::TypeTwice);
         }
         self.reader.skip()
     }
