@@ -6,7 +6,8 @@
 use smallvec::SmallVec;
 
 use super::Settings;
-use super::json::{Fault, FaultKind, Members, Reader, Seen, Text};
+use super::grammar::{Fault, FaultKind};
+use super::json::{Members, Reader, Seen, Text};
 use super::quantity::{Finding, Number, Quantity, Value, judge};
 use super::reference::Subject;
 use crate::signals::{Meaning, Panel, SignalId, Variant};
@@ -106,23 +107,29 @@ pub(super) fn status(text: &[u8]) -> Option<Status> {
 }
 
 /// Walks over a resource and notes elements of a wrong type.
-pub(super) struct Walk<'r, 'a, 's> {
-    pub(super) reader: &'r mut Reader<'a>,
+pub(super) struct Walk<'a, 's> {
+    pub(super) reader: Reader<'a>,
     pub(super) settings: &'s Settings,
     pub(super) text: &'s mut Vec<u8>,
     pub(super) wrong: Option<&'static str>,
 }
 
-/// Reads the Observation that begins here.
-pub(super) fn read<'a>(reader: &mut Reader<'a>, settings: &Settings, text: &mut Vec<u8>) -> Result<Draft<'a>, Fault> {
-    let mut draft = Draft::default();
-    let mut walk = Walk { reader, settings, text, wrong: None };
-    walk.observation(&mut draft)?;
+/// Reads the Observation that begins where the reader stands into a blank draft; the reader is left behind it.
+pub(super) fn read<'a>(
+    reader: &mut Reader<'a>,
+    settings: &Settings,
+    text: &mut Vec<u8>,
+    draft: &mut Draft<'a>,
+) -> Result<(), Fault> {
+    // The walk owns its reader: one indirection less at every byte.
+    let mut walk = Walk { reader: reader.clone(), settings, text, wrong: None };
+    walk.observation(draft)?;
     draft.wrong = walk.wrong;
-    Ok(draft)
+    *reader = walk.reader;
+    Ok(())
 }
 
-impl<'a> Walk<'_, 'a, '_> {
+impl<'a> Walk<'a, '_> {
     fn observation(&mut self, draft: &mut Draft<'a>) -> Result<(), Fault> {
         let (mut members, mut seen) = (self.reader.enter()?, Seen::default());
         while let Some(key) = self.reader.key(&mut members)? {

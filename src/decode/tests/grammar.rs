@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::super::json::{DEPTH_MAX, Fault, FaultKind, Reader, decimal};
+use super::super::grammar::{DEPTH_MAX, Fault, FaultKind};
+use super::super::json::{Reader, decimal};
 
 /// Builds a value with the reader under test, taking the last of repeated keys as `serde_json` does.
 fn value(reader: &mut Reader<'_>) -> Result<Value, Fault> {
