@@ -20,22 +20,6 @@ const BATCH: usize = 1_024;
 fn main() {
     let messages = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20 * BATCH);
     decode("bare observation", "auto", messages, |at| observation(at, "p"));
-    {
-        let texts: Vec<String> = (0..1024).map(|at| observation(at, "p")).collect();
-        let mut best = f64::INFINITY;
-        for _ in 0..500 {
-            let start = Instant::now();
-            let mut n = 0;
-            for t in &texts {
-                n += std::hint::black_box(std::str::from_utf8(std::hint::black_box(t.as_bytes())))
-                    .map_or(0, |t| t.len());
-            }
-            std::hint::black_box(n);
-            best = best.min(start.elapsed().as_nanos() as f64 / 1024.0);
-        }
-        println!("utf8 {best}");
-    }
-    decode("skip", "auto", messages, |at| observation(at, "p").replacen("Observation", "Xbservation", 1));
     decode("envelope", "auto", messages, |at| {
         let patient = "{\"resourceType\":\"Patient\",\"id\":\"p1\",\"gender\":\"female\",\"birthDate\":\"1958-04-07\"}";
         format!("{{\"patient\":{patient},\"observation\":{}}}", observation(at, "p"))

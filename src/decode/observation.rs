@@ -170,6 +170,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// A string; null is none.
+    #[inline(always)]
     pub(super) fn text(&mut self, path: &'static str) -> Result<Option<Text<'a>>, Fault> {
         if self.reader.peek() == b'"' {
             return self.reader.text().map(Some);
@@ -178,6 +179,7 @@ impl<'a> Walk<'a, '_> {
         Ok(None)
     }
 
+    #[inline(always)]
     pub(super) fn once_text(
         &mut self,
         seen: &mut Seen,
@@ -189,6 +191,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Passes what is not of the expected type; anything but null is noted.
+    #[cold]
     fn other(&mut self, path: &'static str) -> Result<(), Fault> {
         if self.reader.peek() != b'n' {
             self.wrong.get_or_insert(path);
@@ -196,14 +199,17 @@ impl<'a> Walk<'a, '_> {
         self.reader.skip()
     }
 
+    #[inline(always)]
     pub(super) fn object(&mut self, path: &'static str) -> Result<Option<Members>, Fault> {
         self.open(b'{', path)
     }
 
+    #[inline(always)]
     pub(super) fn array(&mut self, path: &'static str) -> Result<Option<Members>, Fault> {
         self.open(b'[', path)
     }
 
+    #[inline(always)]
     fn open(&mut self, bracket: u8, path: &'static str) -> Result<Option<Members>, Fault> {
         if self.reader.peek() == bracket {
             return self.reader.enter().map(Some);
