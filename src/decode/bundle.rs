@@ -1,13 +1,14 @@
 //! Bundles: every type, nested, with null and empty entries, deletions and notifications (CLINICAL rows 36, 41 and 42).
 //!
 //! Two passes: an outline of all entries (which checks the grammar of the whole Bundle), then the resources, in order. One bad entry does
-//! not lose the others. Nesting is bounded by [`DEPTH_MAX`](super::json::DEPTH_MAX): a Bundle within a Bundle is three levels deeper.
+//! not lose the others. Nesting is bounded by [`DEPTH_MAX`](super::grammar::DEPTH_MAX): a Bundle within a Bundle is three levels deeper.
 //! This is not the hot path: it may allocate.
 
 use super::document::Document;
-use super::json::{Fault, Reader, Seen, Text};
+use super::grammar::Fault;
+use super::json::{Reader, Seen, Text};
 use super::judge::version;
-use super::observation::{self, Walk};
+use super::observation::{self, Draft, Walk};
 use super::reference::{self, IdSource, Names, Scratch, Target, target};
 use super::rule;
 use super::verdict::{Broken, Item};
@@ -72,7 +73,8 @@ fn entries<'a>(
     document: &mut Document<'_, '_>,
     reader: &mut Reader<'a>,
 ) -> Result<Result<Vec<Entry<'a>>, Broken>, Fault> {
-    let mut walk = Walk { reader, settings: document.settings, text: &mut document.scratch.text, wrong: None };
+    let mut walk =
+        Walk { reader: reader.clone(), settings: document.settings, text: &mut document.scratch.text, wrong: None };
     let (mut members, mut seen) = (walk.reader.enter()?, Seen::default());
     let mut entries = Ok(Vec::new());
     while let Some(key) = walk.reader.key(&mut members)? {
@@ -92,10 +94,11 @@ fn entries<'a>(
             _ => walk.reader.skip()?,
         }
     }
+    *reader = walk.reader;
     Ok(entries)
 }
 
-fn all<'a>(walk: &mut Walk<'_, 'a, '_>) -> Result<Vec<Entry<'a>>, Fault> {
+fn all<'a>(walk: &mut Walk<'a, '_>) -> Result<Vec<Entry<'a>>, Fault> {
     let (mut members, mut entries) = (walk.reader.enter()?, Vec::new());
     while walk.reader.element(&mut members)? {
         walk.wrong = None;
@@ -118,7 +121,7 @@ fn all<'a>(walk: &mut Walk<'_, 'a, '_>) -> Result<Vec<Entry<'a>>, Fault> {
     Ok(entries)
 }
 
-fn resource<'a>(walk: &mut Walk<'_, 'a, '_>, seen: &mut Seen, entry: &mut Entry<'a>) -> Result<(), Fault> {
+fn resource<'a>(walk: &mut Walk<'a, '_>, seen: &mut Seen, entry: &mut Entry<'a>) -> Result<(), Fault> {
     walk.reader.once(seen, 1)?;
     walk.reader.peek();
     let begin = walk.reader.clone();
@@ -137,13 +140,7 @@ fn resource<'a>(walk: &mut Walk<'_, 'a, '_>, seen: &mut Seen, entry: &mut Entry<
 
 type Pair<'a> = (Option<Text<'a>>, Option<Text<'a>>);
 
-fn two<'a>(
-    walk: &mut Walk<'_, 'a, '_>,
-    seen: &mut Seen,
-    bit: u32,
-    first: &[u8],
-    second: &[u8],
-) -> Result<Pair<'a>, Fault> {
+fn two<'a>(walk: &mut Walk<'a, '_>, seen: &mut Seen, bit: u32, first: &[u8], second: &[u8]) -> Result<Pair<'a>, Fault> {
     walk.reader.once(seen, bit)?;
     let mut pair = (None, None);
     let Some(mut members) = walk.object("entry.request")? else { return Ok(pair) };
@@ -240,7 +237,8 @@ fn last_version<'a>(
     names: &Names<'a, '_>,
 ) -> Result<(Option<IdSource>, Version), Fault> {
     let settings = document.settings;
-    let draft = observation::read(&mut resource.clone(), settings, &mut document.scratch.text)?;
+    let mut draft = Draft::default();
+    observation::read(&mut resource.clone(), settings, &mut document.scratch.text, &mut draft)?;
     let identifiers = settings.subject_identifier == crate::config::Choice::Accept;
     let scratch: &mut Scratch = document.scratch;
     let patient = reference::patient(&draft.subject, names, identifiers, scratch, &mut Leniencies::default()).ok();

@@ -4,8 +4,10 @@
 //! is one rejection. A bare Observation is read in one pass; envelopes and Bundles in two (an outline first), so that a `urn:uuid:` can
 //! be resolved whatever the order of entries.
 
-use super::json::{Fault, Reader, Seen, Text};
+use super::grammar::{Fault, FaultKind};
+use super::json::{Reader, Seen, Text};
 use super::judge::{Bench, judge};
+use super::observation::Draft;
 use super::reference::{Names, Scratch};
 use super::verdict::{Broken, Item};
 use super::{Settings, bundle, observation, patient, rule};
@@ -42,9 +44,10 @@ impl<'a> Document<'_, '_> {
     pub(super) fn read(&mut self, bytes: &'a [u8], inner: bool) -> Outcome {
         match self.try_read(bytes, inner) {
             Ok(outcome) => outcome,
-            Err(Fault { rule, detail, at }) => {
+            Err(fault) => {
+                let (rule, detail) = fault.rule();
                 self.items.clear();
-                self.items.push(Item::Rejected(Broken::new(rule, detail).at(at)));
+                self.items.push(Item::Rejected(Broken::new(rule, detail).at(fault.at as usize)));
                 Outcome::Done
             }
         }
@@ -52,7 +55,7 @@ impl<'a> Document<'_, '_> {
 
     fn try_read(&mut self, bytes: &'a [u8], inner: bool) -> Result<Outcome, Fault> {
         if let Err(error) = std::str::from_utf8(bytes) {
-            return Err(Fault { rule: rule::NOT_UTF8, detail: "the record is not UTF-8", at: error.valid_up_to() });
+            return Err(Fault::new(FaultKind::NotUtf8, error.valid_up_to()));
         }
         // A byte order mark is no part of the document (RFC 8259 §8.1 lets a reader pass it).
         let start = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
@@ -144,7 +147,8 @@ impl<'a> Document<'_, '_> {
         names: &Names<'a, '_>,
     ) -> Result<(), Fault> {
         let repeats = reader.repeats();
-        let draft = observation::read(reader, self.settings, &mut self.scratch.text)?;
+        let mut draft = Draft::default();
+        observation::read(reader, self.settings, &mut self.scratch.text, &mut draft)?;
         let bench = Bench { settings: self.settings, received_at: self.received_at, names, full_url };
         self.items.push(match judge(&draft, bench, self.scratch) {
             Ok(mut found) => {

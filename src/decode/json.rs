@@ -4,30 +4,18 @@
 //!
 //! 1. It accepts exactly the documents of the grammar that are nested at most [`DEPTH_MAX`] deep and whose `\u` escapes spell
 //!    Unicode scalar values (a test holds it against an independent reader on random and on mutated documents).
-//! 2. It allocates nothing and does not recurse: skipping a value keeps its open brackets in one word.
+//! 2. It allocates nothing and does not recurse.
 //! 3. What it returns are slices of the input; an escaped string is unescaped only when somebody asks.
 //!
-//! Why not a crate: of those tried on paper, none both keeps offsets (an id has to stay a range of the batch's arena), skips without
-//! recursion and reports a repeated key; the grammar is one page.
+//! Why not the crate `jiter`, the nearest: an id has to stay a range of the batch's arena, and its slices do not say where they begin;
+//! skipping recurses and unescapes what it skips; it accepts NaN unless told otherwise.
 //!
 //! Not here: UTF-8 validation (once a record, in [`document`](super::document)), values of numbers beyond [`decimal`].
 
-use super::rule;
-
-/// Deepest nesting that is read. FHIR resources need about 20, each nested Bundle three more.
-pub(super) const DEPTH_MAX: u32 = 64;
+use super::grammar::{self, DEPTH_MAX, Fault, FaultKind, code_unit};
 
 /// Longest key that can be known, in bytes; a longer one is unknown.
 const KEY_MAX: usize = 32;
-
-/// Why a document cannot be read on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) rule: &'static str,
-    pub(super) detail: &'static str,
-    /// Byte of the document at which it was noticed.
-    pub(super) at: usize,
-}
 
 /// A string of the document, still escaped.
 #[derive(Clone, Copy)]
@@ -62,15 +50,32 @@ pub(super) struct Seen(u32);
 
 impl<'a> Text<'a> {
     /// The text, unescaped into `buffer` if need be.
+    #[inline]
     pub(super) fn plain<'b>(self, buffer: &'b mut Vec<u8>) -> &'b [u8]
     where
         'a: 'b,
     {
-        if !self.escaped {
-            return self.raw;
-        }
+        if self.escaped { self.unescape_into(buffer) } else { self.raw }
+    }
+
+    #[inline(never)]
+    fn unescape_into(self, buffer: &mut Vec<u8>) -> &[u8] {
         buffer.clear();
-        self.unescape(|byte| buffer.push(byte));
+        let mut rest = self.raw;
+        // Runs of plain bytes are copied whole: a document within a string is mostly those.
+        while let Some(at) = memchr::memchr(b'\\', rest) {
+            buffer.extend_from_slice(&rest[..at]);
+            // Two bytes, or six after `\u`, or twelve of a surrogate pair: unescaping a prefix finds out.
+            let length = match rest.get(at + 1) {
+                Some(b'u') if rest.get(at + 6) == Some(&b'\\') && is_high_surrogate(rest, at + 2) => 12,
+                Some(b'u') => 6,
+                _ => 2,
+            };
+            let (escape, after) = rest.split_at((at + length).min(rest.len()));
+            Text { raw: &escape[at..], ..self }.unescape(|byte| buffer.push(byte));
+            rest = after;
+        }
+        buffer.extend_from_slice(rest);
         buffer
     }
 
@@ -108,10 +113,10 @@ impl<'a> Text<'a> {
                 b'r' => put(b'\r'),
                 b't' => put(b'\t'),
                 b'u' => {
-                    let mut unit = hex4(rest).unwrap_or_default();
+                    let mut unit = code_unit(rest, 0).unwrap_or_default();
                     rest = rest.get(4..).unwrap_or_default();
                     if (0xD800..0xDC00).contains(&unit) {
-                        let low = rest.get(2..).and_then(hex4).unwrap_or_default();
+                        let low = code_unit(rest, 2).unwrap_or_default();
                         rest = rest.get(6..).unwrap_or_default();
                         unit = 0x10000 + ((unit - 0xD800) << 10) + low.wrapping_sub(0xDC00);
                     }
@@ -141,42 +146,28 @@ impl<'a> Reader<'a> {
     }
 
     /// A failure here.
-    pub(super) fn fault<T>(&self, rule: &'static str, detail: &'static str) -> Result<T, Fault> {
-        Err(Fault { rule, detail, at: self.at })
-    }
-
     #[cold]
-    fn unexpected<T>(&self, detail: &'static str) -> Result<T, Fault> {
-        let detail = if self.at >= self.bytes.len() { "the document ends early" } else { detail };
-        self.fault(rule::JSON_SYNTAX, detail)
-    }
-
-    /// The next byte, or NUL (which begins nothing) at the end.
-    fn byte(&self) -> u8 {
-        self.bytes.get(self.at).copied().unwrap_or(0)
+    pub(super) fn fault<T>(&self, kind: FaultKind) -> Result<T, Fault> {
+        Err(Fault::new(kind, self.at))
     }
 
     /// The first byte of what comes next; it tells what it is. NUL at the end.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek(&mut self) -> u8 {
-        loop {
-            match self.byte() {
-                b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
-                byte => return byte,
-            }
-        }
+        self.at = grammar::solid(self.bytes, self.at);
+        grammar::byte(self.bytes, self.at)
     }
 
     /// Nothing but white space may follow.
     pub(super) fn end(&mut self) -> Result<(), Fault> {
         self.peek();
-        if self.at == self.bytes.len() { Ok(()) } else { self.unexpected("something follows the document") }
+        if self.at == self.bytes.len() { Ok(()) } else { self.fault(FaultKind::Trailing) }
     }
 
     /// Enters the object or array that begins here.
     #[inline]
     pub(super) fn enter(&mut self) -> Result<Members, Fault> {
-        debug_assert!(matches!(self.byte(), b'{' | b'['), "the caller has peeked");
+        debug_assert!(matches!(grammar::byte(self.bytes, self.at), b'{' | b'['), "the caller has peeked");
         self.at += 1;
         self.deepen()?;
         Ok(Members::default())
@@ -184,7 +175,7 @@ impl<'a> Reader<'a> {
 
     fn deepen(&mut self) -> Result<(), Fault> {
         if self.depth == DEPTH_MAX {
-            return self.fault(rule::JSON_DEPTH, "nested more than 64 deep");
+            return self.fault(FaultKind::Depth);
         }
         self.depth += 1;
         Ok(())
@@ -192,7 +183,7 @@ impl<'a> Reader<'a> {
 
     /// The next key of the object, unescaped; its value comes next. A key that is too long to be known comes back empty.
     /// `None` after the last.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(&mut self, members: &mut Members) -> Result<Option<&[u8]>, Fault> {
         let next = self.peek();
         if next == b'}' {
@@ -202,9 +193,11 @@ impl<'a> Reader<'a> {
         }
         self.comma(next, members)?;
         let text = self.key_text()?;
-        if !text.escaped {
-            return Ok(Some(text.raw));
-        }
+        if text.escaped { Ok(Some(self.unescaped_key(text))) } else { Ok(Some(text.raw)) }
+    }
+
+    #[cold]
+    fn unescaped_key(&mut self, text: Text<'a>) -> &[u8] {
         let (mut length, buffer) = (0, &mut self.key);
         text.unescape(|byte| {
             if let Some(free) = buffer.get_mut(length) {
@@ -212,14 +205,14 @@ impl<'a> Reader<'a> {
             }
             length += 1;
         });
-        Ok(Some(self.key.get(..length).unwrap_or_default()))
+        self.key.get(..length).unwrap_or_default()
     }
 
-    #[inline]
+    #[inline(always)]
     fn comma(&mut self, next: u8, members: &mut Members) -> Result<(), Fault> {
         if members.begun {
             if next != b',' {
-                return self.unexpected("a comma or a closing bracket is missing");
+                return Err(grammar::unexpected(self.bytes, self.at, FaultKind::NoComma));
             }
             self.at += 1;
         }
@@ -227,21 +220,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn key_text(&mut self) -> Result<Text<'a>, Fault> {
-        if self.peek() != b'"' {
-            return self.unexpected("a key is missing");
-        }
-        let text = self.text()?;
-        if self.peek() != b':' {
-            return self.unexpected("a colon is missing");
-        }
-        self.at += 1;
-        Ok(text)
+        let (behind, (start, end), escaped) = grammar::key(self.bytes, self.at)?;
+        self.at = behind;
+        Ok(Text { raw: &self.bytes[start..end], start, escaped })
     }
 
     /// Another element of the array comes next?
-    #[inline]
+    #[inline(always)]
     pub(super) fn element(&mut self, members: &mut Members) -> Result<bool, Fault> {
         let next = self.peek();
         if next == b']' {
@@ -254,11 +241,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Marks a key as seen; fails if it was seen before, unless repeats are allowed (then the caller's later value stands).
+    #[inline(always)]
     pub(super) fn once(&mut self, seen: &mut Seen, bit: u32) -> Result<(), Fault> {
         let mask = 1 << bit;
         if seen.0 & mask != 0 {
             if !self.repeats_allowed {
-                return self.fault(rule::DUPLICATE_KEY, "a key occurs twice in one object");
+                return self.fault(FaultKind::KeyTwice);
             }
             self.repeats += 1;
         }
@@ -267,201 +255,39 @@ impl<'a> Reader<'a> {
     }
 
     /// The string that begins here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn text(&mut self) -> Result<Text<'a>, Fault> {
-        debug_assert_eq!(self.byte(), b'"', "the caller has peeked");
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
-        loop {
-            self.at = plain_end(self.bytes, self.at);
-            match self.byte() {
-                b'"' => {
-                    let raw = &self.bytes[start..self.at];
-                    self.at += 1;
-                    return Ok(Text { raw, start, escaped });
-                }
-                b'\\' => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                _ => return self.unexpected("a control character stands in a string"),
-            }
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), Fault> {
-        self.at += 1;
-        match self.byte() {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
-            b'u' => {
-                self.at += 1;
-                match self.code_unit()? {
-                    0xD800..0xDC00 => {
-                        if !self.bytes[self.at..].starts_with(b"\\u") {
-                            return self.unexpected("half of a surrogate pair is missing");
-                        }
-                        self.at += 2;
-                        if !(0xDC00..0xE000).contains(&self.code_unit()?) {
-                            return self.unexpected("half of a surrogate pair is missing");
-                        }
-                    }
-                    0xDC00..0xE000 => return self.unexpected("half of a surrogate pair is missing"),
-                    _ => {}
-                }
-            }
-            _ => return self.unexpected("an escape is unknown"),
-        }
-        Ok(())
-    }
-
-    fn code_unit(&mut self) -> Result<u32, Fault> {
-        match hex4(&self.bytes[self.at..]) {
-            Some(unit) => {
-                self.at += 4;
-                Ok(unit)
-            }
-            None => self.unexpected("an escape is unknown"),
-        }
+        debug_assert_eq!(grammar::byte(self.bytes, self.at), b'"', "the caller has peeked");
+        let start = self.at + 1;
+        let (end, escaped) = grammar::string(self.bytes, start)?;
+        self.at = end + 1;
+        Ok(Text { raw: &self.bytes[start..end], start, escaped })
     }
 
     /// The number that begins here, as it is written.
     #[inline]
     pub(super) fn number(&mut self) -> Result<&'a [u8], Fault> {
         let start = self.at;
-        if self.byte() == b'-' {
-            self.at += 1;
-        }
-        let whole = self.at;
-        self.digits()?;
-        if self.bytes[whole] == b'0' && self.at > whole + 1 {
-            return self.unexpected("a number begins with 0");
-        }
-        if self.byte() == b'.' {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.byte(), b'e' | b'E') {
-            self.at += 1;
-            if matches!(self.byte(), b'+' | b'-') {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
+        self.at = grammar::number(self.bytes, start)?;
         Ok(&self.bytes[start..self.at])
     }
 
-    #[inline]
-    fn digits(&mut self) -> Result<(), Fault> {
-        if !self.byte().is_ascii_digit() {
-            return self.unexpected("a digit is missing");
-        }
-        while self.byte().is_ascii_digit() {
-            self.at += 1;
-        }
-        Ok(())
-    }
-
     /// Passes the value that begins here, whatever it is, and checks it.
-    pub(super) fn skip(&mut self) -> Result<(), Fault> {
-        let outside = self.depth;
-        // The open brackets, innermost lowest: 1 is an object. One word holds them all.
-        let mut objects: u64 = 0;
-        loop {
-            match self.peek() {
-                b'"' => {
-                    self.text()?;
-                }
-                open @ (b'{' | b'[') => {
-                    self.at += 1;
-                    self.deepen()?;
-                    objects = objects << 1 | u64::from(open == b'{');
-                    let next = self.peek();
-                    if next != open + 2 {
-                        if open == b'{' {
-                            self.key_text()?;
-                        }
-                        continue;
-                    }
-                    self.at += 1;
-                    self.depth -= 1;
-                    objects >>= 1;
-                }
-                b'-' | b'0'..=b'9' => {
-                    self.number()?;
-                }
-                b't' => self.literal(b"true")?,
-                b'f' => self.literal(b"false")?,
-                b'n' => self.literal(b"null")?,
-                _ => return self.unexpected("a value is missing"),
-            }
-            if self.close(outside, &mut objects)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// After a value: closes what ends here. True when the value that was to be skipped is complete, false when another value comes next.
     #[inline]
-    fn close(&mut self, outside: u32, objects: &mut u64) -> Result<bool, Fault> {
-        while self.depth > outside {
-            let object = *objects & 1 == 1;
-            match self.peek() {
-                b',' => {
-                    self.at += 1;
-                    if object {
-                        self.key_text()?;
-                    }
-                    return Ok(false);
-                }
-                b'}' if object => {}
-                b']' if !object => {}
-                _ => return self.unexpected("a comma or a closing bracket is missing"),
-            }
-            self.at += 1;
-            self.depth -= 1;
-            *objects >>= 1;
+    pub(super) fn skip(&mut self) -> Result<(), Fault> {
+        // Most of what is passed is one string.
+        if self.peek() == b'"' {
+            let (end, _) = grammar::string(self.bytes, self.at + 1)?;
+            self.at = end + 1;
+        } else {
+            self.at = grammar::skip(self.bytes, self.at, DEPTH_MAX - self.depth)?;
         }
-        Ok(true)
-    }
-
-    fn literal(&mut self, word: &[u8]) -> Result<(), Fault> {
-        if !self.bytes[self.at..].starts_with(word) {
-            return self.unexpected("a value is missing");
-        }
-        self.at += word.len();
         Ok(())
     }
 }
 
-fn hex4(bytes: &[u8]) -> Option<u32> {
-    bytes.get(..4)?.iter().try_fold(0, |unit, &byte| Some(unit << 4 | char::from(byte).to_digit(16)?))
-}
-
-/// The first byte from `at` on that a string cannot simply contain: a quote, a backslash, a control character. The length if there is none.
-///
-/// Eight bytes at a time. `(x - 1) & !x` has the high bit of a byte set if that byte of `x` is zero; a borrow can set it wrongly
-/// only above a byte that is set rightly, so the lowest set bit is always right (Mycroft's test for a zero byte).
-#[inline]
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
-    while let Some(chunk) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes were taken"));
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let stop = quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word;
-        if stop & HIGH != 0 {
-            return at + ((stop & HIGH).trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while bytes.get(at).is_some_and(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
-        at += 1;
-    }
-    at
+fn is_high_surrogate(bytes: &[u8], at: usize) -> bool {
+    code_unit(bytes, at).is_some_and(|unit| (0xD800..0xDC00).contains(&unit))
 }
 
 /// The number that a JSON number literal spells, correctly rounded; `None` if it is beyond the range of `f64`.

@@ -20,6 +20,7 @@
 mod bundle;
 mod datetime;
 mod document;
+mod grammar;
 mod json;
 mod judge;
 mod leniency;

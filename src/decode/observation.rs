@@ -6,10 +6,10 @@
 use smallvec::SmallVec;
 
 use super::Settings;
-use super::json::{Fault, Members, Reader, Seen, Text};
+use super::grammar::{Fault, FaultKind};
+use super::json::{Members, Reader, Seen, Text};
 use super::quantity::{Finding, Number, Quantity, Value, judge};
 use super::reference::Subject;
-use super::rule;
 use crate::signals::{Meaning, Panel, SignalId, Variant};
 use crate::vocabulary::{Leniencies, Status};
 
@@ -107,23 +107,29 @@ pub(super) fn status(text: &[u8]) -> Option<Status> {
 }
 
 /// Walks over a resource and notes elements of a wrong type.
-pub(super) struct Walk<'r, 'a, 's> {
-    pub(super) reader: &'r mut Reader<'a>,
+pub(super) struct Walk<'a, 's> {
+    pub(super) reader: Reader<'a>,
     pub(super) settings: &'s Settings,
     pub(super) text: &'s mut Vec<u8>,
     pub(super) wrong: Option<&'static str>,
 }
 
-/// Reads the Observation that begins here.
-pub(super) fn read<'a>(reader: &mut Reader<'a>, settings: &Settings, text: &mut Vec<u8>) -> Result<Draft<'a>, Fault> {
-    let mut draft = Draft::default();
-    let mut walk = Walk { reader, settings, text, wrong: None };
-    walk.observation(&mut draft)?;
+/// Reads the Observation that begins where the reader stands into a blank draft; the reader is left behind it.
+pub(super) fn read<'a>(
+    reader: &mut Reader<'a>,
+    settings: &Settings,
+    text: &mut Vec<u8>,
+    draft: &mut Draft<'a>,
+) -> Result<(), Fault> {
+    // The walk owns its reader: one indirection less at every byte.
+    let mut walk = Walk { reader: reader.clone(), settings, text, wrong: None };
+    walk.observation(draft)?;
     draft.wrong = walk.wrong;
-    Ok(draft)
+    *reader = walk.reader;
+    Ok(())
 }
 
-impl<'a> Walk<'_, 'a, '_> {
+impl<'a> Walk<'a, '_> {
     fn observation(&mut self, draft: &mut Draft<'a>) -> Result<(), Fault> {
         let (mut members, mut seen) = (self.reader.enter()?, Seen::default());
         while let Some(key) = self.reader.key(&mut members)? {
@@ -158,12 +164,13 @@ impl<'a> Walk<'_, 'a, '_> {
         let repeats = self.reader.repeats();
         self.reader.once(seen, bit)?;
         if self.reader.repeats() > repeats {
-            return self.reader.fault(rule::DUPLICATE_KEY, "resourceType occurs twice");
+            return self.reader.fault(FaultKind::TypeTwice);
         }
         self.reader.skip()
     }
 
     /// A string; null is none.
+    #[inline(always)]
     pub(super) fn text(&mut self, path: &'static str) -> Result<Option<Text<'a>>, Fault> {
         if self.reader.peek() == b'"' {
             return self.reader.text().map(Some);
@@ -172,6 +179,7 @@ impl<'a> Walk<'_, 'a, '_> {
         Ok(None)
     }
 
+    #[inline(always)]
     pub(super) fn once_text(
         &mut self,
         seen: &mut Seen,
@@ -183,6 +191,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     /// Passes what is not of the expected type; anything but null is noted.
+    #[cold]
     fn other(&mut self, path: &'static str) -> Result<(), Fault> {
         if self.reader.peek() != b'n' {
             self.wrong.get_or_insert(path);
@@ -190,14 +199,17 @@ impl<'a> Walk<'_, 'a, '_> {
         self.reader.skip()
     }
 
+    #[inline(always)]
     pub(super) fn object(&mut self, path: &'static str) -> Result<Option<Members>, Fault> {
         self.open(b'{', path)
     }
 
+    #[inline(always)]
     pub(super) fn array(&mut self, path: &'static str) -> Result<Option<Members>, Fault> {
         self.open(b'[', path)
     }
 
+    #[inline(always)]
     fn open(&mut self, bracket: u8, path: &'static str) -> Result<Option<Members>, Fault> {
         if self.reader.peek() == bracket {
             return self.reader.enter().map(Some);

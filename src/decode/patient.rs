@@ -3,7 +3,8 @@
 //! It never breaks a rule: what cannot be read is unknown, and a Patient without a usable id updates nobody.
 
 use super::Settings;
-use super::json::{Fault, Reader, Seen, Text};
+use super::grammar::Fault;
+use super::json::{Reader, Seen, Text};
 use super::judge::version;
 use super::observation::{Meta, Walk};
 use super::reference::{Scratch, own};
@@ -18,7 +19,7 @@ pub(super) fn read<'a>(
     counted: bool,
     scratch: &mut Scratch,
 ) -> Result<Item, Fault> {
-    let mut walk = Walk { reader, settings, text: &mut scratch.text, wrong: None };
+    let mut walk = Walk { reader: reader.clone(), settings, text: &mut scratch.text, wrong: None };
     let (mut id, mut meta, mut birth, mut gender) = (None, Meta::default(), None, None);
     let (mut members, mut seen) = (walk.reader.enter()?, Seen::default());
     while let Some(key) = walk.reader.key(&mut members)? {
@@ -31,6 +32,7 @@ pub(super) fn read<'a>(
             _ => walk.reader.skip()?,
         }
     }
+    *reader = walk.reader;
     let birth_year = birth.and_then(|text| year(text.plain(&mut scratch.text)));
     let sex = gender.map_or(Sex::Unknown, |text| sex(text.plain(&mut scratch.text)));
     let demographics = Demographics { birth_year, sex, version: version(&meta, scratch) };

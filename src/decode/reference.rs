@@ -51,6 +51,12 @@ pub(super) enum Target<'t> {
 
 /// Reads a reference.
 pub(super) fn target(reference: &[u8]) -> Target<'_> {
+    // By far the most common form first: one pass over the id, which is judged later.
+    if let Some(id) = reference.strip_prefix(b"Patient/")
+        && !id.iter().any(|byte| matches!(byte, b'/' | b'?' | b'#'))
+    {
+        return Target::Logical { kind: &reference[..7], start: 8, end: reference.len() };
+    }
     if reference.starts_with(b"#") {
         return Target::Contained;
     }

@@ -13,7 +13,7 @@ pub const UNREADABLE: &str = "unreadable";
 pub const NOT_UTF8: &str = "not_utf8";
 /// The record is not JSON (RFC 8259): truncated, trailing bytes, NaN, a control character, a lone surrogate.
 pub const JSON_SYNTAX: &str = "json_syntax";
-/// The document is nested deeper than [`DEPTH_MAX`](super::json::DEPTH_MAX).
+/// The document is nested deeper than [`DEPTH_MAX`](super::grammar::DEPTH_MAX).
 pub const JSON_DEPTH: &str = "json_depth";
 /// A key that matters occurs twice in one object (`decode.duplicate_keys`).
 pub const DUPLICATE_KEY: &str = "duplicate_key";

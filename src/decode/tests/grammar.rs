@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::super::json::{DEPTH_MAX, Fault, Reader, decimal};
-use super::rule;
+use super::super::grammar::{DEPTH_MAX, Fault, FaultKind};
+use super::super::json::{Reader, decimal};
 
 /// Builds a value with the reader under test, taking the last of repeated keys as `serde_json` does.
 fn value(reader: &mut Reader<'_>) -> Result<Value, Fault> {
@@ -30,7 +30,7 @@ fn value(reader: &mut Reader<'_>) -> Result<Value, Fault> {
             let at = reader.at();
             let literal = reader.number()?;
             // Beyond the range of f64 the grammar says yes and the value no; the independent reader knows one answer for both.
-            let number = decimal(literal).ok_or(Fault { rule: rule::VALUE_NOT_FINITE, detail: "", at })?;
+            let number = decimal(literal).ok_or(Fault { kind: FaultKind::NoValue, at: at as u32 })?;
             Value::from(number)
         }
         first => {
@@ -203,9 +203,9 @@ fn nesting_is_read_up_to_its_limit_and_not_beyond() {
         let per = open.matches(['[', '{']).count();
         assert_eq!(skip(nested(limit / per, open, close).as_bytes()), Ok(()));
         let fault = skip(nested(limit / per + 1, open, close).as_bytes()).unwrap_err();
-        assert_eq!(fault.rule, rule::JSON_DEPTH);
+        assert_eq!(fault.kind, FaultKind::Depth);
     }
-    assert_eq!(skip("[".repeat(1_000_000).as_bytes()).unwrap_err().rule, rule::JSON_DEPTH);
+    assert_eq!(skip("[".repeat(1_000_000).as_bytes()).unwrap_err().kind, FaultKind::Depth);
 }
 
 #[test]
