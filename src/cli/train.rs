@@ -260,10 +260,6 @@ mod tests {
             .collect()
     }
 
-    fn no_generator(_: &Args) -> Box<dyn Iterator<Item = LabelledReading>> {
-        unreachable!("rows come from a file")
-    }
-
     #[test]
     fn both_formats_give_the_same_model_and_nothing_is_overwritten_unasked() {
         let folder = tempfile::tempdir().unwrap();
@@ -273,7 +269,7 @@ mod tests {
         let train = |input: &str, output: &str, more: &[&str]| {
             let (input, output) = (path(input), path(output));
             let line = ["--input", input.to_str().unwrap(), "--output", output.to_str().unwrap()];
-            run(&args(&[&line, more].concat()), no_generator)
+            run(&args(&[&line, more].concat()))
         };
         train("rows.csv", "a.json", &[]).unwrap();
         train("rows.ndjson", "b.json", &[]).unwrap();
@@ -293,15 +289,8 @@ mod tests {
     fn a_model_of_synthetic_patients_says_that_it_has_no_clinical_use() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("model.json");
-        let synthetic = |args: &Args| -> Box<dyn Iterator<Item = LabelledReading>> {
-            Box::new((0..args.observations).map(|index| {
-                let mut features = [f64::NAN; FEATURES];
-                (features[0], features[1]) = (100.0 + (index % 60) as f64, 80.0);
-                LabelledReading { features, label: index % 60 + index % 7 > 40, patient: index % 40 }
-            }))
-        };
-        let args = args(&["-o", output.to_str().unwrap(), "--observations", "400"]);
-        run(&args, synthetic).unwrap();
+        let args = args(&["-o", output.to_str().unwrap(), "--patients", "40", "--observations", "8000"]);
+        run(&args).unwrap();
         let model = Logistic::load(&std::fs::read(&output).unwrap()).unwrap();
         assert_eq!(model.card().clinical_use, "none");
         let table = card_table(&model, model.card()).to_string();

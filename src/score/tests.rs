@@ -33,7 +33,8 @@ fn scorable(readings: Vec<Reading>) -> Scorable {
         features.extend(row);
     }
     let demographics = vec![Demographics::default(); readings.len()];
-    Scorable { readings, features, demographics, withdrawn: Vec::new() }
+    let replaces = vec![false; readings.len()];
+    Scorable { readings, features, demographics, replaces, withdrawn: Vec::new() }
 }
 
 fn model() -> Arc<Logistic> {

@@ -42,7 +42,7 @@ fn check_bundle(
     let mut seen = Vec::new();
     for entry in found {
         match entry {
-            Entry::Observation(Observation { patient: whose, id, facts }) => {
+            Entry::Observation(Observation { patient: whose, id, facts, .. }) => {
                 assert_eq!(arena.id(*whose), patient.as_bytes());
                 assert!(id.is_some());
                 assert_eq!(Leniency::names(facts.leniencies).collect::<Vec<_>>(), ["panel_superseded"]);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array, ListBuilder, RecordBatch,
-    StringArray, StringBuilder, TimestampMicrosecondArray, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::Int32Type;
 
@@ -80,7 +80,7 @@ pub(super) fn readings_of(epoch: u64, rows: &[Row]) -> Rows {
         Arc::new(column) as ArrayRef
     };
     let dictionary = |value: &dyn Fn(&Row) -> Option<&'static str>| {
-        Arc::new(rows.iter().map(value).collect::<DictionaryArray<Int32Type>>()) as ArrayRef
+        Arc::new(rows.iter().map(value).collect::<StringArray>()) as ArrayRef
     };
     let mut reasons = ListBuilder::new(StringBuilder::new());
     rows.iter().for_each(|row| reasons.append_value(row.reasons.iter().map(Some)));
@@ -104,7 +104,7 @@ pub(super) fn readings_of(epoch: u64, rows: &[Row]) -> Rows {
         ("risk_level", dictionary(&|_| None)),
         ("model", dictionary(&|_| None)),
         ("late", Arc::new(BooleanArray::from(vec![false; n]))),
-        ("epoch", Arc::new(UInt64Array::from(vec![epoch; n]))),
+        ("epoch", Arc::new(Int64Array::from(vec![epoch as i64; n]))),
     ];
     Rows {
         table: TableName::Readings,
