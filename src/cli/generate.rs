@@ -152,7 +152,8 @@ fn profile(args: &Args, now: impl Fn() -> EventTime) -> Result<Profile, Generate
             profile.every = EventSpan::from_micros(i64::try_from(every_us).unwrap_or(i64::MAX).max(1));
         }
         Beginning::Now if args.observations > 0 => {
-            let span_us = i128::from(args.observations) * i128::from(profile.every.micros()) / i128::from(args.patients);
+            let span_us =
+                i128::from(args.observations) * i128::from(profile.every.micros()) / i128::from(args.patients);
             profile.start = now() - EventSpan::from_micros(i64::try_from(span_us).unwrap_or(i64::MAX));
         }
         Beginning::Now => {
@@ -211,7 +212,8 @@ fn ensure_topic(settings: &ClientConfig, brokers: &str, args: &Args) -> Result<(
     let topic = NewTopic::new(&args.topic, args.partitions, TopicReplication::Fixed(args.replicas));
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|why| unreachable(why.to_string()))?;
     let options = AdminOptions::new().request_timeout(Some(wait));
-    let answers = runtime.block_on(admin.create_topics([&topic], &options)).map_err(|why| unreachable(why.to_string()))?;
+    let answers =
+        runtime.block_on(admin.create_topics([&topic], &options)).map_err(|why| unreachable(why.to_string()))?;
     match answers.into_iter().next() {
         None | Some(Ok(_) | Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
         Some(Err((_, why))) => Err(SourceError::Unavailable(format!("could not create topic {:?}: {why}", args.topic))),
@@ -308,7 +310,8 @@ fn progress(observations: u64) -> ProgressBar {
     if observations == 0 {
         return ProgressBar::new_spinner().with_style(style("{human_pos} observations, {per_sec}, {elapsed}"));
     }
-    ProgressBar::new(observations).with_style(style("{wide_bar} {human_pos}/{human_len} observations, {per_sec}, {eta} left"))
+    ProgressBar::new(observations)
+        .with_style(style("{wide_bar} {human_pos}/{human_len} observations, {per_sec}, {eta} left"))
 }
 
 fn style(template: &str) -> ProgressStyle {

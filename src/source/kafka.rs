@@ -133,10 +133,15 @@ impl KafkaSource {
         })
     }
 
-    /// Tells librdkafka not to fetch what has ended, and the feeder how far everything is.
+    /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
+    ///
+    /// Leaving, not pausing: a consumer that is dropped while some of its partitions are paused waits for ever (librdkafka 2.12).
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
-            self.reading.partitions.iter().for_each(|reader| progress.advance(reader.partition.number, reader.position));
+            self.reading
+                .partitions
+                .iter()
+                .for_each(|reader| progress.advance(reader.partition.number, reader.position));
         }
         let Some(fetcher) = self.fetcher.as_ref().filter(|_| !self.reading.ended.is_empty()) else { return Ok(()) };
         let mut list = TopicPartitionList::new();
@@ -144,7 +149,7 @@ impl KafkaSource {
             let partition = self.reading.partitions[index].partition;
             list.add_partition(self.reading.topics.name(partition.topic), partition.number);
         }
-        fetcher.consumer().pause(&list).map_err(|why| unavailable("pause partitions", &why))
+        fetcher.consumer().incremental_unassign(&list).map_err(|why| unavailable("leave partitions", &why))
     }
 }
 
@@ -286,7 +291,8 @@ impl Reading {
             }
             return;
         }
-        (reader.position, reader.at_end, reader.idle, reader.quiet_since) = (message.offset + 1, false, false, self.now);
+        (reader.position, reader.at_end, reader.idle, reader.quiet_since) =
+            (message.offset + 1, false, false, self.now);
         let ends = self.until_end && reader.position >= reader.end;
         let payload = match message.payload {
             None => Payload::Tombstone,

@@ -20,8 +20,8 @@ pub(crate) mod pace;
 pub(crate) mod produce;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::config::{SourceKind, SourceSpec};
 use crate::identified::Records;

@@ -23,7 +23,8 @@ impl Pace {
     pub(crate) fn wait(&self, ordinal: u64, stop: &Stop, while_waiting: &mut dyn FnMut()) -> bool {
         if self.per_second > 0 {
             let due = Duration::from_secs_f64(ordinal as f64 / self.per_second as f64);
-            while let Some(left) = due.checked_sub(self.begun.elapsed()).filter(|left| *left > Duration::from_millis(1)) {
+            while let Some(left) = due.checked_sub(self.begun.elapsed()).filter(|left| *left > Duration::from_millis(1))
+            {
                 if stop.drain() {
                     return false;
                 }

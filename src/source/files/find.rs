@@ -35,7 +35,9 @@ pub(super) enum Packing {
 /// All inputs, and how many files below the folders were passed over because of their names.
 pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, usize), SourceError> {
     if paths.is_empty() {
-        return Err(SourceError::Configuration("source.paths is empty; name files, folders, or - for standard input".into()));
+        return Err(SourceError::Configuration(
+            "source.paths is empty; name files, folders, or - for standard input".into(),
+        ));
     }
     let (mut inputs, mut skipped) = (Vec::<Input>::new(), 0);
     for path in paths {
@@ -59,7 +61,9 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
     topics.sort_unstable();
     topics.dedup();
     if topics.len() < seen.len() {
-        return Err(SourceError::Configuration("two paths have the same hash under this key; read them in two runs".into()));
+        return Err(SourceError::Configuration(
+            "two paths have the same hash under this key; read them in two runs".into(),
+        ));
     }
     if inputs.is_empty() {
         return Err(SourceError::Configuration(format!(
@@ -77,7 +81,9 @@ fn walk(
     skipped: &mut usize,
 ) -> Result<(), SourceError> {
     if depth >= FOLDERS_MAX {
-        return Err(SourceError::Configuration(format!("folders are nested more than {FOLDERS_MAX} deep below {folder:?}")));
+        return Err(SourceError::Configuration(format!(
+            "folders are nested more than {FOLDERS_MAX} deep below {folder:?}"
+        )));
     }
     let listing = fs::read_dir(folder).map_err(|why| unreadable(folder, &why))?;
     let mut paths = Vec::new();
@@ -142,7 +148,8 @@ mod tests {
             fs::write(root.path().join(name), "").unwrap();
         }
         let (inputs, skipped) = find(&[root.path().join("c.NDJSON"), root.path().to_owned()], &key).unwrap();
-        let names: Vec<_> = inputs.iter().map(|input| input.path.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            inputs.iter().map(|input| input.path.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["c.NDJSON", "a.json", "b/a.ndjson.zst", "b/x.jsonl.gz"]);
         assert_eq!(skipped, 3);
         assert_eq!(inputs[3].packing, Packing::Gzip);

@@ -64,7 +64,15 @@ impl Splitter {
             Shape::Either => Mode::Undecided,
         };
         let document_bytes_max = document_bytes_max.max(line_bytes_max);
-        Splitter { mode, line_bytes_max, document_bytes_max, held: Vec::new(), searched: 0, skipping: false, at_start: true }
+        Splitter {
+            mode,
+            line_bytes_max,
+            document_bytes_max,
+            held: Vec::new(),
+            searched: 0,
+            skipping: false,
+            at_start: true,
+        }
     }
 
     /// The next bytes of the file.

@@ -94,9 +94,13 @@ impl Folder {
 /// What one file delivers, marks left out.
 fn check(name: &str, content: &[u8], expected: &[&str]) {
     let lines = Folder::with(&[(name, content)]).read(ONE, 1 << 20);
-    let records: Vec<&str> = lines.iter().filter(|line| !line.ends_with("ed")).map(|line| &line[name.len() + 1..]).collect();
+    let records: Vec<&str> =
+        lines.iter().filter(|line| !line.ends_with("ed")).map(|line| &line[name.len() + 1..]).collect();
     assert_eq!(records, expected, "{name}");
-    assert!(lines.contains(&format!("{name} opened")) && *lines.last().unwrap() == format!("{name} ended"), "{lines:?}");
+    assert!(
+        lines.contains(&format!("{name} opened")) && *lines.last().unwrap() == format!("{name} ended"),
+        "{lines:?}"
+    );
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
@@ -156,7 +160,8 @@ fn patients_come_first_and_the_rest_in_order() {
         ("d.json", b"{\"resourceType\":\"Bundle\",\"entry\":[{\"resource\":{\"resourceType\":\"Patient\"}}]}"),
     ]);
     let lines = folder.read(ONE, 1 << 20);
-    let files: Vec<&str> = lines.iter().filter(|line| line.contains(" 0 ")).map(|line| line.split_once(' ').unwrap().0).collect();
+    let files: Vec<&str> =
+        lines.iter().filter(|line| line.contains(" 0 ")).map(|line| line.split_once(' ').unwrap().0).collect();
     assert_eq!(files, ["b.ndjson", "c.json", "a.ndjson", "d.json"]);
 }
 
@@ -226,7 +231,8 @@ fn topics_do_not_name_files() {
 fn documents_for_feeding_are_those_of_the_source() {
     let folder = Folder::with(&[("a.ndjson", b"1\n2\n"), ("b.json", b"{\n}"), ("c.txt", b"")]);
     let mut documents = documents(&folder.spec.paths, 100).unwrap();
-    let read: Vec<_> = documents.by_ref().map(|(file, bytes)| format!("{file} {}", String::from_utf8(bytes).unwrap())).collect();
+    let read: Vec<_> =
+        documents.by_ref().map(|(file, bytes)| format!("{file} {}", String::from_utf8(bytes).unwrap())).collect();
     assert_eq!(read, ["0 1", "0 2", "1 {\n}"]);
     assert_eq!((documents.skipped(), documents.passed_over()), (1, 0));
 }
@@ -240,7 +246,9 @@ fn real_samples_are_each_one_record_or_one_a_line() {
     }
     let count = documents(&[samples.join("hl7_r4"), samples.join("us_core")], 1 << 20)
         .unwrap()
-        .inspect(|(_, bytes)| assert!(serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["resourceType"].is_string()))
+        .inspect(|(_, bytes)| {
+            assert!(serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["resourceType"].is_string())
+        })
         .count();
     assert!(count >= 30, "{count}");
 }

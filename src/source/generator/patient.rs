@@ -152,9 +152,11 @@ impl Patient {
         let rhythm = 0.5 * figures.dip * turn((hour - self.peak_hour) / 24.0);
         let alarm = attended && figures.cohort == Cohort::WhiteCoat;
         let (ill, adverse) = self.episode.map_or((0.0, None), |episode| episode.strength(at_us));
-        let (add_systolic, add_diastolic) = self.episode.map_or((0.0, 0.0), |running| (running.systolic, running.diastolic));
+        let (add_systolic, add_diastolic) =
+            self.episode.map_or((0.0, 0.0), |running| (running.systolic, running.diastolic));
         let common = self.wander + JITTER_MMHG * draws.normal();
-        let systolic = self.systolic * (1.0 + rhythm) + common + ill * add_systolic + if alarm { WHITE_COAT_MMHG.0 } else { 0.0 };
+        let systolic =
+            self.systolic * (1.0 + rhythm) + common + ill * add_systolic + if alarm { WHITE_COAT_MMHG.0 } else { 0.0 };
         let diastolic = self.diastolic * (1.0 + rhythm)
             + DIASTOLIC_SLOPE * common
             + 0.5 * JITTER_MMHG * draws.normal()

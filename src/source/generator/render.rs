@@ -11,13 +11,35 @@ use super::profile::{START, Wrapping};
 pub const ID_BYTES: usize = 36;
 
 const FAMILIES: [&str; 16] = [
-    "Abendroth", "Birkeland", "Castellanos", "Dumont", "Eriksen", "Fairbairn", "Giordano", "Hartwell", "Ivanova", "Jankowski",
-    "Kovacs", "Lindqvist", "Moreau", "Nakamura", "Okonkwo", "Pereira",
+    "Abendroth",
+    "Birkeland",
+    "Castellanos",
+    "Dumont",
+    "Eriksen",
+    "Fairbairn",
+    "Giordano",
+    "Hartwell",
+    "Ivanova",
+    "Jankowski",
+    "Kovacs",
+    "Lindqvist",
+    "Moreau",
+    "Nakamura",
+    "Okonkwo",
+    "Pereira",
 ];
 const FEMALE: [&str; 8] = ["Amara", "Beatrix", "Chiara", "Dagny", "Elif", "Freya", "Greta", "Hanna"];
 const MALE: [&str; 8] = ["Anton", "Bruno", "Cosmo", "Darius", "Emil", "Felix", "Goran", "Henrik"];
-const STREETS: [&str; 8] =
-    ["Alder Row", "Bridge Street", "Canal Walk", "Dove Lane", "Elm Street", "Foundry Road", "Garden Close", "Harbour View"];
+const STREETS: [&str; 8] = [
+    "Alder Row",
+    "Bridge Street",
+    "Canal Walk",
+    "Dove Lane",
+    "Elm Street",
+    "Foundry Road",
+    "Garden Close",
+    "Harbour View",
+];
 const TOWNS: [&str; 8] =
     ["Ashford", "Brookhaven", "Clearwater", "Dunmore", "Eastvale", "Fernhill", "Glenmoor", "Holmwood"];
 
@@ -78,7 +100,9 @@ impl Renderer {
                 out.push(b'}');
             }
             Wrapping::Bundle => {
-                out.extend_from_slice(b"{\"resourceType\":\"Bundle\",\"type\":\"collection\",\"entry\":[{\"fullUrl\":\"urn:uuid:");
+                out.extend_from_slice(
+                    b"{\"resourceType\":\"Bundle\",\"type\":\"collection\",\"entry\":[{\"fullUrl\":\"urn:uuid:",
+                );
                 out.extend_from_slice(&patient_id(patient));
                 out.extend_from_slice(b"\",\"resource\":");
                 self.patient(out, patient);
@@ -116,7 +140,8 @@ impl Renderer {
         self.instant(out, told.measured_us);
         // An unattended reading is the device's own.
         out.extend_from_slice(b"\",\"performer\":[{\"reference\":\"");
-        let performer = if told.attended { (&b"Practitioner/"[..], Kind::Practitioner) } else { (&b"Device/"[..], Kind::Device) };
+        let performer =
+            if told.attended { (&b"Practitioner/"[..], Kind::Practitioner) } else { (&b"Device/"[..], Kind::Device) };
         out.extend_from_slice(performer.0);
         out.extend_from_slice(&uuid(identity, performer.1, 0));
         out.extend_from_slice(b"\"}],\"device\":{\"reference\":\"Device/");
@@ -289,7 +314,12 @@ mod tests {
 
     #[test]
     fn ids_are_uuids_and_differ_by_kind_and_ordinal() {
-        let ids = [uuid(1, Kind::Patient, 0), uuid(1, Kind::Device, 0), uuid(1, Kind::Observation, 1), uuid(1, Kind::Observation, 2)];
+        let ids = [
+            uuid(1, Kind::Patient, 0),
+            uuid(1, Kind::Device, 0),
+            uuid(1, Kind::Observation, 1),
+            uuid(1, Kind::Observation, 2),
+        ];
         for (index, id) in ids.iter().enumerate() {
             let text = std::str::from_utf8(id).unwrap();
             assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{text}");

@@ -78,10 +78,9 @@ fn a_bare_observation_has_about_1200_bytes() {
 
 #[test]
 fn envelopes_and_bundles_carry_their_patient_with_them() {
-    for (wrapping, patient, observation) in [
-        (Wrapping::Envelope, "/patient", "/observation"),
-        (Wrapping::Bundle, "/entry/0/resource", "/entry/1/resource"),
-    ] {
+    for (wrapping, patient, observation) in
+        [(Wrapping::Envelope, "/patient", "/observation"), (Wrapping::Bundle, "/entry/0/resource", "/entry/1/resource")]
+    {
         let messages = generate(&Profile { wrapping, ..Profile::clean() }, 3, 20, 200);
         assert_eq!(messages.len(), 200);
         for message in messages {
@@ -171,7 +170,12 @@ fn adverse_states_are_rare_and_nights_are_lower_than_days() {
     assert!((105.0..140.0).contains(&night) && (5.0..25.0).contains(&(day - night)), "day {day}, night {night}");
 }
 
-fn open(spec: &SourceSpec, share: Share, resume: &BTreeMap<crate::vocabulary::Partition, i64>, now: Duration) -> GeneratorSource {
+fn open(
+    spec: &SourceSpec,
+    share: Share,
+    resume: &BTreeMap<crate::vocabulary::Partition, i64>,
+    now: Duration,
+) -> GeneratorSource {
     let topics = Topics::new([TOPIC.to_owned()]);
     let opening = Opening {
         share,
@@ -207,7 +211,8 @@ fn read(source: &mut GeneratorSource, bytes_max: usize) -> (Read, usize) {
 #[test]
 fn the_partitions_hold_the_same_whatever_the_number_of_workers_and_the_size_of_batches() {
     let spec = SourceSpec { patients: 37, observations: 3_000, ..SourceSpec::default() };
-    let (alone, ended) = read(&mut open(&spec, Share { worker: 0, workers: 1 }, &BTreeMap::new(), Duration::ZERO), 10_000);
+    let (alone, ended) =
+        read(&mut open(&spec, Share { worker: 0, workers: 1 }, &BTreeMap::new(), Duration::ZERO), 10_000);
     assert_eq!((alone.len(), ended), (3_037, 8));
     for workers in [2, 3] {
         let mut together = Read::new();
@@ -222,7 +227,8 @@ fn the_partitions_hold_the_same_whatever_the_number_of_workers_and_the_size_of_b
 #[test]
 fn fewer_patients_than_partitions_leave_some_partitions_empty_but_no_observation_out() {
     let spec = SourceSpec { patients: 3, observations: 100, ..SourceSpec::default() };
-    let (read, ended) = read(&mut open(&spec, Share { worker: 0, workers: 1 }, &BTreeMap::new(), Duration::ZERO), 1_000);
+    let (read, ended) =
+        read(&mut open(&spec, Share { worker: 0, workers: 1 }, &BTreeMap::new(), Duration::ZERO), 1_000);
     assert_eq!((read.len(), ended), (103, 8));
 }
 

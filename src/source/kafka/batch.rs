@@ -10,7 +10,10 @@
 //!    which the safe wrapper forwards into the consumer's queue, is taken out again and served by [`Fetcher::events`].
 //!
 //! It does not decide anything: what a message or an error means is `kafka.rs`.
-#![expect(unsafe_code, reason = "rd_kafka_consume_batch_queue has no safe wrapper, and it saves 40 % of the cost of reading")]
+#![expect(
+    unsafe_code,
+    reason = "rd_kafka_consume_batch_queue has no safe wrapper, and it saves 40 % of the cost of reading"
+)]
 
 use std::ffi::{CStr, CString, c_char};
 use std::ops::ControlFlow;
@@ -87,8 +90,10 @@ impl Fetcher {
     pub(super) fn new(consumer: BaseConsumer<Quiet>) -> Option<Self> {
         let client = consumer.client().native_ptr();
         // SAFETY: `client` is alive as long as `consumer`; both calls return a new reference, destroyed in `drop`.
-        let (messages, main) = unsafe { (sys::rd_kafka_queue_get_consumer(client), sys::rd_kafka_queue_get_main(client)) };
-        let fetcher = Fetcher { messages, main, slots: vec![ptr::null_mut(); MESSAGES_MAX], next: 0, filled: 0, consumer };
+        let (messages, main) =
+            unsafe { (sys::rd_kafka_queue_get_consumer(client), sys::rd_kafka_queue_get_main(client)) };
+        let fetcher =
+            Fetcher { messages, main, slots: vec![ptr::null_mut(); MESSAGES_MAX], next: 0, filled: 0, consumer };
         if fetcher.messages.is_null() || fetcher.main.is_null() {
             return None;
         }

@@ -70,13 +70,16 @@ pub fn configuration(
     }
     for (key, value) in client {
         if SECRETS.contains(&key.as_str()) {
-            return refuse(format!("client setting {key:?} is a secret; put it into a file and name the file in client_files"));
+            return refuse(format!(
+                "client setting {key:?} is a secret; put it into a file and name the file in client_files"
+            ));
         }
         settings.set(key, value);
     }
     for (key, path) in client_files {
-        let value = fs::read_to_string(path)
-            .map_err(|why| SourceError::Configuration(format!("could not read client_files.{key:?} from {path:?}: {why}")))?;
+        let value = fs::read_to_string(path).map_err(|why| {
+            SourceError::Configuration(format!("could not read client_files.{key:?} from {path:?}: {why}"))
+        })?;
         settings.set(key, value.trim());
     }
     match tls_needed(&settings) {
@@ -89,7 +92,8 @@ pub fn configuration(
 
 /// The first setting that librdkafka can only follow with OpenSSL: TLS itself, and SCRAM, whose HMAC comes from there.
 fn tls_needed(settings: &ClientConfig) -> Option<&'static str> {
-    let holds = |key: &str, part: &str| settings.get(key).is_some_and(|value| value.to_ascii_uppercase().contains(part));
+    let holds =
+        |key: &str, part: &str| settings.get(key).is_some_and(|value| value.to_ascii_uppercase().contains(part));
     if holds("security.protocol", "SSL") {
         return Some("security.protocol");
     }
@@ -105,9 +109,11 @@ pub fn creation_error(why: &KafkaError) -> SourceError {
         KafkaError::ClientConfig(_, _, key, _) => {
             format!("librdkafka refuses the value of client setting {key:?}; its CONFIGURATION.md has the range")
         }
-        KafkaError::ClientCreation(_) => "librdkafka refuses the combination of client settings (brokers, client, client_files); \
+        KafkaError::ClientCreation(_) => {
+            "librdkafka refuses the combination of client settings (brokers, client, client_files); \
              check certificates, keys and the SASL mechanism"
-            .into(),
+                .into()
+        }
         other => format!("could not make a Kafka client: {other}"),
     })
 }

@@ -272,7 +272,12 @@ fn an_unknown_topic_is_named_with_its_brokers() {
     let mut setup = Setup::new(&brokers);
     setup.spec.topics = vec!["bp-obbs".into()];
     let error = setup.error();
-    assert_eq!(error, format!("topic \"bp-obbs\" does not exist at {brokers}; create it or correct source.topics"));
+    assert_eq!(
+        error,
+        format!(
+            "topic \"bp-obbs\" does not exist at {brokers}, or may not be described by this user; create it or correct source.topics"
+        )
+    );
 }
 
 #[test]
@@ -447,7 +452,11 @@ fn transactions_on_a_real_broker_are_read_to_their_end() {
             producer.send(record).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
-        if commit { producer.commit_transaction(PATIENCE).unwrap() } else { producer.abort_transaction(PATIENCE).unwrap() }
+        if commit {
+            producer.commit_transaction(PATIENCE).unwrap()
+        } else {
+            producer.abort_transaction(PATIENCE).unwrap()
+        }
     }
     let mut setup = Setup::new(&brokers);
     setup.spec.topics = vec![topic];
