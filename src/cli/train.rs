@@ -233,7 +233,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::score::FEATURES;
 
     #[derive(Parser)]
     struct Command {

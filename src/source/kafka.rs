@@ -133,7 +133,9 @@ impl KafkaSource {
         })
     }
 
-    /// Tells librdkafka not to fetch what has ended, and the feeder how far everything is.
+    /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
+    ///
+    /// Leaving, not pausing: a consumer that is dropped while some of its partitions are paused waits for ever (librdkafka 2.12).
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
             self.reading
@@ -147,7 +149,7 @@ impl KafkaSource {
             let partition = self.reading.partitions[index].partition;
             list.add_partition(self.reading.topics.name(partition.topic), partition.number);
         }
-        fetcher.consumer().pause(&list).map_err(|why| unavailable("pause partitions", &why))
+        fetcher.consumer().incremental_unassign(&list).map_err(|why| unavailable("leave partitions", &why))
     }
 }
 

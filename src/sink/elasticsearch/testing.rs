@@ -10,7 +10,6 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListBuilder, RecordBatch,
     StringArray, StringBuilder, TimestampMicrosecondArray,
 };
-use arrow::datatypes::Int32Type;
 
 use serde_json::json;
 

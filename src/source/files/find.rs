@@ -35,7 +35,9 @@ pub(super) enum Packing {
 /// All inputs, and how many files below the folders were passed over because of their names.
 pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, usize), SourceError> {
     if paths.is_empty() {
-        return Err(SourceError::Configuration("source.paths is empty; name files, folders, or - for standard input, for example --set 'source.paths=[\"observations.ndjson\"]'".into()));
+        return Err(SourceError::Configuration(
+            "source.paths is empty; name files, folders, or - for standard input, for example --set 'source.paths=[\"observations.ndjson\"]'".into(),
+        ));
     }
     let (mut inputs, mut skipped) = (Vec::<Input>::new(), 0);
     for path in paths {

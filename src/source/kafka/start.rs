@@ -18,7 +18,7 @@ use super::client::{self, Quiet};
 use crate::config::{SourceSpec, Start};
 use crate::runtime::stop::Stop;
 use crate::source::{Opening, SourceError};
-use crate::vocabulary::Partition;
+use crate::vocabulary::{Partition, TopicId};
 
 /// How long opening may wait.
 #[derive(Clone, Copy, Debug)]
@@ -103,14 +103,14 @@ pub(super) fn plan(
     waits: Waits,
 ) -> Result<Vec<Planned>, SourceError> {
     let mut wanted = Vec::new();
-    for (id, topic) in opening.topics.names().enumerate() {
-        let id = crate::vocabulary::TopicId(id as u32);
-        for number in numbers(fetcher, spec, topic, opening.stop, waits)? {
+    for ((id, topic), numbers) in (0..).zip(opening.topics.names()).zip(partitions(fetcher, spec, opening, waits)?) {
+        for number in numbers {
             if opening.share.takes(topic, number) {
-                wanted.push((Partition { topic: id, number }, topic));
+                wanted.push((Partition { topic: TopicId(id), number }, topic));
             }
         }
     }
+    wanted.sort_unstable();
     let committed = committed(fetcher, spec, &wanted, opening, waits)?;
     wanted
         .iter()
@@ -167,37 +167,33 @@ impl Lost {
 pub(super) const ACCEPT_LOSS: &str =
     "to accept the loss, start with --set 'source.start=\"earliest\"' and an empty state.path";
 
-/// The partition numbers of a topic.
-fn numbers(
+/// The partition numbers of each topic, in the order of [`Topics`](crate::source::Topics).
+fn partitions(
     fetcher: &mut Fetcher,
     spec: &SourceSpec,
-    topic: &str,
-    stop: &Stop,
+    opening: &Opening<'_>,
     waits: Waits,
-) -> Result<Vec<i32>, SourceError> {
+) -> Result<Vec<Vec<i32>>, SourceError> {
     let begun = Instant::now();
     loop {
-        let metadata = insist(fetcher, spec, stop, waits.brokers, |fetcher| {
-            fetcher.consumer().fetch_metadata(Some(topic), QUESTION_WAIT)
+        // All topics at once: rdkafka 0.39 lets go of a single topic's handle before it asks about it.
+        let metadata = insist(fetcher, spec, opening.stop, waits.brokers, |fetcher| {
+            fetcher.consumer().fetch_metadata(None, QUESTION_WAIT)
         })?;
-        let found = metadata.topics().first().map(|topic| (topic.error().map(Code::from), topic.partitions()));
-        match found {
-            Some((None, partitions)) if !partitions.is_empty() => {
-                return Ok(partitions.iter().map(rdkafka::metadata::MetadataPartition::id).collect());
-            }
-            Some((Some(Code::TopicAuthorizationFailed), _)) => {
+        let numbers = |name: &str| -> Result<Vec<i32>, String> {
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name && !topic.partitions().is_empty());
+            let topic = topic.ok_or_else(|| name.to_owned())?;
+            Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+        };
+        match opening.topics.names().map(numbers).collect() {
+            Ok(numbers) => return Ok(numbers),
+            Err(topic) if begun.elapsed() >= waits.topic => {
                 return Err(SourceError::Configuration(format!(
-                    "not allowed to read topic {topic:?} at {}; the user needs the rights Read and Describe on it",
+                    "topic {topic:?} does not exist at {}, or may not be described by this user; create it or correct source.topics",
                     spec.brokers
                 )));
             }
-            _ if begun.elapsed() >= waits.topic => {
-                return Err(SourceError::Configuration(format!(
-                    "topic {topic:?} does not exist at {}; create it or correct source.topics",
-                    spec.brokers
-                )));
-            }
-            _ => std::thread::sleep(QUESTION_WAIT / 4),
+            Err(_) => std::thread::sleep(QUESTION_WAIT / 4),
         }
     }
 }

@@ -272,7 +272,12 @@ fn an_unknown_topic_is_named_with_its_brokers() {
     let mut setup = Setup::new(&brokers);
     setup.spec.topics = vec!["bp-obbs".into()];
     let error = setup.error();
-    assert_eq!(error, format!("topic \"bp-obbs\" does not exist at {brokers}; create it or correct source.topics"));
+    assert_eq!(
+        error,
+        format!(
+            "topic \"bp-obbs\" does not exist at {brokers}, or may not be described by this user; create it or correct source.topics"
+        )
+    );
 }
 
 #[test]
