@@ -1,5 +1,6 @@
 //! Windkessel: a stream-processing dataflow engine for FHIR observations.
 pub mod audit;
+pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod identified;

@@ -1,14 +1,128 @@
 //! Where records come from: Kafka, files, the generator. The graph cannot tell them apart.
 //!
 //! A source is a [`Poll`]: it never blocks, fills at most the bytes it is asked for, and says when it has ended.
-//! Partitions are assigned to workers statically (`hash(topic name, partition) % workers`); no group protocol, no rebalance.
+//! Partitions are assigned to workers statically ([`Share::takes`], a fixed hash of topic name and partition); no group protocol, no rebalance.
 //!
-//! Limits: `source.record_bytes_max` a record, `source.queue_kib` of fetched messages a worker (Kafka), one open file a worker.
+//! ```text
+//! topics(spec)  ─>  Topics (the same on every worker)
+//! open(spec, …) ─>  kafka::KafkaSource | files::FileSource | generator::GeneratorSource   each behind Poll
+//! embedded      ─>  a Kafka-protocol broker in this process, for `demo` and for tests; read through kafka::KafkaSource
+//! ```
+//!
+//! Limits: `source.record_bytes_max` a record ([`files::DOCUMENT_BYTES_MAX`] for a `.json` file that is one document),
+//! `source.queue_kib` of fetched messages a worker (Kafka), one open file a worker.
 
+pub mod embedded;
+pub mod files;
+pub mod generator;
+pub mod kafka;
+pub(crate) mod pace;
+pub(crate) mod produce;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::config::{SourceKind, SourceSpec};
 use crate::identified::Records;
+use crate::runtime::stop::Stop;
 use crate::vocabulary::{Partition, TopicId};
+
+/// A keyed hash of a path, of which six bytes name a file's topic. Keyed, because file names can be guessed.
+pub type PathKey<'a> = &'a dyn Fn(&str) -> [u8; 6];
+
+/// The topics of a flow. Kafka: those configured. Files: `file-` and 12 hex digits each, by `key` of the path as written (or as
+/// found below a folder as written); `stdin` for `-`. Generator: `generator`.
+///
+/// # Errors
+/// [`SourceError::Configuration`] if the configuration names no topic or no readable file.
+pub fn topics(spec: &SourceSpec, key: PathKey<'_>) -> Result<Topics, SourceError> {
+    match spec.kind {
+        SourceKind::Kafka => kafka::topics(spec),
+        SourceKind::Files => files::topics(spec, key),
+        SourceKind::Generator => Ok(Topics::new([generator::TOPIC.to_owned()])),
+    }
+}
+
+/// What a source is opened with, besides its configuration.
+pub struct Opening<'a> {
+    /// Which worker of how many.
+    pub share: Share,
+    /// True to end at what is there now (`--until end`). Files end in any case.
+    pub until_end: bool,
+    /// The topics, as [`topics`] returned them.
+    pub topics: &'a Topics,
+    /// The same function that [`topics`] was given.
+    pub path_key: PathKey<'a>,
+    /// The next offset of each partition, where durable state says; it takes precedence over `source.start`. Partitions of other workers are ignored.
+    pub resume: &'a BTreeMap<Partition, i64>,
+    /// How the run is asked to end: opening is given up, and [`Poll::poll`] answers [`Polled::End`].
+    pub stop: &'a Stop,
+    /// Who wants to know how far Kafka partitions have been read: the feeder of an [`embedded`] broker.
+    pub progress: Option<Progress>,
+}
+
+/// Opens one worker's share of a source. May wait for a broker, for at most [`kafka::Waits`]; everything later never blocks.
+///
+/// # Errors
+/// [`SourceError::Configuration`] for what a change of the flow file cures, [`SourceError::Unavailable`] for the rest.
+pub fn open(spec: &SourceSpec, opening: &Opening<'_>) -> Result<Box<dyn Poll>, SourceError> {
+    match spec.kind {
+        SourceKind::Kafka => Ok(Box::new(kafka::KafkaSource::open(spec, opening, kafka::Waits::default())?)),
+        SourceKind::Files => Ok(Box::new(files::FileSource::open(spec, opening)?)),
+        SourceKind::Generator => Ok(Box::new(generator::GeneratorSource::open(spec, opening)?)),
+    }
+}
+
+/// One worker's share of all partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// This worker, from 0.
+    pub worker: usize,
+    /// How many workers there are, over all processes.
+    pub workers: usize,
+}
+
+impl Share {
+    /// True if this worker reads the partition. Exactly one worker does; the partitions of one topic are dealt out evenly.
+    pub fn takes(self, topic: &str, number: i32) -> bool {
+        route(topic, number) % self.workers.max(1) as u64 == self.worker as u64
+    }
+}
+
+/// Where a partition goes: the topic's hash plus the partition's number, so that neighbours never pile up on one worker.
+///
+/// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): a fixed algorithm, because all workers of all processes must agree.
+fn route(topic: &str, number: i32) -> u64 {
+    let hash = topic
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    // FNV's low bits mix poorly for names that differ in their last character only; the high half is folded in.
+    (hash ^ (hash >> 32)).wrapping_add(number as u64)
+}
+
+/// How far the partitions of one topic have been read: the next offset of each, shared between a source and a feeder.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<[AtomicI64]>);
+
+impl Progress {
+    /// Of `partitions` partitions, all at offset 0.
+    pub fn new(partitions: i32) -> Self {
+        Progress((0..partitions).map(|_| AtomicI64::new(0)).collect())
+    }
+
+    /// Everything below `offset` has been read.
+    pub fn advance(&self, number: i32, offset: i64) {
+        if let Some(at) = usize::try_from(number).ok().and_then(|number| self.0.get(number)) {
+            at.fetch_max(offset, Ordering::Release);
+        }
+    }
+
+    /// The next offset to be read.
+    pub fn next_offset(&self, number: i32) -> i64 {
+        usize::try_from(number).ok().and_then(|number| self.0.get(number)).map_or(0, |at| at.load(Ordering::Acquire))
+    }
+}
 
 /// The topics of a flow, sorted by name: [`TopicId`] is the index. The same on every worker.
 ///
@@ -49,6 +163,7 @@ pub enum Polled {
     /// Nothing now; ask again in a few milliseconds.
     Nothing,
     /// Nothing will ever come again (and every partition's [`Mark::Ended`](crate::identified::Mark) was delivered).
+    /// After [`Stop::ask`] as well, but then without those marks: a partition that was only left has not ended, and its windows stay open.
     End,
 }
 
@@ -84,4 +199,42 @@ pub enum SourceError {
     /// The outside refuses, for good as far as the client can tell.
     #[error("{0}")]
     Unavailable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    //! Proves that the assignment is fixed, complete and even.
+    use super::*;
+
+    #[test]
+    fn every_partition_belongs_to_exactly_one_worker_and_they_are_dealt_out_evenly() {
+        for workers in 1..=5 {
+            let mut counts = vec![0; workers];
+            for number in 0..20 {
+                let takers: Vec<usize> =
+                    (0..workers).filter(|&worker| Share { worker, workers }.takes("bp-obs", number)).collect();
+                assert_eq!(takers.len(), 1);
+                counts[takers[0]] += 1;
+            }
+            assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_route_is_the_same_in_every_build() {
+        assert_eq!(route("bp-obs", 0), ROUTE_OF_BP_OBS);
+        assert_eq!(route("bp-obs", 3), ROUTE_OF_BP_OBS + 3);
+    }
+
+    /// Computed apart from this code, from the definition of FNV-1a.
+    const ROUTE_OF_BP_OBS: u64 = 0x9603_983e_51f1_a776;
+
+    #[test]
+    fn progress_never_goes_back() {
+        let progress = Progress::new(2);
+        progress.advance(1, 10);
+        progress.advance(1, 7);
+        progress.advance(9, 7);
+        assert_eq!((progress.next_offset(0), progress.next_offset(1), progress.next_offset(9)), (0, 10, 0));
+    }
 }

@@ -1,0 +1,241 @@
+//! A broker in this process: librdkafka's mock cluster on a loopback port, spoken to by the ordinary client. For `demo` and for tests.
+//!
+//! ```text
+//! records ─feeder thread─> mock cluster ─> kafka::KafkaSource ─> the flow
+//!               ^                                  │
+//!               └────────── Progress <─────────────┘   never more than UNREAD_BYTES_MAX ahead, a partition
+//! ```
+//!
+//! The mock keeps about 5 MB a partition and forgets the oldest beyond, read or not; hence the feedback. It has no transactions to speak of and
+//! keeps nothing on disk. It is no broker for anybody else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use super::files::Documented;
+use super::generator::Generator;
+use super::kafka::client;
+use super::pace::Pace;
+use super::produce::Producer;
+use super::{Progress, SourceError};
+use crate::runtime::stop::Stop;
+
+/// Unread bytes that a partition may hold: far enough below the mock's 5 MB that batches under way do not matter.
+pub const UNREAD_BYTES_MAX: usize = 2 << 20;
+
+/// The largest record that the feeder accepts; larger ones are the client's to refuse.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
+/// A broker with one topic. Lives until it is dropped.
+pub struct Embedded {
+    brokers: String,
+    topic: String,
+    partitions: i32,
+    progress: Progress,
+    /// Last: everything else is only about it.
+    _cluster: MockCluster<'static, DefaultProducerContext>,
+}
+
+/// One record to feed.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Records of equal lanes keep their order; the partition is `lane % partitions`.
+    pub lane: usize,
+    /// Kafka's key.
+    pub key: Option<Vec<u8>>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Embedded {
+    /// Starts a broker with an empty topic.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`] if no loopback port is to be had.
+    pub fn start(topic: &str, partitions: i32) -> Result<Self, SourceError> {
+        let failed = |why| SourceError::Unavailable(format!("could not start the embedded broker: {why}"));
+        let cluster = MockCluster::new(1).map_err(failed)?;
+        cluster.create_topic(topic, partitions, 1).map_err(failed)?;
+        Ok(Embedded {
+            brokers: cluster.bootstrap_servers(),
+            topic: topic.to_owned(),
+            partitions,
+            progress: Progress::new(partitions),
+            _cluster: cluster,
+        })
+    }
+
+    /// What to write as `source.brokers`.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// What the source that reads the topic must be given ([`Opening::progress`](super::Opening)); without it the feeder stops after 2 MiB.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Feeds records from a thread of its own, `per_second` of them (0: as fast as they are read), until they end or a stop is asked for.
+    ///
+    /// # Errors
+    /// [`SourceError::Unavailable`] if the client cannot be made.
+    pub fn feed(
+        &self,
+        records: impl Iterator<Item = Feed> + Send + 'static,
+        per_second: u64,
+        stop: &Stop,
+    ) -> Result<Feeder, SourceError> {
+        let mut settings = client::configuration(&self.brokers, &Default::default(), &Default::default())?;
+        settings.set("message.max.bytes", RECORD_BYTES_MAX.to_string());
+        let producer = Producer::new(settings, &self.topic)?;
+        let (produced, finished) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let feeding = Feeding {
+            producer,
+            windows: (0..self.partitions).map(|_| Window::default()).collect(),
+            progress: self.progress.clone(),
+            produced: Arc::clone(&produced),
+            stop: stop.clone(),
+        };
+        let done = Arc::clone(&finished);
+        let thread = std::thread::Builder::new().name("feeder".into()).spawn(move || {
+            let result = feeding.run(records, &Pace::new(per_second));
+            done.store(true, Ordering::Release);
+            result
+        });
+        let thread = thread.map_err(|why| SourceError::Unavailable(format!("could not start the feeder: {why}")))?;
+        Ok(Feeder { produced, finished, thread })
+    }
+}
+
+/// The thread that feeds.
+pub struct Feeder {
+    produced: Arc<AtomicU64>,
+    finished: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64, SourceError>>,
+}
+
+impl Feeder {
+    /// Records handed to the client so far.
+    pub fn produced(&self) -> u64 {
+        self.produced.load(Ordering::Relaxed)
+    }
+
+    /// True once everything is in the broker, or feeding has failed.
+    pub fn finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// Waits for the end; how many records the broker took.
+    ///
+    /// # Errors
+    /// What stopped the feeding.
+    pub fn join(self) -> Result<u64, SourceError> {
+        self.thread.join().unwrap_or_else(|_| Err(SourceError::Unavailable("the feeder panicked".into())))
+    }
+}
+
+struct Feeding {
+    producer: Producer,
+    windows: Vec<Window>,
+    progress: Progress,
+    produced: Arc<AtomicU64>,
+    stop: Stop,
+}
+
+impl Feeding {
+    fn run(mut self, records: impl Iterator<Item = Feed>, pace: &Pace) -> Result<u64, SourceError> {
+        for (ordinal, Feed { lane, key, payload }) in (0..).zip(records) {
+            if !self.producer.wait(pace, ordinal, &self.stop) || !self.room(lane % self.windows.len(), payload.len()) {
+                break;
+            }
+            let number = lane % self.windows.len();
+            self.producer.send(Some(number as i32), key.as_deref(), &payload, &self.stop)?;
+            self.windows[number].push(payload.len());
+            self.produced.fetch_add(1, Ordering::Relaxed);
+            if self.producer.failed() > 0 {
+                break;
+            }
+        }
+        self.producer.finish(&self.stop)
+    }
+
+    /// Waits until the partition has room. False if it was asked to stop meanwhile.
+    fn room(&mut self, number: usize, bytes: usize) -> bool {
+        loop {
+            let window = &mut self.windows[number];
+            window.read_to(self.progress.next_offset(number as i32));
+            if window.bytes == 0 || window.bytes + bytes <= UNREAD_BYTES_MAX {
+                return true;
+            }
+            if self.stop.drain() {
+                return false;
+            }
+            self.producer.serve(Duration::from_millis(2));
+        }
+    }
+}
+
+/// What one partition holds unread. Its offsets count the records sent, because nobody else writes and nothing may fail.
+#[derive(Default)]
+struct Window {
+    /// Sizes of the unread records; the first one's offset is `first`.
+    sizes: VecDeque<usize>,
+    first: i64,
+    bytes: usize,
+}
+
+impl Window {
+    fn push(&mut self, bytes: usize) {
+        self.sizes.push_back(bytes);
+        self.bytes += bytes;
+    }
+
+    fn read_to(&mut self, offset: i64) {
+        while self.first < offset {
+            let Some(size) = self.sizes.pop_front() else { break };
+            self.bytes -= size;
+            self.first += 1;
+        }
+    }
+}
+
+/// Synthetic records, a lane a patient.
+pub fn synthetic(generator: Generator) -> impl Iterator<Item = Feed> + Send {
+    generator.map(|message| Feed {
+        lane: message.head.patient_index as usize,
+        key: Some(message.head.key.to_vec()),
+        payload: message.payload,
+    })
+}
+
+/// Documents of files, a lane a file.
+pub fn documents(documents: Documented) -> impl Iterator<Item = Feed> {
+    documents.map(|(lane, payload)| Feed { lane, key: None, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    //! Proves the arithmetic of the window; that nothing is lost through it is proved in `kafka/tests.rs`.
+    use super::*;
+
+    #[test]
+    fn a_window_counts_what_is_not_read_yet() {
+        let mut window = Window::default();
+        [10, 20, 30].into_iter().for_each(|size| window.push(size));
+        window.read_to(1);
+        assert_eq!(window.bytes, 50);
+        window.read_to(1);
+        window.read_to(0);
+        assert_eq!(window.bytes, 50);
+        window.read_to(9);
+        assert_eq!((window.bytes, window.first), (0, 3));
+        window.push(7);
+        assert_eq!(window.bytes, 7);
+    }
+}
