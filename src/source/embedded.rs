@@ -126,12 +126,12 @@ impl Feeder {
         self.produced.load(Ordering::Relaxed)
     }
 
-    /// True once everything is in the broker, or feeding has failed.
+    /// True once everything has been fed and read, or feeding has failed.
     pub fn finished(&self) -> bool {
         self.finished.load(Ordering::Acquire)
     }
 
-    /// Waits for the end; how many records the broker took.
+    /// Waits until everything that was fed has been read, too, or a stop was asked for; how many records the broker took.
     ///
     /// # Errors
     /// What stopped the feeding.
@@ -162,7 +162,21 @@ impl Feeding {
                 break;
             }
         }
+        self.read_out();
         self.producer.finish(&self.stop)
+    }
+
+    /// Waits until the source has read everything: an empty poll of a client says that nothing is there yet, not that nothing will come.
+    fn read_out(&mut self) {
+        while !self.stop.drain() && self.producer.failed() == 0 {
+            for (window, number) in self.windows.iter_mut().zip(0..) {
+                window.read_to(self.progress.next_offset(number));
+            }
+            if self.windows.iter().all(|window| window.sizes.is_empty()) {
+                return;
+            }
+            self.producer.serve(Duration::from_millis(2));
+        }
     }
 
     /// Waits until the partition has room. False if it was asked to stop meanwhile.

@@ -415,6 +415,25 @@ fn the_embedded_broker_loses_nothing_though_it_forgets_what_is_old() {
 }
 
 #[test]
+fn a_feeder_has_not_finished_before_the_last_record_was_read() {
+    let embedded = Embedded::start(TOPIC, 2).unwrap();
+    let stop = Stop::default();
+    let feeder = embedded.feed(synthetic(Generator::new(&Profile::clean(), 1, 5, 95)), 0, &stop).unwrap();
+    let begun = Instant::now();
+    while feeder.produced() < 100 && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!feeder.finished(), "everything is in the broker and nothing was read");
+    let mut setup = Setup::new(embedded.brokers());
+    (setup.until_end, setup.progress) = (false, Some(embedded.progress()));
+    let mut source = setup.open().unwrap();
+    let mut read = Read::default();
+    read.until(&mut source, |read, _| read.count() == 100);
+    assert_eq!(feeder.join().unwrap(), 100);
+}
+
+#[test]
 fn a_feeder_waits_for_its_reader_and_gives_up_when_asked() {
     let embedded = Embedded::start(TOPIC, 1).unwrap();
     let stop = Stop::default();
