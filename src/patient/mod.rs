@@ -73,7 +73,7 @@
 //!
 //! | a patient at rest | bytes | | active, in addition | bytes |
 //! |---|---|---|---|---|
-//! | state | 64 | | vectors' heads | 120 |
+//! | state | 64 | | vectors' heads | 128 |
 //! | ring of 12 readings | 96 | | each contribution | 84 |
 //! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
 //! | **together** | **191** | | each revised window, until the horizon | 16 |
@@ -290,6 +290,7 @@ impl Patients {
         debug_assert!(self.epoch.is_none_or(|last| last < epoch), "epochs ascend");
         debug_assert!(intakes.is_sorted_by_key(Intake::position), "an epoch is applied in position order");
         self.epoch = Some(epoch);
+        out.scorable.reserve(intakes.len());
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
         let order: Vec<Pseudonym> = intakes.iter().map(|intake| *intake.patient()).collect();
