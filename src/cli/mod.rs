@@ -22,6 +22,8 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod generate;
+#[cfg(test)]
+mod manual;
 pub mod run;
 mod synthetic;
 pub mod train;

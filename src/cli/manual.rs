@@ -1,0 +1,116 @@
+//! Proves that README and docs say what the code does: the picture, the commands, the exit codes, the links.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use super::Arguments;
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path.as_ref()).unwrap_or_else(|why| panic!("{}: {why}", path.as_ref().display()))
+}
+
+/// Every page of the manual.
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> = vec!["README.md".into(), "CHANGELOG.md".into(), "schemas/README.md".into()];
+    for folder in ["docs", "docs/decisions"] {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    pages.sort();
+    pages
+}
+
+/// The picture in a text: its four lines, without what a comment puts in front.
+fn picture(text: &str) -> Vec<String> {
+    let plain = |line: &str| line.trim_start_matches("//!").trim().to_owned();
+    let mut lines = text.lines().map(plain).skip_while(|line| !line.starts_with("Kafka ─┐"));
+    let picture: Vec<_> = lines.by_ref().take(4).collect();
+    assert_eq!(picture.len(), 4, "there is a picture");
+    picture
+}
+
+#[test]
+fn the_picture_is_that_of_the_graph() {
+    let graph = picture(&read("src/graph.rs"));
+    for page in ["README.md", "docs/architecture.md"] {
+        assert_eq!(picture(&read(page)), graph, "{page}");
+    }
+}
+
+/// The commands of a page's shell blocks, continued lines joined.
+fn commands(text: &str) -> Vec<String> {
+    let text = text.replace("\\\n", " ");
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.flat_map(str::lines).map(|line| line.trim().to_owned()).collect()
+}
+
+/// Splits as a shell does, as far as the manual needs it: blanks, and single quotes around a word.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut quoted, mut word) = (Vec::new(), false, String::new());
+    for letter in command.chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+            letter => word.push(letter),
+        }
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
+    words
+}
+
+#[test]
+fn every_command_of_the_manual_is_one_that_the_binary_takes() {
+    let mut seen = 0;
+    for page in pages() {
+        for command in commands(&read(&page)) {
+            let command = command.replace("cargo run --release --", "windkessel");
+            if command.starts_with("windkessel ") {
+                let parsed = Arguments::try_parse_from(words(&command));
+                assert!(parsed.is_ok(), "{}: {command}: {}", page.display(), parsed.unwrap_err());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 8, "{seen} commands");
+}
+
+#[test]
+fn the_readme_begins_with_two_commands_each_alone_on_its_line() {
+    let commands = commands(&read("README.md"));
+    assert_eq!(commands.get(..2), Some(&["cargo run --release -- demo".to_owned(), "cargo test".to_owned()][..]));
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_code() {
+    let rows = |text: &str| -> Vec<String> {
+        let rows = text.lines().map(|line| line.trim_start_matches("//!").trim());
+        rows.filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit()).map(str::to_owned).collect()
+    };
+    let code = rows(&read("src/cli/mod.rs"));
+    assert_eq!(code.len(), 6);
+    assert_eq!(rows(&read("README.md")), code);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for page in pages() {
+        let text = read(&page);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let path = page.parent().unwrap().join(file);
+            assert!(path.exists(), "{}: {target}", page.display());
+        }
+    }
+}
+
+#[test]
+fn a_decision_fits_on_a_page() {
+    for page in pages().iter().filter(|page| page.starts_with("docs/decisions")) {
+        let lines = read(page).lines().count();
+        assert!(lines <= 60, "{}: {lines} lines", page.display());
+    }
+}
