@@ -101,7 +101,7 @@ impl Job {
     #[must_use]
     pub fn with_sink(mut self, name: &'static str, deliver: Box<dyn Deliver>) -> Job {
         let sink = Sink { name, deliver, progress: Progress::default() };
-        self.progress.push(sink.progress.clone());
+        self.progress.push((name, sink.progress.clone()));
         self.hands[0].sinks.push(sink);
         self
     }

@@ -15,10 +15,10 @@
 //! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, [`OWNERS_MAX`] observations' owners; both are emptied when full,
 //! which costs time, never a wrong answer.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
+use foldhash::HashMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -174,8 +174,8 @@ impl Pseudonymiser {
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
             topics,
-            cache: HashMap::new(),
-            owners: HashMap::new(),
+            cache: HashMap::default(),
+            owners: HashMap::default(),
         }
     }
 
