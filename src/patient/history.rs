@@ -14,8 +14,8 @@
 
 use smallvec::SmallVec;
 
-use super::watermark::PartitionId;
 use crate::time::EventTime;
+use crate::watermark::PartitionId;
 
 /// Hundredths of mmHg in one mmHg.
 const SCALE: f64 = 100.0;
@@ -249,7 +249,6 @@ impl Centre {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patient::watermark::Watermarks;
     use crate::vocabulary::Partition;
 
     fn at(seconds: i64) -> EventTime {
@@ -257,7 +256,7 @@ mod tests {
     }
 
     fn chain() -> Chain {
-        Chain::new(Watermarks::new().id(Partition::default()))
+        Chain::new(crate::watermark::Watermark::new().id(Partition::default()))
     }
 
     #[test]
