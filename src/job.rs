@@ -27,6 +27,7 @@ use crate::runtime::summary::{self, Glyphs, Ran, Usage};
 use crate::runtime::worker;
 use crate::score::logistic::Logistic;
 use crate::signals::SignalId;
+use crate::sink::Deliver;
 use crate::sink::tables::{Context, SignalColumn};
 use crate::source::{self, Opening, Poll, Share};
 use crate::time::Epoch;
@@ -94,6 +95,15 @@ impl Job {
         let progress =
             hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| (sink.name, sink.progress.clone()))).collect();
         Ok(Job { plan, options, hands, progress, server, health })
+    }
+
+    /// Adds a sink to those that the flow names, on the first worker: `check` looks at the rows themselves.
+    #[must_use]
+    pub fn with_sink(mut self, name: &'static str, deliver: Box<dyn Deliver>) -> Job {
+        let sink = Sink { name, deliver, progress: Progress::default() };
+        self.progress.push((name, sink.progress.clone()));
+        self.hands[0].sinks.push(sink);
+        self
     }
 
     /// Telemetry of this job.

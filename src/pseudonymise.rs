@@ -16,10 +16,10 @@
 //! and [`OWNERS_MAX`] observations' owners, of which the older half is forgotten when full: a tombstone that names only an observation
 //! forgotten so is counted as ignored (`deletion_of_unknown_observation`), and the observation stands.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
+use foldhash::HashMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -177,9 +177,9 @@ impl Pseudonymiser {
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
             topics,
-            cache: HashMap::new(),
-            owners: HashMap::new(),
-            owners_before: HashMap::new(),
+            cache: HashMap::default(),
+            owners: HashMap::default(),
+            owners_before: HashMap::default(),
         }
     }
 

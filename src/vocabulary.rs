@@ -453,6 +453,16 @@ pub struct Scorable {
     pub progress: Vec<Tick>,
 }
 
+impl Scorable {
+    /// Makes room for so many more readings.
+    pub fn reserve(&mut self, readings: usize) {
+        self.readings.reserve(readings);
+        self.features.reserve(readings * FEATURE_NAMES.len());
+        self.demographics.reserve(readings);
+        self.replaces.reserve(readings);
+    }
+}
+
 /// Names of the features, in the order of the matrix. A model file names its own subset.
 pub const FEATURE_NAMES: [&str; 20] = [
     "systolic",

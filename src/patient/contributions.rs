@@ -87,11 +87,19 @@ pub(super) struct Known {
 }
 
 /// All versions of one patient.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Contributions {
+    /// No version is older: spares [`Contributions::forget`] a look at the versions.
+    oldest: EventTime,
     tags: Vec<u32>,
     versions: Vec<Version>,
     values: Vec<f64>,
+}
+
+impl Default for Contributions {
+    fn default() -> Self {
+        Contributions { oldest: EventTime::MAX, tags: Vec::new(), versions: Vec::new(), values: Vec::new() }
+    }
 }
 
 /// Tags are compared this many at a time, without a branch, so that the compiler uses vector instructions.
@@ -132,6 +140,14 @@ impl Contributions {
         known
     }
 
+    /// Looks at the ends of the arrays, for the cache's sake.
+    pub(super) fn touch(&self) -> usize {
+        let newest = self.versions.last().map_or(0, |version| version.partition.0 as usize);
+        newest
+            + self.tags.last().map_or(0, |tag| *tag as usize & 1)
+            + self.values.last().map_or(0, |value| usize::from(value.is_nan()))
+    }
+
     pub(super) fn get(&self, place: usize) -> &Version {
         &self.versions[place]
     }
@@ -154,6 +170,7 @@ impl Contributions {
             }
             _ => self.versions.len(),
         };
+        self.oldest = self.oldest.min(version.at);
         self.tags.insert(place, tag(&version.observation));
         self.versions.insert(place, version);
         self.values.extend_from_slice(values);
@@ -188,6 +205,9 @@ impl Contributions {
 
     /// Drops what was measured before `until`, once that is more than half of it: each version is then moved less than once on average.
     pub(super) fn forget(&mut self, until: EventTime, stride: usize) {
+        if self.oldest >= until {
+            return;
+        }
         let half = self.versions.len() / 2;
         if self.versions.get(half).is_none_or(|version| version.at >= until) {
             return;
@@ -196,6 +216,7 @@ impl Contributions {
         self.tags.drain(..dead);
         self.versions.drain(..dead);
         self.values.drain(..dead * stride);
+        self.oldest = self.versions.first().map_or(EventTime::MAX, |version| version.at);
         if self.versions.capacity() > 4 * self.versions.len() {
             self.tags.shrink_to(2 * self.tags.len());
             self.versions.shrink_to(2 * self.versions.len());
