@@ -269,7 +269,10 @@ mod tests {
     fn a_golden_shows_what_the_sinks_of_its_flow_would_hold() {
         let lines = |name: &str| std::fs::read_to_string(format!("dataflows/{name}.golden/expected.ndjson")).unwrap();
         let leads = |name: &str| {
-            lines(name).lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect::<std::collections::BTreeSet<_>>()
+            lines(name)
+                .lines()
+                .filter_map(|line| line.split(' ').next().map(str::to_owned))
+                .collect::<std::collections::BTreeSet<_>>()
         };
         let names = |leads: std::collections::BTreeSet<String>| leads.into_iter().collect::<Vec<_>>().join(" ");
         assert_eq!(names(leads("blood_pressure")), "readings rejected windows");

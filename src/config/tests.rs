@@ -23,13 +23,7 @@ fn an_unknown_key_is_refused_with_its_place() {
 fn overrides_are_toml_values_or_bare_text_and_the_last_one_wins() {
     let flow = check(
         SMALL,
-        &[
-            "patient.window=2h",
-            "patient.hop=\"1h\"",
-            "source.topics=[\"a\", \"b\"]",
-            "epoch.ms=7",
-            "patient.window=3h",
-        ],
+        &["patient.window=2h", "patient.hop=\"1h\"", "source.topics=[\"a\", \"b\"]", "epoch.ms=7", "patient.window=3h"],
     )
     .unwrap();
     assert_eq!(flow.spec.patient.window.to_string(), "3h");

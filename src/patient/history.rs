@@ -14,8 +14,8 @@
 
 use smallvec::SmallVec;
 
-use super::watermark::PartitionId;
 use crate::time::EventTime;
+use crate::watermark::PartitionId;
 
 /// Hundredths of mmHg in one mmHg.
 const SCALE: f64 = 100.0;
@@ -277,7 +277,6 @@ fn middle_distances(values: &[u16], median_twice: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patient::watermark::Watermarks;
     use crate::vocabulary::Partition;
 
     fn at(seconds: i64) -> EventTime {
@@ -285,7 +284,7 @@ mod tests {
     }
 
     fn chain() -> Chain {
-        Chain::new(Watermarks::new().id(Partition::default()))
+        Chain::new(crate::watermark::Watermark::new().id(Partition::default()))
     }
 
     #[test]
@@ -317,7 +316,8 @@ mod tests {
             sorted.sort_unstable();
             let (low, high) = ((sorted.len() - 1) / 2, sorted.len() / 2);
             let median_twice = u32::from(sorted[low]) + u32::from(sorted[high]);
-            let mut distances: Vec<u32> = sorted.iter().map(|value| (2 * u32::from(*value)).abs_diff(median_twice)).collect();
+            let mut distances: Vec<u32> =
+                sorted.iter().map(|value| (2 * u32::from(*value)).abs_diff(median_twice)).collect();
             distances.sort_unstable();
             assert_eq!(middle_distances(&sorted, median_twice), distances[low] + distances[high], "{values:?}");
         }

@@ -97,7 +97,11 @@ pub fn kafka() -> Option<Server> {
         "group.initial.rebalance.delay.ms=0".into(),
     ];
     fs::write(&properties, settings.join("\n")).expect("the scratch folder is writable");
-    let format = Command::new("java").args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties).output().expect("java runs");
+    let format = Command::new("java")
+        .args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
+        .arg(&properties)
+        .output()
+        .expect("java runs");
     assert!(format.status.success(), "kafka.tools.StorageTool: {}", String::from_utf8_lossy(&format.stdout));
     let log = folder.join("server.log");
     let start = move || {
@@ -140,7 +144,11 @@ pub fn elasticsearch() -> Option<Server> {
         } else {
             Command::new(binary)
         };
-        command.env("ES_PATH_CONF", &config).env("ES_TMPDIR", scratch.join("tmp")).env("ES_JAVA_OPTS", "-Xms1g -Xmx1g").env("ES_JAVA_HOME", java_home());
+        command
+            .env("ES_PATH_CONF", &config)
+            .env("ES_TMPDIR", scratch.join("tmp"))
+            .env("ES_JAVA_OPTS", "-Xms1g -Xmx1g")
+            .env("ES_JAVA_HOME", java_home());
         spawn(command, &log)
     };
     Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
@@ -154,11 +162,16 @@ fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send
 
 fn answers(address: &str) -> bool {
     match address.strip_prefix("http://") {
-        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s")).call().is_ok_and(|answer| answer.status() == 200),
+        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s"))
+            .call()
+            .is_ok_and(|answer| answer.status() == 200),
         None => {
             use rdkafka::consumer::Consumer;
-            let client: Result<rdkafka::consumer::BaseConsumer, _> = rdkafka::ClientConfig::new().set("bootstrap.servers", address).set("log_level", "0").create();
-            client.is_ok_and(|client| client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty()))
+            let client: Result<rdkafka::consumer::BaseConsumer, _> =
+                rdkafka::ClientConfig::new().set("bootstrap.servers", address).set("log_level", "0").create();
+            client.is_ok_and(|client| {
+                client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty())
+            })
         }
     }
 }
@@ -174,7 +187,9 @@ fn available(name: &str, install: fn() -> Result<PathBuf, String>) -> Option<Pat
     let _one_at_a_time = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match install() {
         Ok(folder) => Some(folder),
-        Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => panic!("{name} is required and cannot be had: {why}"),
+        Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => {
+            panic!("{name} is required and cannot be had: {why}")
+        }
         Err(why) => {
             eprintln!("SKIPPED: no {name}: {why}");
             None
@@ -189,7 +204,11 @@ fn install_kafka() -> Result<PathBuf, String> {
         return Ok(libraries);
     }
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let dependency = |group: &str, artifact: &str, version: &str| format!("<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>");
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
     let pom = format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}{}{}{}</dependencies></project>",
         dependency("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
@@ -199,7 +218,11 @@ fn install_kafka() -> Result<PathBuf, String> {
     );
     fs::write(folder.join("pom.xml"), pom).map_err(|error| error.to_string())?;
     let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "-f"]).arg(folder.join("pom.xml")).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]).arg(format!("-DoutputDirectory={}", libraries.display()));
+    maven
+        .args(["-q", "-B", "-f"])
+        .arg(folder.join("pom.xml"))
+        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .arg(format!("-DoutputDirectory={}", libraries.display()));
     succeed(maven)?;
     fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
     Ok(libraries)
@@ -214,23 +237,43 @@ fn install_elasticsearch() -> Result<PathBuf, String> {
     fs::create_dir_all(&parts).map_err(|error| error.to_string())?;
     let artifact = format!("org.elasticsearch.distribution.integ-test-zip:elasticsearch:{ELASTICSEARCH_VERSION}:zip");
     let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "dependency:copy"]).arg(format!("-Dartifact={artifact}")).arg(format!("-DoutputDirectory={}", parts.display()));
+    maven
+        .args(["-q", "-B", "dependency:copy"])
+        .arg(format!("-Dartifact={artifact}"))
+        .arg(format!("-DoutputDirectory={}", parts.display()));
     succeed(maven)?;
     let mut unzip = Command::new("unzip");
-    unzip.args(["-q", "-o"]).arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip"))).arg("-d").arg(&parts);
+    unzip
+        .args(["-q", "-o"])
+        .arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip")))
+        .arg("-d")
+        .arg(&parts);
     succeed(unzip)?;
-    fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder).map_err(|error| error.to_string())?;
+    fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder)
+        .map_err(|error| error.to_string())?;
     Ok(folder)
 }
 
 fn succeed(mut command: Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("could not run {program}: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("{program} failed: {}", String::from_utf8_lossy(&output.stdout).lines().take(5).collect::<Vec<_>>().join(" "))) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{program} failed: {}",
+            String::from_utf8_lossy(&output.stdout).lines().take(5).collect::<Vec<_>>().join(" ")
+        ))
+    }
 }
 
 fn cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir).join(".cache/windkessel-test-servers");
+    let home = || {
+        std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .unwrap_or_else(std::env::temp_dir)
+            .join(".cache/windkessel-test-servers")
+    };
     std::env::var_os("WINDKESSEL_TEST_SERVERS").map_or_else(home, PathBuf::from)
 }
 
@@ -257,7 +300,10 @@ fn is_root() -> bool {
 /// The Java that `java` on the path belongs to.
 fn java_home() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let java = std::env::split_paths(&path).map(|folder| folder.join("java")).find(|java| java.exists()).expect("java is on the path");
+    let java = std::env::split_paths(&path)
+        .map(|folder| folder.join("java"))
+        .find(|java| java.exists())
+        .expect("java is on the path");
     let real = fs::canonicalize(java).expect("java exists");
     real.ancestors().nth(2).expect("java lies in bin/").to_owned()
 }
@@ -267,7 +313,11 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("the distribution is readable") {
         let entry = entry.expect("the distribution is readable");
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_folder(&entry.path(), &target) } else { fs::copy(entry.path(), target).map(drop).expect("the scratch folder is writable") }
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).map(drop).expect("the scratch folder is writable")
+        }
     }
 }
 
