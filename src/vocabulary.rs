@@ -449,6 +449,8 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// Partitions that have come a good way since this was last said, these readings included: what is kept for them may be looked over.
+    pub progress: Vec<Tick>,
 }
 
 impl Scorable {

@@ -15,8 +15,7 @@ use std::ops::Range;
 
 use crate::time::EventTime;
 use crate::vocabulary::{self, Pseudonym, Sex, Status};
-
-use super::watermark::PartitionId;
+use crate::watermark::PartitionId;
 
 /// One version of one observation.
 #[derive(Clone, Copy, Debug)]

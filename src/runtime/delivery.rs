@@ -275,7 +275,8 @@ impl Hand {
     fn settle(&mut self, epoch: Epoch) {
         if !self.unsettled.is_empty() {
             let now = unix_micros();
-            for (table, rows) in std::mem::take(&mut self.unsettled) {
+            let counted = self.deliver.counts_its_rows();
+            for (table, rows) in std::mem::take(&mut self.unsettled).into_iter().filter(|_| !counted) {
                 self.metrics.sink_records.with_label_values(&[self.name, table.name()]).inc_by(rows);
             }
             self.metrics.sink_last_success.with_label_values(&[self.name]).set(now as f64 / 1e6);

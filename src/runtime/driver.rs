@@ -521,7 +521,8 @@ pub trait Keyed: 'static {
 /// Input of epochs that the frontier has not passed yet.
 struct Pending<K: Keyed> {
     capability: Capability<Epoch>,
-    inputs: Vec<K::Input>,
+    /// As they came: each a stretch of one worker's reading.
+    inputs: Vec<Vec<K::Input>>,
     ticks: Vec<K::Tick>,
 }
 
@@ -556,7 +557,7 @@ pub fn keyed<'s, K: Keyed>(
                 input.for_each(|capability, data| {
                     let capability = capability.retain_least(0).expect("a message has a time");
                     let epoch = *capability.time();
-                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.append(data);
+                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.push(std::mem::take(data));
                 });
                 ticks.for_each(|capability, data| {
                     let capability = capability.retain_least(0).expect("a message has a time");
@@ -569,10 +570,9 @@ pub fn keyed<'s, K: Keyed>(
                     {
                         break;
                     }
-                    let Pending { capability, mut inputs, ticks } = entry.remove();
+                    let Pending { capability, inputs, ticks } = entry.remove();
+                    let mut inputs = in_order::<K>(inputs);
                     records.inc_by(inputs.len() as u64);
-                    // Stable: an epoch is a concatenation of a few sorted runs, which this sort merges.
-                    inputs.sort_by_key(K::order);
                     match machine.apply(epoch, &mut inputs, &ticks) {
                         Ok(Some(out)) => output.session(&capability).give(out),
                         Ok(None) => {}
@@ -587,6 +587,31 @@ pub fn keyed<'s, K: Keyed>(
             }
         },
     )
+}
+
+/// One epoch's input, sorted. Parts are sorted already and rarely overlap (a part is a stretch of a few partitions), so that as a rule
+/// each input is moved once.
+fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
+    let mut pieces: Vec<Vec<K::Input>> = Vec::with_capacity(parts.len());
+    for part in &mut parts {
+        // From the end, so that each split moves its own piece alone.
+        let starts: Vec<usize> = (1..part.len()).filter(|at| K::order(&part[*at]) < K::order(&part[at - 1])).collect();
+        for start in starts.into_iter().rev() {
+            pieces.push(part.split_off(start));
+        }
+    }
+    pieces.append(&mut parts);
+    pieces.retain(|piece| !piece.is_empty());
+    pieces.sort_by_key(|piece| piece.first().map(K::order));
+    let overlap = pieces.windows(2).any(|pair| pair[0].last().map(K::order) > pair[1].first().map(K::order));
+    let mut sorted = Vec::with_capacity(pieces.iter().map(Vec::len).sum());
+    for piece in &mut pieces {
+        sorted.append(piece);
+    }
+    if overlap {
+        sorted.sort_by_key(K::order);
+    }
+    sorted
 }
 
 /// True once no message of `epoch` can arrive any more.

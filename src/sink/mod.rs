@@ -107,6 +107,11 @@ pub trait Deliver: Send {
         Ok(())
     }
 
+    /// True if it adds to `sink_records` itself, because it does not write every row that it is given.
+    fn counts_its_rows(&self) -> bool {
+        false
+    }
+
     /// The highest epoch up to which everything is durable and visible, if it lags behind what is settled (files still open).
     fn durable(&self) -> Option<Epoch> {
         None
