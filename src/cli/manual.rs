@@ -114,3 +114,48 @@ fn a_decision_fits_on_a_page() {
         assert!(lines <= 60, "{}: {lines} lines", page.display());
     }
 }
+
+/// What the first stage of the Dockerfile copies.
+fn copied() -> Vec<String> {
+    let text = read("docker/Dockerfile");
+    let build = text.split("\nFROM").next().unwrap_or_default();
+    let copies = build.lines().filter_map(|line| line.strip_prefix("COPY "));
+    copies
+        .flat_map(|line| line.rsplit_once(' ').map(|(sources, _)| sources).unwrap_or_default().split(' '))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every Rust file below a folder.
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn the_container_is_built_from_everything_that_the_code_includes() {
+    let copied = copied();
+    assert!(copied.iter().any(|name| name == "src"), "{copied:?}");
+    let mut files = Vec::new();
+    rust_files(Path::new("src"), &mut files);
+    for file in files {
+        for include in read(&file).split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let ups = include.matches("../").count();
+            let depth = file.components().count() - 1;
+            let top = include.trim_start_matches("../").split('/').next().unwrap_or_default();
+            assert!(ups < depth || copied.iter().any(|name| name == top), "{}: {include}", file.display());
+        }
+    }
+    let ignore = read("docker/Dockerfile.dockerignore");
+    let kept: Vec<_> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert_eq!(kept, copied);
+    for bench in read("Cargo.toml").split("[[bench]]").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
+        assert!(Path::new(&format!("benches/{bench}.rs")).exists(), "{bench}");
+    }
+}
