@@ -7,7 +7,7 @@
 //! `dataflows/blood_pressure.toml` shows every key with its default; a test holds the two together. The JSON Schema for editors,
 //! `schemas/flow.schema.json`, is generated from `Spec`; another test regenerates and compares it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
@@ -248,7 +248,7 @@ fn at_least(key: &str, value: usize, least: usize) -> Result<(), String> {
     if value >= least { Ok(()) } else { Err(format!("{key} must be at least {least}, got {value}")) }
 }
 
-fn path(key: &str, path: &PathBuf) -> Result<(), String> {
+fn path(key: &str, path: &Path) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err(format!("{key} must not be empty")) } else { Ok(()) }
 }
 

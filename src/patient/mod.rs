@@ -486,7 +486,7 @@ impl Slab {
 
     fn add(&mut self) -> u32 {
         let index = self.len();
-        if index % Self::CHUNK == 0 {
+        if index.is_multiple_of(Self::CHUNK) {
             self.0.push(Vec::with_capacity(Self::CHUNK));
         }
         self.0.last_mut().expect("a chunk with room was just added if there was none").push(Patient::default());

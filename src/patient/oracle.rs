@@ -22,9 +22,12 @@ pub(super) struct Expected {
     pub(super) windows: BTreeMap<(EventTime, Pseudonym), WindowRow>,
     /// Endings.
     pub(super) outcomes: BTreeMap<Outcome, u64>,
-    /// Everything withdrawn: patient, time in microseconds, values as bits.
-    pub(super) withdrawn: Vec<(Pseudonym, i64, Vec<(u8, u64)>)>,
+    /// Everything withdrawn.
+    pub(super) withdrawn: Vec<Taken>,
 }
+
+/// What is withdrawn: patient, time in microseconds, values as bits.
+pub(super) type Taken = (Pseudonym, i64, Vec<(u8, u64)>);
 
 /// What stands of one observation.
 #[derive(Clone)]
