@@ -12,7 +12,7 @@
 )]
 
 #[path = "../tests/services/servers.rs"]
-#[expect(dead_code, reason = "shared with the tests, which use more of it")]
+#[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "shared with the tests, which use more of it")]
 mod servers;
 
 use std::collections::BTreeMap;
