@@ -240,10 +240,12 @@ impl Drain {
     }
 }
 
-/// Which sinks have not delivered everything.
+/// Which sinks hold the others up: a sink that is further may only not have been given the rest.
 fn undelivered(wait: Duration, progress: &[(&'static str, Progress)]) -> String {
-    let unfinished = progress.iter().filter(|(_, progress)| progress.settled() < Epoch::MAX).map(|(sink, _)| *sink);
-    let names = unfinished.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    let settled: Vec<(Epoch, &str)> = progress.iter().map(|(sink, progress)| (progress.settled(), *sink)).collect();
+    let lowest = settled.iter().map(|(epoch, _)| *epoch).min();
+    let last = settled.iter().filter(|(epoch, _)| Some(*epoch) == lowest).map(|(_, sink)| *sink);
+    let names = last.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
     format!(
         "gave up {} s after being asked to stop: could not deliver everything to {names}; what is not delivered is read again by the next run",
         wait.as_secs()
@@ -332,7 +334,8 @@ mod tests {
     #[test]
     fn a_run_that_does_not_end_after_being_asked_is_given_up_and_says_what_was_stuck() {
         let (stop, failure) = (Stop::default(), Failure::default());
-        let progress = [("parquet", Progress::finished()), ("elasticsearch", Progress::default())];
+        let elasticsearch = || ("elasticsearch", Progress::default());
+        let progress = [("parquet", Progress::settled_up_to(7)), elasticsearch(), elasticsearch()];
         let drain = Drain::watch(&stop, &failure, &progress, Duration::from_millis(1)).unwrap();
         stop.ask();
         while !stop.abandon() {
