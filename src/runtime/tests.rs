@@ -78,11 +78,13 @@ struct Setup {
     seen: Seen,
 }
 
+/// One call of the machine: worker, epoch, positions, ticks.
+type Applied = (usize, Epoch, Vec<Position>, Vec<Tick>);
+
 /// What a run did, as seen from its ends.
 #[derive(Clone, Default)]
 struct Seen {
-    /// Worker, epoch, positions, ticks: one entry a call of the machine.
-    applied: Arc<Mutex<Vec<(usize, Epoch, Vec<Position>, Vec<Tick>)>>>,
+    applied: Arc<Mutex<Vec<Applied>>>,
     /// Worker, epoch, position.
     delivered: Arc<Mutex<Vec<(usize, Epoch, Position)>>>,
     finished: Arc<AtomicUsize>,
