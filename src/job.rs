@@ -240,10 +240,12 @@ impl Drain {
     }
 }
 
-/// Which sinks have not delivered everything.
+/// Which sinks hold the others up: a sink that is further may only not have been given the rest.
 fn undelivered(wait: Duration, progress: &[(&'static str, Progress)]) -> String {
-    let unfinished = progress.iter().filter(|(_, progress)| progress.settled() < Epoch::MAX).map(|(sink, _)| *sink);
-    let names = unfinished.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    let settled: Vec<(Epoch, &str)> = progress.iter().map(|(sink, progress)| (progress.settled(), *sink)).collect();
+    let lowest = settled.iter().map(|(epoch, _)| *epoch).min();
+    let last = settled.iter().filter(|(epoch, _)| Some(*epoch) == lowest).map(|(_, sink)| *sink);
+    let names = last.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
     format!(
         "gave up {} s after being asked to stop: could not deliver everything to {names}; what is not delivered is read again by the next run",
         wait.as_secs()
@@ -332,7 +334,8 @@ mod tests {
     #[test]
     fn a_run_that_does_not_end_after_being_asked_is_given_up_and_says_what_was_stuck() {
         let (stop, failure) = (Stop::default(), Failure::default());
-        let progress = [("parquet", Progress::finished()), ("elasticsearch", Progress::default())];
+        let elasticsearch = || ("elasticsearch", Progress::default());
+        let progress = [("parquet", Progress::settled_up_to(7)), elasticsearch(), elasticsearch()];
         let drain = Drain::watch(&stop, &failure, &progress, Duration::from_millis(1)).unwrap();
         stop.ask();
         while !stop.abandon() {
@@ -352,5 +355,65 @@ mod tests {
         drop(drain);
         std::thread::sleep(DRAIN_CHECK_EVERY * 3);
         assert!(!failure.happened() && !stop.abandon());
+    }
+
+    /// A Bulk Data export: Patients in files of their own, which other workers may read than the Observations. Small, so that all of
+    /// it would fit into one epoch.
+    fn export(folder: &Path) {
+        let patient = |number: usize| {
+            format!(r#"{{"resourceType":"Patient","id":"p{number}","gender":"female","birthDate":"1960"}}"#)
+        };
+        let pressure = |code: &str, value: usize| {
+            format!(
+                r#"{{"code":{{"coding":[{{"system":"http://loinc.org","code":"{code}"}}]}},"valueQuantity":{{"value":{value},"code":"mm[Hg]"}}}}"#
+            )
+        };
+        let observation = |number: usize, file: usize| {
+            format!(
+                r#"{{"resourceType":"Observation","id":"o{number}-{file}","status":"final","code":{{"coding":[{{"system":"http://loinc.org","code":"85354-9"}}]}},"subject":{{"reference":"Patient/p{number}"}},"effectiveDateTime":"2026-01-01T0{file}:00:00Z","component":[{},{}]}}"#,
+                pressure("8480-6", 120),
+                pressure("8462-4", 80)
+            )
+        };
+        let write = |name: String, lines: Vec<String>| std::fs::write(folder.join(name), lines.join("\n")).unwrap();
+        for file in 0..8 {
+            write(format!("Observation.{file}.ndjson"), (0..40).map(|number| observation(number, file)).collect());
+        }
+        for file in 0..4 {
+            write(format!("Patient.{file}.ndjson"), (0..10).map(|number| patient(10 * file + number)).collect());
+        }
+    }
+
+    #[test]
+    fn patients_of_a_bulk_export_are_known_before_every_reading_on_any_number_of_workers() {
+        let root = tempfile::tempdir().unwrap();
+        let (input, key) = (root.path().join("export"), root.path().join("key"));
+        std::fs::create_dir(&input).unwrap();
+        export(&input);
+        Key::create_file(&key).unwrap();
+        for workers in [1, 2, 4] {
+            let output = root.path().join(workers.to_string());
+            let text = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+            let overrides = [
+                format!("source.paths=[{}]", text(&input)),
+                format!("pseudonymise.key_file={}", text(&key)),
+                format!("sink.ndjson.path={}", text(&output)),
+                "sink.ndjson.tables=[\"shifts\"]".to_owned(),
+            ];
+            let flow = "name = \"export\"\n[source]\nkind = \"files\"\n[patient]\ndisorder = \"unbounded\"\n[audit]\nwindow = \"1d\"\n\
+                        [http]\nlisten = \"\"\n[sink.ndjson]\npath = \"x\"\n[pseudonymise]\nkey_file = \"x\"\n";
+            let flow = Flow::parse(flow, &overrides).unwrap();
+            let stop = Stop::default();
+            let options = Options { workers, until_end: true, stop, terminal: None, read: None };
+            Job::prepare(flow, options).unwrap().run().unwrap();
+            let counted = |group: &str| -> u64 {
+                let files = std::fs::read_dir(output.join("shifts")).unwrap();
+                let text: String = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+                let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+                let of_group = rows.filter(|row| row["group"] == group && row["feature"] == "systolic");
+                of_group.map(|row| row["current_count"].as_u64().unwrap()).sum()
+            };
+            assert_eq!((counted("all"), counted("sex=female")), (320, 320), "{workers} workers");
+        }
     }
 }

@@ -68,11 +68,11 @@ impl Progress {
         self.0.durable.load(Ordering::Acquire)
     }
 
-    /// That of a sink that has finished.
+    /// That of a sink that has come so far.
     #[cfg(test)]
-    pub(crate) fn finished() -> Self {
+    pub(crate) fn settled_up_to(epoch: Epoch) -> Self {
         let progress = Progress::default();
-        progress.set(Epoch::MAX, Epoch::MAX);
+        progress.set(epoch, epoch);
         progress
     }
 

@@ -7,6 +7,7 @@ pub mod http;
 pub mod live;
 pub mod metrics;
 pub mod progress;
+mod reader;
 pub mod stop;
 pub mod summary;
 #[cfg(test)]

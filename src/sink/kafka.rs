@@ -241,12 +241,17 @@ impl KafkaSink {
     /// Waits until everything that was sent is acknowledged.
     fn settle(&mut self) -> Result<(), SinkError> {
         let (began, waiting) = (Instant::now(), self.metrics.sink_waiting.with_label_values(&[NAME]));
+        let mut shown = false;
         while !self.producer.context().is_settled() {
             self.may_wait()?;
             self.attend()?;
-            waiting.set(i64::from(began.elapsed() >= WAITING_SHOWN_AFTER));
+            if !shown && began.elapsed() >= WAITING_SHOWN_AFTER {
+                // A sum over the workers, each of which has a sink of its own.
+                waiting.inc();
+                shown = true;
+            }
         }
-        waiting.set(0);
+        waiting.sub(i64::from(shown));
         Ok(())
     }
 }

@@ -135,6 +135,20 @@ fn tombstones_delete_what_their_key_names() {
 }
 
 #[test]
+fn an_observation_whose_key_a_tombstone_may_bear_is_deletable() {
+    let deletable = |key: &str| {
+        let mut batch = Batch::default();
+        let payload = batch.0.arena.push(heart_rate("a", "2026-01-01T00:00:00Z").as_bytes());
+        let key = batch.0.arena.push(key.as_bytes());
+        batch.push(ZERO, 0, Payload::Bytes(payload), Some(key));
+        let out = batch.decode(&mut Decoder::new(settings(&spec(), false)));
+        out.observations.entries.iter().all(|entry| matches!(entry, Entry::Observation(found) if found.deletable))
+    };
+    assert!(deletable("Observation/o1") && deletable("http://h/fhir/Observation/o1"));
+    assert!(!deletable("Patient/p1") && !deletable("p1") && !deletable("Observation/"));
+}
+
+#[test]
 fn an_unwrapped_null_is_a_tombstone() {
     let spec = DecodeSpec { unwrap: "/after".into(), ..spec() };
     let mut batch = Batch::default();
