@@ -22,17 +22,17 @@ const CLUSTER_ID: &str = "d2luZGtlc3NlbC10ZXN0cw";
 static INSTALL: Mutex<()> = Mutex::new(());
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     /// How clients reach it: `host:port` or a URL.
-    pub address: String,
+    pub(crate) address: String,
     folder: PathBuf,
     start: Box<dyn Fn() -> Child + Send>,
 }
 
 impl Server {
     /// Kills it, as `kill -9` does; its data stays.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -45,7 +45,7 @@ impl Server {
     }
 
     /// Starts it again on the same port with the same data, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         self.child = Some((self.start)());
         self.wait();
@@ -72,7 +72,7 @@ impl Drop for Server {
 }
 
 /// A broker, or `None` (said on standard error) where it cannot be had.
-pub fn kafka() -> Option<Server> {
+pub(crate) fn kafka() -> Option<Server> {
     let libraries = available("Kafka", install_kafka)?;
     let folder = scratch("kafka");
     let (port, controller) = (free_port(), free_port());
@@ -109,7 +109,7 @@ pub fn kafka() -> Option<Server> {
 }
 
 /// An Elasticsearch without security, or `None` where it cannot be had.
-pub fn elasticsearch() -> Option<Server> {
+pub(crate) fn elasticsearch() -> Option<Server> {
     let distribution = available("Elasticsearch", install_elasticsearch)?;
     let folder = scratch("elasticsearch");
     let (port, transport) = (free_port(), free_port());

@@ -1,0 +1,10 @@
+//! The whole program, driven as a user drives it, without any server: needs Rust and a C compiler only.
+//!
+//! * [`replay`]: files in, rows out, compared with the oracle.
+
+#[path = "../oracle/mod.rs"]
+mod oracle;
+mod replay;
+#[allow(dead_code, reason = "each of the two binaries uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
