@@ -1,7 +1,11 @@
 //! The whole program, driven as a user drives it, without any server: needs Rust and a C compiler only.
 //!
 //! * [`replay`]: files in, rows out, compared with the oracle.
+//! * [`demo`]: the embedded broker.
+//! * [`cli`]: exit codes, messages, signals.
 
+mod cli;
+mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod replay;

@@ -1,17 +1,19 @@
-//! Starts a real Apache Kafka (KRaft) and a real Elasticsearch on loopback, from Maven Central, and stops them on drop.
+//! Starts a real Apache Kafka (KRaft) and a real Elasticsearch on loopback, from Maven Central, once for all tests; they end with the tests.
 //!
-//! They are installed once into `$WINDKESSEL_TEST_SERVERS` (default `~/.cache/windkessel-test-servers`). Where Java or Maven is missing,
-//! [`kafka`] and [`elasticsearch`] answer `None` and say why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
+//! They are installed once into `$WINDKESSEL_TEST_SERVERS` (default `~/.cache/windkessel-test-servers`). `WINDKESSEL_TEST_KAFKA` (host:port) and
+//! `WINDKESSEL_TEST_ELASTICSEARCH` (URL) may name running ones, which are then never killed. Where Java or Maven is missing, [`servers`]
+//! answers `None` and says why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The newest broker that runs on Java 17.
-const KAFKA_VERSION: &str = "4.1.1";
+/// The newest broker that was seen to run on Java 17.
+const KAFKA_VERSION: &str = "4.3.1";
 /// The server of the 8 line that Maven Central carries.
 const ELASTICSEARCH_VERSION: &str = "8.19.21";
 /// How long a server may take to answer.
@@ -19,7 +21,35 @@ const START_MAX: Duration = Duration::from_secs(180);
 /// Any 22-character base64 text is a cluster id.
 const CLUSTER_ID: &str = "d2luZGtlc3NlbC10ZXN0cw";
 
-static INSTALL: Mutex<()> = Mutex::new(());
+/// Runs a server in a process group, and kills it and removes its folder when standard input closes: the tests have ended, however.
+const KEEPER: &str = r#"folder=$1; shift; "$@" </dev/null & server=$!; cat >/dev/null; kill -9 $server; sleep 1; rm -rf "$folder"; kill -9 0"#;
+
+static SERVERS: OnceLock<Option<Mutex<Servers>>> = OnceLock::new();
+
+/// Both servers.
+pub(crate) struct Servers {
+    pub(crate) kafka: Server,
+    pub(crate) elasticsearch: Server,
+}
+
+/// Both servers, for one test at a time: two cores have enough to do, and some tests kill them.
+pub(crate) fn servers(test: &str) -> Option<MutexGuard<'static, Servers>> {
+    let found = SERVERS.get_or_init(|| {
+        let other = std::thread::spawn(kafka);
+        let elasticsearch = elasticsearch();
+        let kafka = other.join().expect("the broker starts");
+        Some(Mutex::new(Servers { kafka: kafka?, elasticsearch: elasticsearch? }))
+    });
+    let Some(servers) = found else {
+        eprintln!("SKIPPED {test}: no servers");
+        return None;
+    };
+    let mut servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
+    // A test that failed may have left one dead.
+    servers.kafka.revive();
+    servers.elasticsearch.revive();
+    Some(servers)
+}
 
 /// A running server.
 pub(crate) struct Server {
@@ -27,16 +57,25 @@ pub(crate) struct Server {
     /// How clients reach it: `host:port` or a URL.
     pub(crate) address: String,
     folder: PathBuf,
-    start: Box<dyn Fn() -> Child + Send>,
+    /// How it is started; `None` if it is not ours.
+    start: Option<Box<dyn Fn() -> Child + Send>>,
 }
 
 impl Server {
-    /// Kills it, as `kill -9` does; its data stays.
+    /// True if a test may kill it; else says that the test is skipped.
+    pub(crate) fn is_ours(&self, test: &str) -> bool {
+        if self.start.is_none() {
+            eprintln!("SKIPPED {test}: the server at {} is not ours to kill", self.address);
+        }
+        self.start.is_some()
+    }
+
+    /// Kills it and everything that it started, as `kill -9` does; its data stays.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
+            let killed = Command::new("sh").arg("-c").arg(format!("kill -9 -- -{}", child.id())).status();
+            assert!(killed.is_ok_and(|status| status.success()), "the group of the server is there");
             let _ = child.wait();
-            // Elasticsearch's launcher is not the server, which notices that the launcher has gone.
             let begun = Instant::now();
             while port_is_open(&self.address) && begun.elapsed() < START_MAX {
                 std::thread::sleep(Duration::from_millis(50));
@@ -47,15 +86,22 @@ impl Server {
     /// Starts it again on the same port with the same data, and waits until it answers.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = Some((self.start)());
-        self.wait();
+        self.revive();
+    }
+
+    fn revive(&mut self) {
+        if let (None, Some(start)) = (&self.child, &self.start) {
+            self.child = Some(start());
+            self.wait();
+        }
     }
 
     fn wait(&mut self) {
         let begun = Instant::now();
         while !answers(&self.address) {
-            let child = self.child.as_mut().expect("started");
-            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            if let Some(status) =
+                self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"))
+            {
                 panic!("{} ended while starting: {status}\n{}", self.address, log_tail(&self.folder));
             }
             assert!(begun.elapsed() < START_MAX, "{} does not answer\n{}", self.address, log_tail(&self.folder));
@@ -64,15 +110,11 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// A broker, or `None` (said on standard error) where it cannot be had.
-pub(crate) fn kafka() -> Option<Server> {
+fn kafka() -> Option<Server> {
+    if let Ok(address) = std::env::var("WINDKESSEL_TEST_KAFKA") {
+        return Some(foreign(address));
+    }
     let libraries = available("Kafka", install_kafka)?;
     let folder = scratch("kafka");
     let (port, controller) = (free_port(), free_port());
@@ -97,19 +139,26 @@ pub(crate) fn kafka() -> Option<Server> {
         "group.initial.rebalance.delay.ms=0".into(),
     ];
     fs::write(&properties, settings.join("\n")).expect("the scratch folder is writable");
-    let format = Command::new("java").args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties).output().expect("java runs");
+    let format = Command::new("java")
+        .args(["-Xmx128m", "-cp", &classes, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
+        .arg(&properties)
+        .output()
+        .expect("java runs");
     assert!(format.status.success(), "kafka.tools.StorageTool: {}", String::from_utf8_lossy(&format.stdout));
-    let log = folder.join("server.log");
+    let (log, home) = (folder.join("server.log"), folder.clone());
     let start = move || {
         let mut command = Command::new("java");
         command.args(["-Xms256m", "-Xmx512m", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
-        spawn(command, &log)
+        spawn(&command, &home, &log)
     };
     Some(started(format!("127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
 /// An Elasticsearch without security, or `None` where it cannot be had.
-pub(crate) fn elasticsearch() -> Option<Server> {
+fn elasticsearch() -> Option<Server> {
+    if let Ok(url) = std::env::var("WINDKESSEL_TEST_ELASTICSEARCH") {
+        return Some(foreign(url.trim_end_matches('/').to_owned()));
+    }
     let distribution = available("Elasticsearch", install_elasticsearch)?;
     let folder = scratch("elasticsearch");
     let (port, transport) = (free_port(), free_port());
@@ -140,43 +189,62 @@ pub(crate) fn elasticsearch() -> Option<Server> {
         } else {
             Command::new(binary)
         };
-        command.env("ES_PATH_CONF", &config).env("ES_TMPDIR", scratch.join("tmp")).env("ES_JAVA_OPTS", "-Xms1g -Xmx1g").env("ES_JAVA_HOME", java_home());
-        spawn(command, &log)
+        command
+            .env("ES_PATH_CONF", &config)
+            .env("ES_TMPDIR", scratch.join("tmp"))
+            .env("ES_JAVA_OPTS", "-Xms1g -Xmx1g")
+            .env("ES_JAVA_HOME", java_home());
+        spawn(&command, &scratch, &log)
     };
     Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
 fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
-    let mut server = Server { child: Some(start()), address, folder, start };
+    let mut server = Server { child: None, address, folder, start: Some(start) };
+    server.revive();
+    server
+}
+
+fn foreign(address: String) -> Server {
+    let mut server = Server { child: None, address, folder: PathBuf::new(), start: None };
     server.wait();
     server
 }
 
 fn answers(address: &str) -> bool {
     match address.strip_prefix("http://") {
-        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s")).call().is_ok_and(|answer| answer.status() == 200),
+        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s"))
+            .call()
+            .is_ok_and(|answer| answer.status() == 200),
         None => {
             use rdkafka::consumer::Consumer;
-            let client: Result<rdkafka::consumer::BaseConsumer, _> = rdkafka::ClientConfig::new().set("bootstrap.servers", address).set("log_level", "0").create();
-            client.is_ok_and(|client| client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty()))
+            let client: Result<rdkafka::consumer::BaseConsumer, _> =
+                rdkafka::ClientConfig::new().set("bootstrap.servers", address).set("log_level", "0").create();
+            client.is_ok_and(|client| {
+                client.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|metadata| !metadata.brokers().is_empty())
+            })
         }
     }
 }
 
-fn spawn(mut command: Command, log: &Path) -> Child {
+fn spawn(server: &Command, folder: &Path, log: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("the scratch folder is writable");
     let errors = log.try_clone().expect("a file can be cloned");
-    command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("the server starts")
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", KEEPER, "keeper"]).arg(folder).arg(server.get_program()).args(server.get_args());
+    keeper.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    keeper.process_group(0).stdin(Stdio::piped()).stdout(log).stderr(errors).spawn().expect("the server starts")
 }
 
 /// The installed folder, or a skip that is a failure where services are required.
 fn available(name: &str, install: fn() -> Result<PathBuf, String>) -> Option<PathBuf> {
-    let _one_at_a_time = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match install() {
         Ok(folder) => Some(folder),
-        Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => panic!("{name} is required and cannot be had: {why}"),
+        Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => {
+            panic!("{name} is required and cannot be had: {why}")
+        }
         Err(why) => {
-            eprintln!("SKIPPED: no {name}: {why}");
+            eprintln!("SKIPPED all tests with servers: no {name}: {why}");
             None
         }
     }
@@ -189,7 +257,11 @@ fn install_kafka() -> Result<PathBuf, String> {
         return Ok(libraries);
     }
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    let dependency = |group: &str, artifact: &str, version: &str| format!("<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>");
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
     let pom = format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>test</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}{}{}{}</dependencies></project>",
         dependency("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
@@ -199,7 +271,11 @@ fn install_kafka() -> Result<PathBuf, String> {
     );
     fs::write(folder.join("pom.xml"), pom).map_err(|error| error.to_string())?;
     let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "-f"]).arg(folder.join("pom.xml")).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]).arg(format!("-DoutputDirectory={}", libraries.display()));
+    maven
+        .args(["-q", "-B", "-f"])
+        .arg(folder.join("pom.xml"))
+        .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .arg(format!("-DoutputDirectory={}", libraries.display()));
     succeed(maven)?;
     fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
     Ok(libraries)
@@ -214,23 +290,43 @@ fn install_elasticsearch() -> Result<PathBuf, String> {
     fs::create_dir_all(&parts).map_err(|error| error.to_string())?;
     let artifact = format!("org.elasticsearch.distribution.integ-test-zip:elasticsearch:{ELASTICSEARCH_VERSION}:zip");
     let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "dependency:copy"]).arg(format!("-Dartifact={artifact}")).arg(format!("-DoutputDirectory={}", parts.display()));
+    maven
+        .args(["-q", "-B", "dependency:copy"])
+        .arg(format!("-Dartifact={artifact}"))
+        .arg(format!("-DoutputDirectory={}", parts.display()));
     succeed(maven)?;
     let mut unzip = Command::new("unzip");
-    unzip.args(["-q", "-o"]).arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip"))).arg("-d").arg(&parts);
+    unzip
+        .args(["-q", "-o"])
+        .arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip")))
+        .arg("-d")
+        .arg(&parts);
     succeed(unzip)?;
-    fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder).map_err(|error| error.to_string())?;
+    fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder)
+        .map_err(|error| error.to_string())?;
     Ok(folder)
 }
 
 fn succeed(mut command: Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("could not run {program}: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("{program} failed: {}", String::from_utf8_lossy(&output.stdout).lines().take(5).collect::<Vec<_>>().join(" "))) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{program} failed: {}",
+            String::from_utf8_lossy(&output.stdout).lines().take(5).collect::<Vec<_>>().join(" ")
+        ))
+    }
 }
 
 fn cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir).join(".cache/windkessel-test-servers");
+    let home = || {
+        std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .unwrap_or_else(std::env::temp_dir)
+            .join(".cache/windkessel-test-servers")
+    };
     std::env::var_os("WINDKESSEL_TEST_SERVERS").map_or_else(home, PathBuf::from)
 }
 
@@ -257,7 +353,10 @@ fn is_root() -> bool {
 /// The Java that `java` on the path belongs to.
 fn java_home() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let java = std::env::split_paths(&path).map(|folder| folder.join("java")).find(|java| java.exists()).expect("java is on the path");
+    let java = std::env::split_paths(&path)
+        .map(|folder| folder.join("java"))
+        .find(|java| java.exists())
+        .expect("java is on the path");
     let real = fs::canonicalize(java).expect("java exists");
     real.ancestors().nth(2).expect("java lies in bin/").to_owned()
 }
@@ -267,7 +366,11 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("the distribution is readable") {
         let entry = entry.expect("the distribution is readable");
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_folder(&entry.path(), &target) } else { fs::copy(entry.path(), target).map(drop).expect("the scratch folder is writable") }
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).map(drop).expect("the scratch folder is writable")
+        }
     }
 }
 

@@ -396,7 +396,8 @@ impl Tables {
         assert!(found.is_empty(), "rows that nobody expects: {:?}", found.values().next());
     }
 
-    fn windows_agree(&self, expected: &Expected) {
+    /// The same of `windows` alone.
+    pub(crate) fn windows_agree(&self, expected: &Expected) {
         let rows = last_rows(&self.windows, &["patient", "window_start"]);
         let key = |row: &Row| (text(row, "patient").to_owned(), instant(row, "window_start").unwrap());
         let found: BTreeMap<(String, i64), &Row> = rows.iter().map(|row| (key(row), row)).collect();

@@ -1,0 +1,17 @@
+//! The whole program against a real Kafka and a real Elasticsearch, which the tests start themselves.
+//!
+//! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
+//!
+//! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
+//! * [`poison`]: what nobody should send.
+//! * [`clients`]: plain clients of the two servers.
+
+mod clients;
+mod flows;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+mod poison;
+mod servers;
+#[allow(dead_code, reason = "each of the two binaries uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
