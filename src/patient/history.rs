@@ -233,17 +233,45 @@ impl Centre {
     fn of(hundredths: impl Iterator<Item = u16>) -> Option<Self> {
         let mut values: SmallVec<[u16; 32]> = hundredths.collect();
         values.sort_unstable();
-        let middle = |count: usize| ((count - 1) / 2, count / 2);
-        let (low, high) = if values.is_empty() { return None } else { middle(values.len()) };
-        let median_twice = i32::from(values[low]) + i32::from(values[high]);
-        let mut distances: SmallVec<[u32; 32]> =
-            values.iter().map(|value| (2 * i32::from(*value) - median_twice).unsigned_abs()).collect();
-        distances.sort_unstable();
+        let (low, high) = if values.is_empty() { return None } else { ((values.len() - 1) / 2, values.len() / 2) };
+        let median_twice = u32::from(values[low]) + u32::from(values[high]);
+        let deviation_four_times = middle_distances(&values, median_twice);
         Some(Centre {
             median: f64::from(median_twice) / (2.0 * SCALE),
-            deviation: f64::from(distances[low] + distances[high]) / (4.0 * SCALE),
+            deviation: f64::from(deviation_four_times) / (4.0 * SCALE),
         })
     }
+}
+
+/// The two middle distances of sorted values from half of `median_twice`, doubled, added up. Distances grow outwards from the median, so they
+/// are met in order from there: no second sort.
+fn middle_distances(values: &[u16], median_twice: u32) -> u32 {
+    let distance = |value: u16| (2 * u32::from(value)).abs_diff(median_twice);
+    let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
+    let mut right = values.partition_point(|value| 2 * u32::from(*value) < median_twice);
+    let mut left = right;
+    let mut sum = 0;
+    for rank in 0..=high {
+        let below = left.checked_sub(1).map(|at| distance(values[at]));
+        let above = values.get(right).map(|value| distance(*value));
+        let next = match (below, above) {
+            (Some(below), Some(above)) if below <= above => {
+                left -= 1;
+                below
+            }
+            (Some(below), None) => {
+                left -= 1;
+                below
+            }
+            (_, Some(above)) => {
+                right += 1;
+                above
+            }
+            (None, None) => break,
+        };
+        sum += next * (u32::from(rank == low) + u32::from(rank == high));
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -274,6 +302,25 @@ mod tests {
         assert_eq!((recent.diastolic.standard_deviation, recent.diastolic.slope_per_hour), (0.0, 0.0));
         let (systolic, _) = chain.centres().unwrap();
         assert_eq!(systolic, Centre { median: 120.5, deviation: 0.5 });
+    }
+
+    #[test]
+    fn the_median_deviation_is_that_of_sorted_distances() {
+        let mut state = 7_u32;
+        for _ in 0..2_000 {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state >> 16
+            };
+            let values: Vec<u16> = (0..1 + next() % 13).map(|_| (next() % 40) as u16).collect();
+            let mut sorted = values.clone();
+            sorted.sort_unstable();
+            let (low, high) = ((sorted.len() - 1) / 2, sorted.len() / 2);
+            let median_twice = u32::from(sorted[low]) + u32::from(sorted[high]);
+            let mut distances: Vec<u32> = sorted.iter().map(|value| (2 * u32::from(*value)).abs_diff(median_twice)).collect();
+            distances.sort_unstable();
+            assert_eq!(middle_distances(&sorted, median_twice), distances[low] + distances[high], "{values:?}");
+        }
     }
 
     #[test]

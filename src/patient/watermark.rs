@@ -16,7 +16,7 @@ use crate::vocabulary::{Partition, Tick};
 
 /// A partition's number within this worker, in order of first sight: it names, it does not order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PartitionId(u32);
+pub(super) struct PartitionId(pub(super) u32);
 
 /// All known partitions and the watermark they amount to.
 #[derive(Debug)]

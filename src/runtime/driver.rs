@@ -35,7 +35,7 @@ use super::failure::Failure;
 use super::metrics::Metrics;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
-use crate::identified::{Mark, Record, Records};
+use crate::identified::{Arena, Mark, Record, Records};
 use crate::source::{Poll, Polled};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
@@ -165,7 +165,7 @@ impl Reader {
             return None;
         }
         let started = Instant::now();
-        let mut records = Records::default();
+        let mut records = Records { arena: Arena::recycled(), ..Records::default() };
         let polled = self.poll(&mut records);
         let capability = self.capability.clone()?;
         self.account(&records, started);

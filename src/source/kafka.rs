@@ -134,8 +134,6 @@ impl KafkaSource {
     }
 
     /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
-    ///
-    /// Leaving, not pausing: a consumer that is dropped while some of its partitions are paused waits for ever (librdkafka 2.12).
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
             self.reading

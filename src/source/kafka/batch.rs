@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //!
-//! 1. Both queue handles belong to the consumer in the same struct and are destroyed before it ([`Fetcher`]'s `drop` runs before its fields').
+//! 1. Both queue handles belong to the consumer in the same struct and are destroyed before it, in [`Fetcher`]'s `drop`.
 //! 2. A message pointer is either in `slots[next..filled]`, owned by us, or destroyed. Nothing borrowed from a message outlives [`Fetcher::drain`].
 //! 3. The batch call aborts the process on anything but messages and consumer errors. So the main queue (logs, errors, commit replies),
 //!    which the safe wrapper forwards into the consumer's queue, is taken out again and served by [`Fetcher::events`].
@@ -17,8 +17,9 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::ops::ControlFlow;
-use std::ptr;
-use std::slice;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use std::{ptr, slice, thread};
 
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -29,6 +30,12 @@ use super::client::Quiet;
 /// Most messages taken from librdkafka at once. Few enough that they are still in the cache when they are copied.
 const MESSAGES_MAX: usize = 2_048;
 
+/// Closing a consumer takes longer than this only if a commit is under way to a broker that is down, or in the case of [`part_with`].
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// A request that librdkafka's threads hand to each other is on its way within microseconds; this is for a busy machine.
+const SETTLE_WAIT: Duration = Duration::from_millis(50);
+
 /// A consumer with its queues.
 pub(super) struct Fetcher {
     messages: *mut sys::rd_kafka_queue_t,
@@ -37,7 +44,8 @@ pub(super) struct Fetcher {
     slots: Vec<*mut sys::rd_kafka_message_t>,
     next: usize,
     filled: usize,
-    consumer: BaseConsumer<Quiet>,
+    /// `None` only while being dropped.
+    consumer: Option<BaseConsumer<Quiet>>,
 }
 
 // SAFETY: librdkafka's handles and messages may be used from any thread; the fetcher owns them, and `&mut self` keeps it to one at a time.
@@ -95,8 +103,8 @@ impl Fetcher {
         // SAFETY: `client` is alive as long as `consumer`; both calls return a new reference, destroyed in `drop`.
         let (messages, main) =
             unsafe { (sys::rd_kafka_queue_get_consumer(client), sys::rd_kafka_queue_get_main(client)) };
-        let fetcher =
-            Fetcher { messages, main, slots: vec![ptr::null_mut(); MESSAGES_MAX], next: 0, filled: 0, consumer };
+        let slots = vec![ptr::null_mut(); MESSAGES_MAX];
+        let fetcher = Fetcher { messages, main, slots, next: 0, filled: 0, consumer: Some(consumer) };
         if fetcher.messages.is_null() || fetcher.main.is_null() {
             return None;
         }
@@ -107,7 +115,7 @@ impl Fetcher {
 
     /// The consumer, for everything that has a safe call.
     pub(super) fn consumer(&self) -> &BaseConsumer<Quiet> {
-        &self.consumer
+        self.consumer.as_ref().expect("it is taken out only when dropped")
     }
 
     /// Shows up to [`MESSAGES_MAX`] fetched things to `visit`, until it breaks; what was not shown is shown first next time.
@@ -165,7 +173,7 @@ impl Fetcher {
         let (mut low, mut high) = (-1, -1);
         // SAFETY: the client is alive, the name is terminated, both results are written before they are read.
         let answer = unsafe {
-            let client = self.consumer.client().native_ptr();
+            let client = self.consumer().client().native_ptr();
             sys::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), number, &mut low, &mut high)
         };
         (answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
@@ -179,10 +187,36 @@ impl Drop for Fetcher {
         }
         for queue in [self.messages, self.main] {
             if !queue.is_null() {
-                // SAFETY: our reference, given up once; the client itself is a field and outlives this call.
+                // SAFETY: our reference, given up once; the client itself is still there.
                 unsafe { sys::rd_kafka_queue_destroy(queue) };
             }
         }
+        if let Some(consumer) = self.consumer.take() {
+            part_with(consumer);
+        }
+    }
+}
+
+/// Closes and destroys a consumer; returns after [`CLOSE_WAIT`] at the latest.
+///
+/// librdkafka 2.12 now and then never returns from destroying a consumer: if a metadata request that closing sets off (the coordinator's
+/// connection is dropped) is still unsent when its broker is told to terminate, a reference to the broker is lost. So a moment is given to it
+/// between closing and destroying, and a worker does not wait for ever.
+fn part_with(consumer: BaseConsumer<Quiet>) {
+    let (done, is_done) = channel();
+    thread::spawn(move || {
+        if consumer.close_queue().is_ok() {
+            // Serves what closing asks for; commits under way are waited for.
+            while !consumer.closed() {
+                drop(consumer.poll(Duration::from_millis(20)));
+            }
+        }
+        thread::sleep(SETTLE_WAIT);
+        drop(consumer);
+        let _ = done.send(());
+    });
+    if is_done.recv_timeout(CLOSE_WAIT).is_err() {
+        tracing::warn!(target: "source", "librdkafka has not closed its connections after {CLOSE_WAIT:?}; they end with the process");
     }
 }
 

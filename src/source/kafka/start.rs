@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -76,7 +76,10 @@ pub(super) fn consumer(spec: &SourceSpec) -> Result<Fetcher, SourceError> {
         .set("enable.partition.eof", "true")
         // A vanished offset must stop the run, never move it silently.
         .set("auto.offset.reset", "error")
-        .set("queued.max.messages.kbytes", spec.queue_kib.to_string());
+        // Figures about the client, pushed to the broker if it asks: nobody has asked for them here.
+        .set("enable.metrics.push", "false")
+        .set("queued.max.messages.kbytes", spec.queue_kib.to_string())
+        .set_log_level(RDKafkaLogLevel::Warning);
     // A response may hold as much as the queue, so that the queue's limit is not exceeded many times over by one answer;
     // librdkafka insists on at least its `message.max.bytes`, a megabyte.
     let response_bytes = (u64::from(spec.queue_kib) * 1024).clamp(1 << 20, 64 << 20);
