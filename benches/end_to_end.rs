@@ -5,7 +5,11 @@
 //! with Parquet alone as its sink, on one and on two workers. Figures are those of whole processes as the system accounts for them; the
 //! broker's and the generator's CPU time are not in them, but they share the cores. The ratio to the drain is what to compare between machines.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark's figures are its output, and it may be blunt")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark's figures are its output, and it may be blunt"
+)]
 
 #[path = "../tests/services/servers.rs"]
 #[expect(dead_code, reason = "shared with the tests, which use more of it")]
@@ -65,14 +69,23 @@ fn windkessel() -> Command {
 }
 
 fn generate(brokers: &str, topic: &str, observations: u64) {
-    let numbers = ["--partitions", "8", "--patients", &PATIENTS.to_string(), "--observations", &observations.to_string()];
-    let status = windkessel().args(["generate", "--brokers", brokers, "--topic", topic, "--compression", "lz4"]).args(numbers).status();
+    let numbers =
+        ["--partitions", "8", "--patients", &PATIENTS.to_string(), "--observations", &observations.to_string()];
+    let status = windkessel()
+        .args(["generate", "--brokers", brokers, "--topic", topic, "--compression", "lz4"])
+        .args(numbers)
+        .status();
     assert!(status.unwrap().success(), "generate failed");
 }
 
 /// Reads the topic to its end and does nothing with it.
 fn drain(brokers: &str, topic: &str) -> Figure {
-    let spec = SourceSpec { brokers: brokers.into(), topics: vec![topic.into()], start: Start::Earliest, ..SourceSpec::default() };
+    let spec = SourceSpec {
+        brokers: brokers.into(),
+        topics: vec![topic.into()],
+        start: Start::Earliest,
+        ..SourceSpec::default()
+    };
     let key = |_: &str| [0; 6];
     let topics = source::topics(&spec, &key).unwrap();
     let opening = Opening {
@@ -111,13 +124,23 @@ fn run(brokers: &str, topic: &str, workers: u32, folder: &Path) -> Figure {
     );
     std::fs::write(&flow, text).unwrap();
     let began = Instant::now();
-    let output = windkessel().args(["run", "--until", "end", "--workers", &workers.to_string()]).arg(&flow).output().unwrap();
+    let output =
+        windkessel().args(["run", "--until", "end", "--workers", &workers.to_string()]).arg(&flow).output().unwrap();
     let wall = began.elapsed();
     let summary = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{summary}{}", String::from_utf8_lossy(&output.stderr));
     assert!(summary.contains("as many as were read"), "{summary}");
     std::fs::remove_dir_all(folder.join("out")).unwrap();
-    let field = |name: &str| summary.lines().find(|line| line.contains(name)).and_then(|line| line.split('┆').nth(1)).unwrap().trim().trim_end_matches(" │").to_owned();
+    let field = |name: &str| {
+        summary
+            .lines()
+            .find(|line| line.contains(name))
+            .and_then(|line| line.split('┆').nth(1))
+            .unwrap()
+            .trim()
+            .trim_end_matches(" │")
+            .to_owned()
+    };
     let number = |text: &str| text.split_whitespace().next().unwrap().replace(',', "").parse::<f64>().unwrap();
     let cpu = Duration::from_secs_f64(number(&field("CPU time  ")));
     let peak_bytes = (number(&field("memory, peak")) * 1024.0 * 1024.0) as u64;

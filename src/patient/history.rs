@@ -317,7 +317,8 @@ mod tests {
             sorted.sort_unstable();
             let (low, high) = ((sorted.len() - 1) / 2, sorted.len() / 2);
             let median_twice = u32::from(sorted[low]) + u32::from(sorted[high]);
-            let mut distances: Vec<u32> = sorted.iter().map(|value| (2 * u32::from(*value)).abs_diff(median_twice)).collect();
+            let mut distances: Vec<u32> =
+                sorted.iter().map(|value| (2 * u32::from(*value)).abs_diff(median_twice)).collect();
             distances.sort_unstable();
             assert_eq!(middle_distances(&sorted, median_twice), distances[low] + distances[high], "{values:?}");
         }

@@ -59,6 +59,5 @@ fn the_demo_takes_your_own_files() {
     let finished = finish(demo.args(["--input", "a.ndjson", "b.ndjson.gz", "c.ndjson.zst"])).succeeded();
     let told = outcomes(&finished.out);
     // The same observations three times: once they count, twice they are known.
-    assert!(told["duplicate"] >= 2 * told["contributed"] - 40, "{}", finished.out);
-    assert!(told["contributed"] > 550, "{}", finished.out);
+    assert!(told["contributed"] > 550 && told["duplicate"] > 1_100, "{}", finished.out);
 }

@@ -3,7 +3,10 @@
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`demo`]: the embedded broker.
 //! * [`cli`]: exit codes, messages, signals.
+//! * [`canary`]: nothing that identifies anybody gets out.
+//! * [`tidy`]: the rules of the house.
 
+mod canary;
 mod cli;
 mod demo;
 #[path = "../oracle/mod.rs"]
@@ -12,3 +15,4 @@ mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod tidy;

@@ -73,7 +73,7 @@ impl Server {
     /// Kills it and everything that it started, as `kill -9` does; its data stays.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let killed = Command::new("sh").arg("-c").arg(format!("kill -9 -- -{}", child.id())).status();
+            let killed = Command::new("sh").arg("-c").arg(format!("kill -9 -{}", child.id())).status();
             assert!(killed.is_ok_and(|status| status.success()), "the group of the server is there");
             let _ = child.wait();
             let begun = Instant::now();

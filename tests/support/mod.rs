@@ -1,5 +1,7 @@
 //! Drives the binary as a user would, and reads what it writes: NDJSON, Parquet, the summary. Compares it with the oracle.
 
+pub(crate) mod canary;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read;
