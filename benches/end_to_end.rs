@@ -102,7 +102,7 @@ fn drain(brokers: &str, topic: &str) -> Figure {
     loop {
         let mut records = Records { arena: Arena::recycled(), ..Records::default() };
         match from.poll(BATCH_BYTES, &mut records).unwrap() {
-            Polled::Some => {}
+            Polled::Some | Polled::First => {}
             Polled::Nothing => std::thread::sleep(Duration::from_millis(2)),
             Polled::End => break,
         }

@@ -20,7 +20,7 @@ use timely::dataflow::operators::vec::Broadcast;
 use crate::config::Flow;
 use crate::pseudonymise::Key;
 use crate::runtime::delivery::{self, Sink};
-use crate::runtime::driver::{self, SourceContext};
+use crate::runtime::driver::{self, SourceContext, Tail};
 use crate::runtime::failure::Failure;
 use crate::runtime::metrics::Metrics;
 use crate::score::logistic::Logistic;
@@ -49,6 +49,7 @@ pub struct Plan {
 }
 
 /// Builds the graph on one worker. The handle's frontier is what every sink has settled; `settled` must be the one in `context`.
+/// The tail is to be finished when the dataflow has completed.
 pub fn build(
     scope: Scope<'_, Epoch>,
     plan: &Plan,
@@ -56,8 +57,8 @@ pub fn build(
     context: SourceContext,
     sinks: Vec<Sink>,
     settled: &Handle<Epoch>,
-) {
-    let records = driver::source(scope, "source", source, context);
+) -> Tail {
+    let (records, tail) = driver::source(scope, "source", source, context);
     let (observations, rejections, ticks) = decode::render(records, plan);
     let intakes = pseudonymise::render(observations, &plan.key, plan.topics.clone(), plan.metrics.clone());
     let ticks = ticks.broadcast();
@@ -69,4 +70,5 @@ pub fn build(
         delivery::sink(rows.clone(), sink, plan.metrics.clone(), plan.failure.clone()).probe_with(settled);
     }
     rows.probe_with(settled);
+    tail
 }

@@ -3,8 +3,9 @@
 //! Everything that can be wrong with the outside (a missing file, an unreachable broker, a port in use) is found here, before the
 //! first worker starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::graph::{self, Plan};
 use crate::pseudonymise::Key;
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::{EpochClock, SourceContext};
-use crate::runtime::failure::Failure;
+use crate::runtime::failure::{Cause, Failure};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
 use crate::runtime::metrics::Metrics;
@@ -26,9 +27,16 @@ use crate::runtime::summary::{self, Glyphs, Ran, Usage};
 use crate::runtime::worker;
 use crate::score::logistic::Logistic;
 use crate::signals::SignalId;
+use crate::sink::Deliver;
 use crate::sink::tables::{Context, SignalColumn};
 use crate::source::{self, Opening, Poll, Share};
 use crate::time::Epoch;
+
+/// After being asked to end, a run has this long to deliver what is under way. Container platforms kill after 30 s.
+pub const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether the run was asked to end.
+const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How a job runs, apart from its flow.
 #[derive(Clone)]
@@ -56,7 +64,8 @@ pub struct Job {
     plan: Plan,
     options: Options,
     hands: Vec<Hands>,
-    progress: Vec<Progress>,
+    /// With the names of their sinks.
+    progress: Vec<(&'static str, Progress)>,
     server: Option<ServerHandle>,
     health: Arc<Health>,
 }
@@ -83,8 +92,18 @@ impl Job {
         let page = server.is_some().then_some(&live);
         let hands =
             (0..options.workers).map(|worker| open(&plan, &options, worker, page)).collect::<Result<Vec<_>, _>>()?;
-        let progress = hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| sink.progress.clone())).collect();
+        let progress =
+            hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| (sink.name, sink.progress.clone()))).collect();
         Ok(Job { plan, options, hands, progress, server, health })
+    }
+
+    /// Adds a sink to those that the flow names, on the first worker: `check` looks at the rows themselves.
+    #[must_use]
+    pub fn with_sink(mut self, name: &'static str, deliver: Box<dyn Deliver>) -> Job {
+        let sink = Sink { name, deliver, progress: Progress::default() };
+        self.progress.push((name, sink.progress.clone()));
+        self.hands[0].sinks.push(sink);
+        self
     }
 
     /// Telemetry of this job.
@@ -92,13 +111,15 @@ impl Job {
         &self.plan.metrics
     }
 
-    /// Runs until the input has ended or the job was asked to stop, and everything is delivered.
+    /// Runs until the input has ended or the job was asked to stop, and everything is delivered. Once asked, it has [`DRAIN_MAX`].
     pub fn run(self) -> Result<Report, Failed> {
         let started = Instant::now();
         let line =
             self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
         let workers = self.options.workers;
-        let clock = EpochClock::starting_at(first_epoch());
+        let clock = EpochClock::starting_at(first_epoch(), workers);
+        let drain = Drain::watch(&self.options.stop, &self.plan.failure, &self.progress, DRAIN_MAX)
+            .map_err(Failed::unavailable)?;
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options, progress) = (self.plan.clone(), self.options.clone(), self.progress);
@@ -117,10 +138,12 @@ impl Job {
                 metrics: plan.metrics.clone(),
                 topics: plan.topics.clone(),
             };
-            graph::build(scope, &plan, mine.source, context, mine.sinks, &settled);
+            let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled);
+            move || tail.finish()
         });
+        drop(drain);
         drop(line);
-        ended.map_err(Failed::unavailable)?;
+        ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
     }
@@ -185,6 +208,48 @@ impl Report {
     }
 }
 
+/// Watches that a run which was asked to end does so. Dropped when it has.
+struct Drain {
+    _running: Sender<()>,
+}
+
+impl Drain {
+    /// From `stop` on the run has `wait`; then everything that waits is told to give up, and the run fails.
+    fn watch(
+        stop: &Stop,
+        failure: &Failure,
+        progress: &[(&'static str, Progress)],
+        wait: Duration,
+    ) -> std::io::Result<Drain> {
+        let (running, ended) = channel::<()>();
+        let (stop, failure, progress) = (stop.clone(), failure.clone(), progress.to_vec());
+        std::thread::Builder::new().name("drain".into()).spawn(move || {
+            // Nothing is ever sent: the channel closes when the run has ended.
+            let runs_on = |wait| ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
+            while !stop.drain() {
+                if !runs_on(DRAIN_CHECK_EVERY) {
+                    return;
+                }
+            }
+            if runs_on(wait) {
+                failure.report_as(Cause::Undelivered, undelivered(wait, &progress));
+                stop.abandon_now();
+            }
+        })?;
+        Ok(Drain { _running: running })
+    }
+}
+
+/// Which sinks have not delivered everything.
+fn undelivered(wait: Duration, progress: &[(&'static str, Progress)]) -> String {
+    let unfinished = progress.iter().filter(|(_, progress)| progress.settled() < Epoch::MAX).map(|(sink, _)| *sink);
+    let names = unfinished.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    format!(
+        "gave up {} s after being asked to stop: could not deliver everything to {names}; what is not delivered is read again by the next run",
+        wait.as_secs()
+    )
+}
+
 fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, Failed> {
     let model = match &flow.spec.model.file {
         Some(path) if path.exists() => Some(Arc::new(read_model(path).map_err(Failed::configuration)?)),
@@ -245,8 +310,8 @@ fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
 }
 
 /// The lowest durable epoch of all sinks of this process.
-fn durable(progress: Vec<Progress>) -> Box<dyn Fn() -> Epoch> {
-    Box::new(move || progress.iter().map(Progress::durable).min().unwrap_or(Epoch::MAX))
+fn durable(progress: Vec<(&'static str, Progress)>) -> Box<dyn Fn() -> Epoch> {
+    Box::new(move || progress.iter().map(|(_, progress)| progress.durable()).min().unwrap_or(Epoch::MAX))
 }
 
 /// Unix milliseconds: higher than every epoch of an earlier run, so that document versions never go back.
@@ -257,4 +322,35 @@ fn durable(progress: Vec<Progress>) -> Box<dyn Fn() -> Epoch> {
 fn first_epoch() -> Epoch {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as Epoch
+}
+
+#[cfg(test)]
+mod tests {
+    //! Proves that a drain is bounded. What a drain delivers is proved in `runtime/tests.rs`.
+    use super::*;
+
+    #[test]
+    fn a_run_that_does_not_end_after_being_asked_is_given_up_and_says_what_was_stuck() {
+        let (stop, failure) = (Stop::default(), Failure::default());
+        let progress = [("parquet", Progress::finished()), ("elasticsearch", Progress::default())];
+        let drain = Drain::watch(&stop, &failure, &progress, Duration::from_millis(1)).unwrap();
+        stop.ask();
+        while !stop.abandon() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let reported = failure.reported().unwrap();
+        assert_eq!(reported.cause, Cause::Undelivered);
+        assert!(reported.text.contains("could not deliver everything to elasticsearch;"), "{}", reported.text);
+        drop(drain);
+    }
+
+    #[test]
+    fn a_run_that_ends_in_time_is_left_alone() {
+        let (stop, failure) = (Stop::default(), Failure::default());
+        let drain = Drain::watch(&stop, &failure, &[], Duration::from_secs(60)).unwrap();
+        stop.ask();
+        drop(drain);
+        std::thread::sleep(DRAIN_CHECK_EVERY * 3);
+        assert!(!failure.happened() && !stop.abandon());
+    }
 }

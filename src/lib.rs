@@ -17,6 +17,7 @@ pub mod identified;
 pub mod signals;
 pub mod time;
 pub mod vocabulary;
+pub mod watermark;
 
 // Where it flows.
 pub mod audit;

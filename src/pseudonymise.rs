@@ -12,13 +12,14 @@
 //!    wiped from memory on drop (best effort: the allocator may have copied it) and `Debug` prints `…`.
 //! 3. Same id, same key, same pseudonym, on every worker and in every run.
 //!
-//! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, [`OWNERS_MAX`] observations' owners; both are emptied when full,
-//! which costs time, never a wrong answer.
+//! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, and emptied when full, which costs time, never a wrong answer;
+//! and [`OWNERS_MAX`] observations' owners, of which the older half is forgotten when full: a tombstone that names only an observation
+//! forgotten so is counted as ignored (`deletion_of_unknown_observation`), and the observation stands.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
+use foldhash::HashMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -162,7 +163,9 @@ pub struct Pseudonymiser {
     positions: Hmac<Sha256>,
     topics: Topics,
     cache: HashMap<Box<[u8]>, Pseudonym>,
+    /// The younger half.
     owners: HashMap<Pseudonym, Pseudonym>,
+    owners_before: HashMap<Pseudonym, Pseudonym>,
 }
 
 impl Pseudonymiser {
@@ -174,8 +177,9 @@ impl Pseudonymiser {
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
             topics,
-            cache: HashMap::new(),
-            owners: HashMap::new(),
+            cache: HashMap::default(),
+            owners: HashMap::default(),
+            owners_before: HashMap::default(),
         }
     }
 
@@ -206,19 +210,24 @@ impl Pseudonymiser {
             None => self.position(observation.facts.position),
         };
         if observation.deletable {
-            if self.owners.len() >= OWNERS_MAX {
-                self.owners.clear();
-            }
-            self.owners.insert(pseudonym, patient);
+            self.own(pseudonym, patient);
         }
         Reading { patient, observation: pseudonym, facts: observation.facts }
+    }
+
+    /// Remembers whose an observation is, for at least the next half of [`OWNERS_MAX`] others.
+    fn own(&mut self, observation: Pseudonym, patient: Pseudonym) {
+        if self.owners.len() >= OWNERS_MAX / 2 {
+            self.owners_before = std::mem::take(&mut self.owners);
+        }
+        self.owners.insert(observation, patient);
     }
 
     fn deletion(&mut self, arena: &Arena, deletion: Deletion) -> Option<Reading> {
         let observation = self.observation(arena, deletion.id);
         let patient = match deletion.patient {
             Some(patient) => self.patient(arena, patient),
-            None => self.owners.get(&observation).copied()?,
+            None => *self.owners.get(&observation).or_else(|| self.owners_before.get(&observation))?,
         };
         let facts = Facts {
             position: deletion.position,
@@ -352,6 +361,17 @@ mod tests {
         assert!(out.iter().all(|intake| intake.patient() == out[0].patient()));
         assert!(matches!(&out[2], Intake::Reading(reading) if reading.facts.status.withdraws()));
         assert_eq!(tally.total(Outcome::Ignored), 1);
+    }
+
+    #[test]
+    fn of_too_many_owners_the_older_half_is_forgotten() {
+        let mut machine = machine();
+        let pseudonym = |number: usize| Pseudonym((number as u128).to_be_bytes());
+        (0..OWNERS_MAX).for_each(|number| machine.own(pseudonym(number), pseudonym(7)));
+        assert_eq!(machine.owners.len() + machine.owners_before.len(), OWNERS_MAX);
+        machine.own(pseudonym(OWNERS_MAX), pseudonym(7));
+        assert!(!machine.owners_before.contains_key(&pseudonym(0)));
+        assert!(machine.owners_before.contains_key(&pseudonym(OWNERS_MAX / 2)));
     }
 
     #[test]

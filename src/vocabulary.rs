@@ -449,6 +449,18 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// Partitions that have come a good way since this was last said, these readings included: what is kept for them may be looked over.
+    pub progress: Vec<Tick>,
+}
+
+impl Scorable {
+    /// Makes room for so many more readings.
+    pub fn reserve(&mut self, readings: usize) {
+        self.readings.reserve(readings);
+        self.features.reserve(readings * FEATURE_NAMES.len());
+        self.demographics.reserve(readings);
+        self.replaces.reserve(readings);
+    }
 }
 
 /// Names of the features, in the order of the matrix. A model file names its own subset.

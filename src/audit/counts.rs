@@ -26,9 +26,9 @@ use differential_dataflow::difference::Abelian;
 use crate::audit::histogram::{Cells, Histogram};
 use crate::audit::series::{Calendar, Contribution, Series, Window};
 use crate::audit::tally::Tally;
-use crate::audit::watermark::Watermark;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
+use crate::watermark::Watermark;
 
 /// How often, in a window's length of event time, corrections of closed windows are let through.
 pub const CORRECTIONS_PER_WINDOW: i64 = 12;

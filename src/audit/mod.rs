@@ -12,7 +12,7 @@
 //! windows that have it in their reference; differential finds out which.
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
-//! * [`compare`], [`statistics`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`]: when.
+//! * [`compare`], [`statistics`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
 //!
 //! Invariants:
 //!
@@ -37,7 +37,6 @@ pub mod statistics;
 pub mod tally;
 #[cfg(test)]
 mod tests;
-pub mod watermark;
 
 use std::sync::Arc;
 

@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::audit::compare::Comparison;
 use crate::audit::series::{Calendar, SERIES, Series, Window};
 use crate::audit::statistics::verdict;
-use crate::audit::watermark::Watermark;
 use crate::config::AuditSpec;
 use crate::time::EventSpan;
 use crate::vocabulary::{Shift, Tick};
+use crate::watermark::Watermark;
 
 /// A change of the collection of comparisons: the comparison appears (+1) or stands no longer (−1).
 pub type Change = ((Series, Window, Comparison), isize);

@@ -357,7 +357,7 @@ fn windows_within_the_horizon_are_right_although_older_ones_are_forgotten() {
         let naive = Naive::of(&script);
         let metrics = Metrics::new();
         let rows = run(&script, 2, 3, horizon, &metrics);
-        let mut watermark = crate::audit::watermark::Watermark::new();
+        let mut watermark = crate::watermark::Watermark::new();
         script.iter().for_each(|of_epoch| watermark.advance(&of_epoch.ticks));
         let live = watermark.frozen(horizon).floor_to(spec().window);
         let mut checked = 0;

@@ -87,10 +87,10 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     };
     let job = Job::prepare(flow, options)?;
     let feeder = broker.feed(feed, args.rate, &stop).map_err(Failed::unavailable)?;
-    // A consumer cannot see the end of a topic: the feeder's end, and an empty poll after it, are the end.
+    // A consumer cannot see the end of a topic: it is where everything has been read that was fed.
     let ending = stop.clone();
     let watcher = std::thread::spawn(move || {
-        let fed = feeder.join();
+        let fed = feeder.join_read(&ending);
         ending.complete();
         fed
     });

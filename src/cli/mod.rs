@@ -6,13 +6,16 @@
 //! | 1 | `check` found that the golden differs |
 //! | 2 | wrong arguments |
 //! | 69 | a source, a sink or a port cannot be used |
-//! | 70 | a bug: a worker panicked |
+//! | 70 | a bug: a worker or a sink panicked |
+//! | 75 | asked to end, but not everything could be delivered within 20 s; the next run reads it again |
 //! | 78 | the flow, the key or the model cannot be used |
+//! | 130 | asked to end a second time |
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::runtime::failure::{Cause, Reported};
 use crate::runtime::progress::Terminal;
 use crate::source::SourceError;
 
@@ -95,6 +98,16 @@ impl Failed {
             SourceError::Configuration(text) => Failed::configuration(text),
             SourceError::Unavailable(text) => Failed::unavailable(text),
         }
+    }
+
+    /// A run ended with what was reported.
+    pub fn of(reported: Reported) -> Self {
+        let code = match reported.cause {
+            Cause::Outside => 69,
+            Cause::Bug => 70,
+            Cause::Undelivered => 75,
+        };
+        Failed { code, text: reported.text }
     }
 
     /// Something else went wrong: the golden differs, a file exists already.

@@ -44,7 +44,8 @@ use crate::identified::{
 use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::Metrics;
 use crate::signals::{CodeIndex, SignalId, SignalTable};
-use crate::time::EventSpan;
+use crate::source::Topics;
+use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeliness};
 use document::Document;
 use progress::Progress;
@@ -64,11 +65,16 @@ pub fn render<'s>(
             None
         }
     };
+    let (topics, mut idle) = (plan.topics.clone(), 0);
     driver::fork(records, "decode", plan.metrics.clone(), move |_epoch, records, out| {
         let Some(decoder) = &mut decoder else { return };
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);
+        show(&metrics, &topics, &decoded.ticks);
+        // A sum over the workers.
+        let idle_now = decoder.progress.idle();
+        metrics.source_idle.add(idle_now - std::mem::replace(&mut idle, idle_now));
         if !decoded.observations.entries.is_empty() {
             out.first.push(decoded.observations);
         }
@@ -88,6 +94,14 @@ fn tell(metrics: &Metrics, decoded: &mut Decoded) {
     }
     for (disposition, count) in [("reopened", decoded.late.reopened), ("late", decoded.late.late)] {
         metrics.late_readings.with_label_values(&[disposition]).inc_by(count);
+    }
+}
+
+/// Shows how far partitions have come; before the first reading and after the end there is nothing to show.
+fn show(metrics: &Metrics, topics: &Topics, ticks: &[Tick]) {
+    for tick in ticks.iter().filter(|tick| tick.watermark > EventTime::MIN && tick.watermark < EventTime::MAX) {
+        let labels = [topics.name(tick.partition.topic), &tick.partition.number.to_string()];
+        metrics.source_watermark.with_label_values(&labels).set(tick.watermark.micros() as f64 / 1e6);
     }
 }
 
@@ -374,7 +388,11 @@ impl Decoder {
         let arena = &mut out.observations.arena;
         let patient = self.id(found.patient, place, arena);
         let id = found.id.map(|id| self.id(id, place, arena));
-        let deletable = record.key.is_some_and(|key| arena.bytes(key).starts_with(b"Observation/"));
+        // The search is cheap, and mostly says no; a tombstone's key is read by the same function.
+        let names = |key: &[u8]| {
+            memchr::memmem::find(key, b"Observation/").is_some() && bundle::key_of_observation(key).is_some()
+        };
+        let deletable = record.key.is_some_and(|key| names(arena.bytes(key)));
         let facts = Facts {
             position,
             received_at: record.received_at,

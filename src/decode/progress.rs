@@ -99,6 +99,11 @@ impl Progress {
         &mut self.standing(partition).ordinal
     }
 
+    /// Partitions that hold no window open although they have not ended.
+    pub(super) fn idle(&self) -> i64 {
+        self.standings.iter().filter(|standing| standing.idle).count() as i64
+    }
+
     /// What the source says of a partition.
     pub(super) fn mark(&mut self, mark: Mark) {
         let standing = match mark {
@@ -174,14 +179,14 @@ mod tests {
         progress.advance(P, at(4));
         assert_eq!(ticks(&mut progress), [(0, at(5), false)]);
         progress.mark(Mark::Idle(P));
-        assert_eq!(ticks(&mut progress), [(0, at(5), true)]);
+        assert_eq!((ticks(&mut progress), progress.idle()), (vec![(0, at(5), true)], 1));
         progress.wake(P);
         assert_eq!(ticks(&mut progress), [(0, at(5), false)]);
         progress.wake(P);
         assert_eq!(ticks(&mut progress), []);
         progress.mark(Mark::Idle(P));
         progress.mark(Mark::Ended(P));
-        assert_eq!(ticks(&mut progress), [(0, EventTime::MAX, false)]);
+        assert_eq!((ticks(&mut progress), progress.idle()), (vec![(0, EventTime::MAX, false)], 0));
         assert_eq!(ticks(&mut progress), []);
     }
 

@@ -15,8 +15,7 @@ use std::ops::Range;
 
 use crate::time::EventTime;
 use crate::vocabulary::{self, Pseudonym, Sex, Status};
-
-use super::watermark::PartitionId;
+use crate::watermark::PartitionId;
 
 /// One version of one observation.
 #[derive(Clone, Copy, Debug)]
@@ -88,11 +87,19 @@ pub(super) struct Known {
 }
 
 /// All versions of one patient.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Contributions {
+    /// No version is older: spares [`Contributions::forget`] a look at the versions.
+    oldest: EventTime,
     tags: Vec<u32>,
     versions: Vec<Version>,
     values: Vec<f64>,
+}
+
+impl Default for Contributions {
+    fn default() -> Self {
+        Contributions { oldest: EventTime::MAX, tags: Vec::new(), versions: Vec::new(), values: Vec::new() }
+    }
 }
 
 /// Tags are compared this many at a time, without a branch, so that the compiler uses vector instructions.
@@ -163,6 +170,7 @@ impl Contributions {
             }
             _ => self.versions.len(),
         };
+        self.oldest = self.oldest.min(version.at);
         self.tags.insert(place, tag(&version.observation));
         self.versions.insert(place, version);
         self.values.extend_from_slice(values);
@@ -197,6 +205,9 @@ impl Contributions {
 
     /// Drops what was measured before `until`, once that is more than half of it: each version is then moved less than once on average.
     pub(super) fn forget(&mut self, until: EventTime, stride: usize) {
+        if self.oldest >= until {
+            return;
+        }
         let half = self.versions.len() / 2;
         if self.versions.get(half).is_none_or(|version| version.at >= until) {
             return;
@@ -205,6 +216,7 @@ impl Contributions {
         self.tags.drain(..dead);
         self.versions.drain(..dead);
         self.values.drain(..dead * stride);
+        self.oldest = self.versions.first().map_or(EventTime::MAX, |version| version.at);
         if self.versions.capacity() > 4 * self.versions.len() {
             self.tags.shrink_to(2 * self.tags.len());
             self.versions.shrink_to(2 * self.versions.len());

@@ -14,8 +14,8 @@
 
 use smallvec::SmallVec;
 
-use super::watermark::PartitionId;
 use crate::time::EventTime;
+use crate::watermark::PartitionId;
 
 /// Hundredths of mmHg in one mmHg.
 const SCALE: f64 = 100.0;
@@ -277,7 +277,6 @@ fn middle_distances(values: &[u16], median_twice: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patient::watermark::Watermarks;
     use crate::vocabulary::Partition;
 
     fn at(seconds: i64) -> EventTime {
@@ -285,7 +284,7 @@ mod tests {
     }
 
     fn chain() -> Chain {
-        Chain::new(Watermarks::new().id(Partition::default()))
+        Chain::new(crate::watermark::Watermark::new().id(Partition::default()))
     }
 
     #[test]

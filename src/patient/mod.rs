@@ -3,7 +3,7 @@
 //! ```text
 //! Intake ──┬─ identity and versions ──┬─ history of the partition ──> features ──> Scorable
 //!          │   (contributions.rs)     └─ windows ── closings ──────> WindowRow
-//! Tick ────┴─ watermark.rs ──────────────────────────┘
+//! Tick ────┴─ watermark ─────────────────────────────┘
 //! ```
 //!
 //! [`Patients`] is one worker's share: a plain state machine, without clock, thread or timely. It is given whole epochs.
@@ -73,7 +73,7 @@
 //!
 //! | a patient at rest | bytes | | active, in addition | bytes |
 //! |---|---|---|---|---|
-//! | state | 64 | | vectors' heads | 120 |
+//! | state | 64 | | vectors' heads | 128 |
 //! | ring of 12 readings | 96 | | each contribution | 84 |
 //! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
 //! | **together** | **191** | | each revised window, until the horizon | 16 |
@@ -89,10 +89,9 @@ mod oracle;
 mod state;
 #[cfg(test)]
 mod tests;
-mod watermark;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::config::{CorrectionSpec, PatientSpec};
@@ -102,9 +101,9 @@ use crate::runtime::metrics::Metrics;
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::time::{Epoch, EventSpan, EventTime};
 use crate::vocabulary::{Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
+use crate::watermark::{PartitionId, Watermark};
 
 use state::{Moment, Patient};
-use watermark::{PartitionId, Watermarks};
 use window::{Closings, Grid, Whose};
 
 /// Patients that each epoch looks at for what can be forgotten: 512 a second at 250 ms; under load epochs are shorter and there are more of them.
@@ -124,10 +123,12 @@ pub fn render<'s>(
 ) -> (Stream<'s, Scorable>, Stream<'s, Vec<WindowRow>>) {
     let spec = &plan.flow.spec;
     let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.signals.clone());
-    let stage = Stage { patients: Patients::new(settings), held: (0, 0), metrics: plan.metrics.clone() };
+    let stage =
+        Stage { patients: Patients::new(settings), held: (0, 0), told: BTreeMap::new(), metrics: plan.metrics.clone() };
     let outputs = driver::keyed(intakes, ticks, "patient", plan.metrics.clone(), plan.failure.clone(), stage);
     driver::split(outputs, "patient::split", plan.metrics.clone(), |output: PatientOutput, scorable, windows| {
-        if !output.scorable.readings.is_empty() || !output.scorable.withdrawn.is_empty() {
+        let Scorable { readings, withdrawn, progress, .. } = &output.scorable;
+        if !readings.is_empty() || !withdrawn.is_empty() || !progress.is_empty() {
             scorable.push(output.scorable);
         }
         if !output.windows.is_empty() {
@@ -141,7 +142,29 @@ struct Stage {
     patients: Patients,
     /// Patients and contributions as last told to the gauges, which all workers share.
     held: (i64, i64),
+    /// How far each open partition had come when `score` was last told.
+    told: BTreeMap<Partition, EventTime>,
     metrics: Metrics,
+}
+
+impl Stage {
+    /// The ticks that are worth a look at everything kept for their partitions: ends, and one a day of event time.
+    fn progress(&mut self, ticks: &[Tick]) -> Vec<Tick> {
+        let mut worth = Vec::new();
+        for tick in ticks {
+            let told = self.told.entry(tick.partition).or_insert(tick.watermark);
+            let ended = tick.watermark == EventTime::MAX;
+            if !ended && tick.watermark - *told < DAY {
+                continue;
+            }
+            *told = tick.watermark;
+            worth.push(*tick);
+            if ended {
+                self.told.remove(&tick.partition);
+            }
+        }
+        worth
+    }
 }
 
 impl Keyed for Stage {
@@ -167,6 +190,7 @@ impl Keyed for Stage {
         let mut output = PatientOutput::default();
         self.patients.apply(epoch, intakes, ticks, &mut output).map_err(|full| full.to_string())?;
         self.metrics.add(&mut output.tally);
+        output.scorable.progress = self.progress(ticks);
         let revised = output.windows.iter().filter(|window| window.revision > 0).count() as u64;
         self.metrics.windows.with_label_values(&["first"]).inc_by(output.windows.len() as u64 - revised);
         self.metrics.windows.with_label_values(&["revised"]).inc_by(revised);
@@ -249,7 +273,7 @@ pub struct PatientsFull {
 #[derive(Debug)]
 pub struct Patients {
     settings: Settings,
-    watermarks: Watermarks,
+    watermark: Watermark,
     index: HashMap<Pseudonym, u32, BuildHasherDefault<PseudonymHasher>>,
     slab: Slab,
     closings: Closings,
@@ -264,7 +288,7 @@ impl Patients {
     pub fn new(settings: Settings) -> Self {
         Patients {
             settings,
-            watermarks: Watermarks::new(),
+            watermark: Watermark::new(),
             index: HashMap::default(),
             slab: Slab::default(),
             closings: Closings::default(),
@@ -290,6 +314,7 @@ impl Patients {
         debug_assert!(self.epoch.is_none_or(|last| last < epoch), "epochs ascend");
         debug_assert!(intakes.is_sorted_by_key(Intake::position), "an epoch is applied in position order");
         self.epoch = Some(epoch);
+        out.scorable.reserve(intakes.len());
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
         let order: Vec<Pseudonym> = intakes.iter().map(|intake| *intake.patient()).collect();
@@ -301,7 +326,7 @@ impl Patients {
             // Position order makes runs of one partition.
             let (_, id) = *match &mut run {
                 Some(run) if run.0 == partition => run,
-                run => run.insert((partition, self.watermarks.id(partition))),
+                run => run.insert((partition, self.watermark.id(partition))),
             };
             let ending = match intake {
                 Intake::Reading(reading) => self.read(reading, id, &mut out.scorable)?,
@@ -318,7 +343,7 @@ impl Patients {
                 out.tally.add_many(outcome, reason, count);
             }
         }
-        self.watermarks.advance(ticks);
+        self.watermark.advance(ticks);
         self.close(&mut out.windows);
         self.sweep();
         Ok(())
@@ -326,7 +351,7 @@ impl Patients {
 
     /// How far event time has come over all partitions.
     pub fn watermark(&self) -> EventTime {
-        self.watermarks.combined()
+        self.watermark.reached()
     }
 
     /// Number of patients held.
@@ -356,8 +381,8 @@ impl Patients {
 
     fn read(&mut self, reading: Reading, partition: PartitionId, out: &mut Scorable) -> Result<Ending, PatientsFull> {
         let whose = self.locate(reading.patient)?;
-        let watermark = self.watermarks.combined();
-        let recall = watermark - self.settings.horizon;
+        let watermark = self.watermark.reached();
+        let recall = self.watermark.frozen(self.settings.horizon);
         let moment = Moment { settings: &self.settings, partition, watermark, recall };
         let patient = self.slab.get_mut(whose.index);
         let before = patient.contributions();
@@ -382,7 +407,7 @@ impl Patients {
     }
 
     fn close(&mut self, out: &mut Vec<WindowRow>) {
-        let due = self.closings.take(self.watermarks.combined());
+        let due = self.closings.take(self.watermark.reached());
         out.reserve(due.len());
         for (end, whose) in &due {
             let row = self.slab.get(whose.index).window(whose.patient, *end, &self.settings);
@@ -393,14 +418,14 @@ impl Patients {
 
     /// Looks at the next few patients for what can be forgotten.
     fn sweep(&mut self) {
-        let watermark = self.watermarks.combined();
-        let until = watermark - self.settings.horizon - self.settings.grid.window;
+        let watermark = self.watermark.reached();
+        let until = self.watermark.frozen(self.settings.horizon) - self.settings.grid.window;
         for _ in 0..SWEEP_PATIENTS.min(self.slab.len()) {
             self.sweep = if self.sweep < self.slab.len() { self.sweep } else { 0 };
             let patient = self.slab.get_mut(self.sweep as u32);
             let before = patient.contributions();
             patient.forget(watermark, until, self.settings.signals.len());
-            patient.forget_ended(&self.watermarks);
+            patient.forget_ended(&self.watermark);
             self.contributions = self.contributions + patient.contributions() - before;
             self.sweep += 1;
         }

@@ -5,7 +5,6 @@ use smallvec::SmallVec;
 use super::contributions::{Contributions, Known, Version};
 use super::features::{self, Baseline, Pressures, Row};
 use super::history::Chain;
-use super::watermark::{PartitionId, Watermarks};
 use super::window::{self, Change, Closings, Whose, Windows};
 use super::{Ending, Settings};
 use crate::signals::SignalId;
@@ -13,6 +12,7 @@ use crate::time::EventTime;
 use crate::vocabulary::{
     Demographics, Facts, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow, Withdrawn,
 };
+use crate::watermark::{PartitionId, Watermark};
 
 /// Everything kept of one patient. At rest, only the chains and the demographics are left.
 #[derive(Debug, Default)]
@@ -157,9 +157,9 @@ impl Patient {
     }
 
     /// Drops the chains of partitions from which nothing will come.
-    pub(super) fn forget_ended(&mut self, watermarks: &Watermarks) {
-        if self.chains.iter().any(|chain| watermarks.ended(chain.partition)) {
-            self.chains.retain(|chain| !watermarks.ended(chain.partition));
+    pub(super) fn forget_ended(&mut self, watermark: &Watermark) {
+        if self.chains.iter().any(|chain| watermark.ended(chain.partition)) {
+            self.chains.retain(|chain| !watermark.ended(chain.partition));
             self.chains.shrink_to_fit();
         }
     }

@@ -594,7 +594,7 @@ fn memory_is_as_the_page_says() {
         ("chain", size_of::<Chain>(), 24),
         ("ring of 12 readings", 12 * size_of::<Slot>(), 96),
         ("index entry", (size_of::<(Pseudonym, u32)>() + 1) * 3 / 2, 31),
-        ("vectors' heads", size_of::<Active>(), 120),
+        ("vectors' heads", size_of::<Active>(), 128),
         ("contribution", size_of::<Kept>() + size_of::<u32>() + 3 * size_of::<f64>(), 84),
         ("open window", size_of::<EventTime>() + size_of::<Whose>(), 28),
         ("revised window", size_of::<(EventTime, u32)>(), 16),

@@ -10,8 +10,10 @@
 //! 1. The operator keeps the capability of every epoch whose rows it has passed on, until the thread says the epoch is settled.
 //!    So the probe behind the sinks tells what is settled, and a dead sink stops the sources.
 //! 2. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
+//! 3. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +26,8 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
 
-use super::driver::{NAP, Stream};
-use super::failure::Failure;
+use super::driver::{Nap, Stream};
+use super::failure::{Cause, Failure};
 use super::metrics::Metrics;
 use crate::config::TableName;
 use crate::sink::{Deliver, Rows, SinkError};
@@ -39,7 +41,8 @@ const IDLE: Duration = Duration::from_millis(200);
 
 /// What the operator tells the thread.
 enum Message {
-    Rows(Epoch, Rows),
+    /// With the bytes that they are counted as while they are under way.
+    Rows(Epoch, Rows, i64),
     Close(Epoch),
     Finish,
 }
@@ -65,9 +68,18 @@ impl Progress {
         self.0.durable.load(Ordering::Acquire)
     }
 
+    /// That of a sink that has finished.
+    #[cfg(test)]
+    pub(crate) fn finished() -> Self {
+        let progress = Progress::default();
+        progress.set(Epoch::MAX, Epoch::MAX);
+        progress
+    }
+
     fn set(&self, settled: Epoch, durable: Epoch) {
-        self.0.settled.store(settled, Ordering::Release);
+        // In this order: who sees that everything is settled must not find it less durable than it is.
         self.0.durable.store(durable, Ordering::Release);
+        self.0.settled.store(settled, Ordering::Release);
     }
 }
 
@@ -86,7 +98,8 @@ pub fn sink<'s>(rows: Stream<'s, Rows>, sink: Sink, metrics: Metrics, failure: F
     let scope = rows.scope();
     let name = sink.name;
     rows.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, name, move |capability, info| {
-        let nap = scope.activator_for(Rc::clone(&info.address));
+        let mut nap = Nap::new(scope.activator_for(Rc::clone(&info.address)));
+        let inflight_bytes = metrics.sink_inflight_bytes.with_label_values(&[name]);
         let wake = scope.worker().sync_activator_for(info.address.to_vec());
         let progress = sink.progress.clone();
         let mut outbox = Outbox::start(sink, wake, metrics, failure);
@@ -95,12 +108,16 @@ pub fn sink<'s>(rows: Stream<'s, Rows>, sink: Sink, metrics: Metrics, failure: F
         move |(input, frontier), _output| {
             input.for_each(|capability, data| {
                 let epoch = *capability.least().expect("a message has a time");
-                outbox.waiting.extend(data.drain(..).map(|rows| Message::Rows(epoch, rows)));
+                for rows in data.drain(..) {
+                    let bytes = i64::try_from(rows.batch.get_array_memory_size()).unwrap_or(i64::MAX);
+                    inflight_bytes.add(bytes);
+                    outbox.waiting.push_back(Message::Rows(epoch, rows, bytes));
+                }
             });
             let upto = frontier.frontier().first().map_or(Epoch::MAX, |first| first.saturating_sub(1));
             outbox.close(upto);
             if !outbox.flush() {
-                nap.activate_after(NAP);
+                nap.take();
             }
             match progress.settled() {
                 Epoch::MAX => unsettled = None,
@@ -129,7 +146,7 @@ struct Thread(Option<JoinHandle<()>>);
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(thread) = self.0.take() {
-            // A panic of the thread was reported by the panic hook; there is nothing to add.
+            // Panics are caught and reported by the thread itself.
             let _ = thread.join();
         }
     }
@@ -140,6 +157,7 @@ impl Outbox {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let hand = Hand {
             unsettled: BTreeMap::new(),
+            unsettled_bytes: 0,
             received_first: None,
             deliver: sink.deliver,
             name: sink.name,
@@ -157,11 +175,17 @@ impl Outbox {
     }
 
     /// No more rows will come up to and including `upto`; [`Epoch::MAX`] ends the input.
+    ///
+    /// A closing is never left for later: nothing might wake the operator again. Those that follow one another are one.
     fn close(&mut self, upto: Epoch) {
-        // While the queue is full closings are merged into a later one.
-        if upto > self.closed && self.waiting.len() < QUEUE_MAX {
-            self.closed = upto;
-            self.waiting.push_back(if upto == Epoch::MAX { Message::Finish } else { Message::Close(upto) });
+        if upto <= self.closed {
+            return;
+        }
+        self.closed = upto;
+        let message = if upto == Epoch::MAX { Message::Finish } else { Message::Close(upto) };
+        match self.waiting.back_mut() {
+            Some(last @ Message::Close(_)) => *last = message,
+            _ => self.waiting.push_back(message),
         }
     }
 
@@ -187,6 +211,7 @@ impl Outbox {
 struct Hand {
     /// Rows passed on since the last settlement, by table, and when the broker had the oldest of them (microseconds).
     unsettled: BTreeMap<TableName, u64>,
+    unsettled_bytes: i64,
     received_first: Option<i64>,
     deliver: Box<dyn Deliver>,
     name: &'static str,
@@ -198,10 +223,18 @@ struct Hand {
 
 impl Hand {
     fn run(mut self, receiver: &Receiver<Message>) {
-        if let Err(error) = self.serve(receiver)
-            && !matches!(error, SinkError::Stopped)
-        {
-            self.failure.report(format!("sink {}: {error}", self.name));
+        let (name, failure) = (self.name, self.failure.clone());
+        // Unwinding leaves nothing behind that is used again: the run fails.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(receiver))) {
+            Ok(Ok(())) => {}
+            Ok(Err(SinkError::Stopped)) => {
+                failure.report_as(Cause::Undelivered, format!("sink {name}: stopped before everything was delivered"));
+            }
+            Ok(Err(error)) => failure.report(format!("sink {name}: {error}")),
+            Err(_) => {
+                let text = format!("sink {name} panicked; this is a bug, please report it with the message above");
+                failure.report_as(Cause::Bug, text);
+            }
         }
         self.wake();
     }
@@ -212,8 +245,9 @@ impl Hand {
             let message = receiver.recv_timeout(IDLE);
             let started = Instant::now();
             match message {
-                Ok(Message::Rows(epoch, rows)) => {
+                Ok(Message::Rows(epoch, rows, bytes)) => {
                     self.deliver.deliver(epoch, &rows)?;
+                    self.unsettled_bytes += bytes;
                     *self.unsettled.entry(rows.table).or_default() += rows.batch.num_rows() as u64;
                     self.received_first = [self.received_first, rows.received_first()].into_iter().flatten().min();
                 }
@@ -231,8 +265,8 @@ impl Hand {
                     let settled = self.progress.settled();
                     self.progress.set(settled, self.deliver.durable().unwrap_or(settled));
                 }
-                // The run was given up.
-                Err(RecvTimeoutError::Disconnected) => return Err(SinkError::Stopped),
+                // The run was given up, and whoever did that has said why.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             busy.inc_by(started.elapsed().as_secs_f64());
         }
@@ -241,7 +275,8 @@ impl Hand {
     fn settle(&mut self, epoch: Epoch) {
         if !self.unsettled.is_empty() {
             let now = unix_micros();
-            for (table, rows) in std::mem::take(&mut self.unsettled) {
+            let counted = self.deliver.counts_its_rows();
+            for (table, rows) in std::mem::take(&mut self.unsettled).into_iter().filter(|_| !counted) {
                 self.metrics.sink_records.with_label_values(&[self.name, table.name()]).inc_by(rows);
             }
             self.metrics.sink_last_success.with_label_values(&[self.name]).set(now as f64 / 1e6);
@@ -252,6 +287,8 @@ impl Hand {
                     .observe((now - received).max(0) as f64 / 1e6);
             }
         }
+        let bytes = std::mem::take(&mut self.unsettled_bytes);
+        self.metrics.sink_inflight_bytes.with_label_values(&[self.name]).sub(bytes);
         self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));
         self.wake();
     }
@@ -267,4 +304,48 @@ impl Hand {
 fn unix_micros() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Proves the outbox. The sink as a whole is proved in `runtime/tests.rs`.
+    use super::*;
+    use crate::sink::testing;
+
+    fn outbox() -> (Outbox, Receiver<Message>) {
+        let (sender, receiver) = sync_channel(QUEUE_MAX);
+        (Outbox { waiting: VecDeque::new(), sender: Some(sender), closed: 0, _thread: Thread(None) }, receiver)
+    }
+
+    fn seen(receiver: &Receiver<Message>) -> String {
+        let name = |message| match message {
+            Message::Rows(epoch, ..) => format!("rows {epoch}"),
+            Message::Close(epoch) => format!("close {epoch}"),
+            Message::Finish => "finish".to_owned(),
+        };
+        receiver.try_iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn a_closing_is_queued_however_many_rows_wait() {
+        let (mut outbox, receiver) = outbox();
+        outbox.waiting.extend((0..QUEUE_MAX + 2).map(|_| Message::Rows(7, testing::many(7, 1), 0)));
+        outbox.close(7);
+        assert!(!outbox.flush(), "the queue is full");
+        outbox.close(7);
+        assert!(seen(&receiver).ends_with("rows 7"));
+        assert!(outbox.flush(), "nothing is left behind that another activation would have to bring");
+        assert_eq!(seen(&receiver), "rows 7, rows 7, close 7");
+    }
+
+    #[test]
+    fn closings_that_follow_one_another_are_one() {
+        let (mut outbox, receiver) = outbox();
+        (1..1_000).for_each(|epoch| outbox.close(epoch));
+        assert_eq!(outbox.waiting.len(), 1);
+        outbox.close(Epoch::MAX);
+        outbox.close(Epoch::MAX);
+        assert!(outbox.flush());
+        assert_eq!(seen(&receiver), "finish");
+    }
 }

@@ -13,10 +13,14 @@
 //! 2. A source is gated: it reads on only while fewer than `inflight.epochs` epochs and `inflight.bytes` bytes are unsettled
 //!    (timely's own queues have no bound). One whole epoch is always let through, or nothing ever would be.
 //! 3. A keyed machine sees whole epochs, in order, each sorted by position: what it computes does not depend on arrival.
+//! 4. Every source begins in the same epoch, so whatever opens with it is known before anything else is applied.
+//! 5. What a source delivers before [`Polled::First`] is in lower epochs, on every worker, than what any delivers after it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use timely::ExchangeData;
@@ -51,20 +55,57 @@ pub type Stream<'s, D> = StreamVec<'s, Epoch, D>;
 
 /// Which epoch the sources of this process are in: the fastest one leads, so that none waits for another's clock.
 #[derive(Clone, Debug)]
-pub struct EpochClock(Arc<AtomicU64>);
+pub struct EpochClock(Arc<Ticking>);
+
+#[derive(Debug)]
+struct Ticking {
+    first: Epoch,
+    leader: AtomicU64,
+    /// Sources that have not delivered yet what comes first.
+    expected: AtomicUsize,
+}
 
 impl EpochClock {
-    /// Starts at `first`, which must be higher than every epoch of an earlier run (Unix milliseconds are).
-    pub fn starting_at(first: Epoch) -> Self {
-        EpochClock(Arc::new(AtomicU64::new(first)))
+    /// For `sources` sources. Starts at `first`, which must be higher than every epoch of an earlier run (Unix milliseconds are).
+    pub fn starting_at(first: Epoch, sources: usize) -> Self {
+        EpochClock(Arc::new(Ticking { first, leader: AtomicU64::new(first), expected: AtomicUsize::new(sources) }))
     }
 
     fn leader(&self) -> Epoch {
-        self.0.load(Ordering::Relaxed)
+        self.0.leader.load(Ordering::SeqCst)
     }
 
     fn advance(&self, from: Epoch) -> Epoch {
-        self.0.fetch_max(from + 1, Ordering::Relaxed).max(from + 1)
+        self.0.leader.fetch_max(from + 1, Ordering::SeqCst).max(from + 1)
+    }
+
+    /// One source has delivered what comes first, and has advanced the clock since.
+    fn arrive(&self) {
+        self.0.expected.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn all_have_arrived(&self) -> bool {
+        self.0.expected.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Wakes an operator in a little while: one alarm at a time, however often it is asked for.
+pub(super) struct Nap {
+    activator: Activator,
+    until: Option<Instant>,
+}
+
+impl Nap {
+    pub(super) fn new(activator: Activator) -> Self {
+        Nap { activator, until: None }
+    }
+
+    pub(super) fn take(&mut self) {
+        let now = Instant::now();
+        if self.until.is_none_or(|until| until <= now) {
+            self.activator.activate_after(NAP);
+            self.until = Some(now + NAP);
+        }
     }
 }
 
@@ -90,22 +131,40 @@ pub struct SourceContext {
     pub topics: crate::source::Topics,
 }
 
-/// Reads `from` until it ends, epoch by epoch.
+/// Reads `from` until it ends, epoch by epoch. The tail is to be finished once the dataflow has completed.
 pub fn source<'s>(
     scope: Scope<'s, Epoch>,
     name: &str,
     from: Box<dyn Poll>,
     context: SourceContext,
-) -> Stream<'s, Records> {
-    operator::source::<_, CapacityContainerBuilder<Vec<Records>>, _, _>(scope, name, move |capability, info| {
-        let activator = scope.activator_for(info.address);
-        let mut reader = Reader::new(from, context, capability, activator);
-        move |output| {
-            if let Some((capability, records)) = reader.step() {
-                output.session(&capability).give(records);
+) -> (Stream<'s, Records>, Tail) {
+    // Timely drops an operator as soon as it can emit nothing more; what it read last is not durable then.
+    let tail = Tail(Rc::new(RefCell::new(None)));
+    let shared = Rc::clone(&tail.0);
+    let stream =
+        operator::source::<_, CapacityContainerBuilder<Vec<Records>>, _, _>(scope, name, move |capability, info| {
+            let activator = scope.activator_for(info.address);
+            *shared.borrow_mut() = Some(Reader::new(from, context, capability, activator));
+            move |output| {
+                let step = shared.borrow_mut().as_mut().and_then(Reader::step);
+                if let Some((capability, records)) = step {
+                    output.session(&capability).give(records);
+                }
             }
+        });
+    (stream, tail)
+}
+
+/// A source that has been read to its end.
+pub struct Tail(Rc<RefCell<Option<Reader>>>);
+
+impl Tail {
+    /// Reports what has become durable last, and parts with the source.
+    pub fn finish(self) {
+        if let Some(mut reader) = self.0.borrow_mut().take() {
+            reader.retire();
         }
-    })
+    }
 }
 
 /// The state of a source operator.
@@ -117,11 +176,25 @@ struct Reader {
     begun: Instant,
     /// Partitions that were opened, to be ended when the input is declared complete.
     opened: Vec<Partition>,
+    first: First,
     epoch_bytes: usize,
     /// Bytes and ends of closed epochs that are not durable yet, oldest first.
     closed: VecDeque<Closed>,
     ends: BTreeMap<Partition, i64>,
     reported: Instant,
+    /// Epochs and bytes under way as last told to the gauges, which all sources share.
+    told: (i64, i64),
+}
+
+/// How far a source is with what comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// It may still deliver some of it.
+    Reading,
+    /// It waits until all others have delivered theirs.
+    Waiting,
+    /// All have.
+    Over,
 }
 
 /// An epoch that was closed.
@@ -140,7 +213,8 @@ impl Reader {
         mut capability: Capability<Epoch>,
         activator: Activator,
     ) -> Self {
-        capability.downgrade(&context.clock.leader());
+        // The first epoch, not the leader's: this worker may be late, and what it opens must not be.
+        capability.downgrade(&context.clock.0.first);
         let now = Instant::now();
         Reader {
             from,
@@ -149,41 +223,62 @@ impl Reader {
             activator,
             begun: now,
             opened: Vec::new(),
+            first: First::Reading,
             epoch_bytes: 0,
             closed: VecDeque::new(),
             ends: BTreeMap::new(),
             reported: now,
+            told: (0, 0),
         }
     }
 
     /// One activation: at most one batch.
     fn step(&mut self) -> Option<(Capability<Epoch>, Records)> {
         self.retire();
-        let epoch = *self.capability.as_ref()?.time();
+        self.capability.as_ref()?;
+        self.report_lag();
         if self.gated() {
             self.activator.activate_after(NAP);
             return None;
         }
+        self.go_on();
         let started = Instant::now();
         let mut records = Records { arena: Arena::recycled(), ..Records::default() };
         let polled = self.poll(&mut records);
         let capability = self.capability.clone()?;
         self.account(&records, started);
         match polled {
-            Polled::Some => self.activator.activate(),
+            Polled::Some | Polled::First => self.activator.activate(),
             Polled::Nothing => self.activator.activate_after(NAP),
             Polled::End => self.close(None),
         }
-        if polled != Polled::End && self.epoch_is_over(epoch) {
+        let epoch = *capability.time();
+        if polled == Polled::First || (polled != Polled::End && self.epoch_is_over(epoch)) {
             let next = self.context.clock.advance(epoch);
             self.close(Some(next));
         }
+        if self.first == First::Reading && matches!(polled, Polled::First | Polled::End) {
+            // After the clock was advanced: whoever sees this sees a leader beyond everything that came first.
+            self.context.clock.arrive();
+            self.first = First::Waiting;
+        }
         (!records.records.is_empty() || !records.marks.is_empty()).then_some((capability, records))
+    }
+
+    /// Ends the wait for the others, in an epoch that is higher than all in which something came first.
+    fn go_on(&mut self) {
+        if self.first == First::Waiting && self.context.clock.all_have_arrived() {
+            self.first = First::Over;
+            self.close(Some(self.context.clock.leader()));
+        }
     }
 
     fn poll(&mut self, records: &mut Records) -> Polled {
         if self.context.stop.drain() {
             return Polled::End;
+        }
+        if self.first == First::Waiting {
+            return Polled::Nothing;
         }
         let complete = self.context.stop.is_complete();
         let polled = self.from.poll(BATCH_BYTES, records).unwrap_or_else(|error| {
@@ -209,27 +304,18 @@ impl Reader {
             || self.context.clock.leader() > epoch
     }
 
-    /// Ends the current epoch and begins `next`, or ends the input.
+    /// Ends the current epoch and begins `next` or the leader's, whichever is higher; or ends the input.
     fn close(&mut self, next: Option<Epoch>) {
         let Some(capability) = self.capability.as_mut() else { return };
         let now = Instant::now();
         let ends = std::mem::take(&mut self.ends).into_iter().collect();
-        self.closed.push_back(Closed {
-            epoch: *capability.time(),
-            bytes: self.epoch_bytes,
-            at: now,
-            settled: false,
-            ends,
-        });
+        let epoch = *capability.time();
+        self.closed.push_back(Closed { epoch, bytes: self.epoch_bytes, at: now, settled: false, ends });
         self.epoch_bytes = 0;
         self.begun = now;
         match next {
             Some(next) => capability.downgrade(&next.max(self.context.clock.leader())),
             None => self.capability = None,
-        }
-        if self.capability.is_none() {
-            // Keep retiring until everything is durable.
-            self.activator.activate_after(NAP);
         }
     }
 
@@ -253,13 +339,31 @@ impl Reader {
     }
 
     /// True while too much is under way.
-    fn gated(&self) -> bool {
+    fn gated(&mut self) -> bool {
         let unsettled = || self.closed.iter().filter(|closed| !closed.settled);
         let epochs = unsettled().count() as u64;
         let bytes: usize = unsettled().map(|closed| closed.bytes).sum::<usize>() + self.epoch_bytes;
-        self.context.metrics.inflight_epochs.set(epochs as i64);
-        self.context.metrics.inflight_bytes.set(bytes as i64);
+        self.tell((epochs as i64, bytes as i64));
         epochs > 0 && (epochs >= self.context.inflight.epochs || bytes >= self.context.inflight.bytes)
+    }
+
+    /// Moves the gauges, which are sums over the workers.
+    fn tell(&mut self, now: (i64, i64)) {
+        self.context.metrics.inflight_epochs.add(now.0 - self.told.0);
+        self.context.metrics.inflight_bytes.add(now.1 - self.told.1);
+        self.told = now;
+    }
+
+    /// Once a second, also while nothing is read: that is when it grows.
+    fn report_lag(&mut self) {
+        if self.reported.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.reported = Instant::now();
+        for lag in self.from.lag() {
+            let labels = [self.context.topics.name(lag.partition.topic), &lag.partition.number.to_string()];
+            self.context.metrics.source_lag.with_label_values(&labels).set(lag.records);
+        }
     }
 
     fn account(&mut self, records: &Records, started: Instant) {
@@ -275,13 +379,12 @@ impl Reader {
             self.ends.insert(partition, last.position.offset + 1);
         }
         metrics.stage_busy.with_label_values(&["source"]).inc_by(started.elapsed().as_secs_f64());
-        if self.reported.elapsed() >= Duration::from_secs(1) {
-            self.reported = Instant::now();
-            for lag in self.from.lag() {
-                let labels = [self.context.topics.name(lag.partition.topic), &lag.partition.number.to_string()];
-                metrics.source_lag.with_label_values(&labels).set(lag.records);
-            }
-        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.tell((0, 0));
     }
 }
 
@@ -418,7 +521,8 @@ pub trait Keyed: 'static {
 /// Input of epochs that the frontier has not passed yet.
 struct Pending<K: Keyed> {
     capability: Capability<Epoch>,
-    inputs: Vec<K::Input>,
+    /// As they came: each a stretch of one worker's reading.
+    inputs: Vec<Vec<K::Input>>,
     ticks: Vec<K::Tick>,
 }
 
@@ -447,12 +551,13 @@ pub fn keyed<'s, K: Keyed>(
             let busy = metrics.stage_busy.with_label_values(&[name]);
             let records = metrics.stage_records.with_label_values(&[name]);
             let mut pending: BTreeMap<Epoch, Pending<K>> = BTreeMap::new();
+            let mut failed = false;
             move |(input, input_frontier), (ticks, tick_frontier), output| {
                 let started = Instant::now();
                 input.for_each(|capability, data| {
                     let capability = capability.retain_least(0).expect("a message has a time");
                     let epoch = *capability.time();
-                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.append(data);
+                    pending.entry(epoch).or_insert_with(|| Pending::new(capability)).inputs.push(std::mem::take(data));
                 });
                 ticks.for_each(|capability, data| {
                     let capability = capability.retain_least(0).expect("a message has a time");
@@ -461,23 +566,52 @@ pub fn keyed<'s, K: Keyed>(
                 });
                 while let Some(entry) = pending.first_entry() {
                     let epoch = *entry.key();
-                    if !passed(&input_frontier.frontier(), epoch) || !passed(&tick_frontier.frontier(), epoch) {
+                    if failed || !passed(&input_frontier.frontier(), epoch) || !passed(&tick_frontier.frontier(), epoch)
+                    {
                         break;
                     }
-                    let Pending { capability, mut inputs, ticks } = entry.remove();
+                    let Pending { capability, inputs, ticks } = entry.remove();
+                    let mut inputs = in_order::<K>(inputs);
                     records.inc_by(inputs.len() as u64);
-                    // Stable: an epoch is a concatenation of a few sorted runs, which this sort merges.
-                    inputs.sort_by_key(K::order);
                     match machine.apply(epoch, &mut inputs, &ticks) {
                         Ok(Some(out)) => output.session(&capability).give(out),
                         Ok(None) => {}
-                        Err(error) => failure.report(format!("{name}: {error}")),
+                        Err(error) => {
+                            // Its state is in pieces; the run is about to end.
+                            failed = true;
+                            failure.report(format!("{name}: {error}"));
+                        }
                     }
                     busy.inc_by(started.elapsed().as_secs_f64());
                 }
             }
         },
     )
+}
+
+/// One epoch's input, sorted. Parts are sorted already and rarely overlap (a part is a stretch of a few partitions), so that as a rule
+/// each input is moved once.
+fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
+    let mut pieces: Vec<Vec<K::Input>> = Vec::with_capacity(parts.len());
+    for part in &mut parts {
+        // From the end, so that each split moves its own piece alone.
+        let starts: Vec<usize> = (1..part.len()).filter(|at| K::order(&part[*at]) < K::order(&part[at - 1])).collect();
+        for start in starts.into_iter().rev() {
+            pieces.push(part.split_off(start));
+        }
+    }
+    pieces.append(&mut parts);
+    pieces.retain(|piece| !piece.is_empty());
+    pieces.sort_by_key(|piece| piece.first().map(K::order));
+    let overlap = pieces.windows(2).any(|pair| pair[0].last().map(K::order) > pair[1].first().map(K::order));
+    let mut sorted = Vec::with_capacity(pieces.iter().map(Vec::len).sum());
+    for piece in &mut pieces {
+        sorted.append(piece);
+    }
+    if overlap {
+        sorted.sort_by_key(K::order);
+    }
+    sorted
 }
 
 /// True once no message of `epoch` can arrive any more.

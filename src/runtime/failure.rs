@@ -2,19 +2,49 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What kind of thing went wrong. It decides the exit code, so that a supervisor can tell whether a restart helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A source or a sink cannot go on.
+    Outside,
+    /// A thread panicked.
+    Bug,
+    /// The run was asked to end, and not everything could be delivered in time.
+    Undelivered,
+}
+
+/// What was reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// What kind.
+    pub cause: Cause,
+    /// One sentence. It never holds a value that was read, nor a credential.
+    pub text: String,
+}
+
 /// Shared by everything that may fail; the run ends with what was reported first.
 #[derive(Clone, Debug, Default)]
-pub struct Failure(Arc<Mutex<Option<String>>>);
+pub struct Failure(Arc<Mutex<Option<Reported>>>);
 
 impl Failure {
-    /// Reports; only the first report counts. The text never holds a value that was read, nor a credential.
+    /// Reports that something outside refuses; only the first report counts. The text never holds a value that was read, nor a credential.
     pub fn report(&self, text: String) {
+        self.report_as(Cause::Outside, text);
+    }
+
+    /// Reports; only the first report counts.
+    pub fn report_as(&self, cause: Cause, text: String) {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert(text);
+        first.get_or_insert(Reported { cause, text });
     }
 
     /// What was reported, if anything.
-    pub fn reported(&self) -> Option<String> {
+    pub fn reported(&self) -> Option<Reported> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True once something was reported.
+    pub fn happened(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use crate::vocabulary::Tally;
@@ -39,16 +39,12 @@ pub struct Metrics {
     pub leniencies: IntCounterVec,
     /// Late readings: `disposition` = `reopened` or `late`.
     pub late_readings: IntCounterVec,
-    /// Rejections sent to a dead-letter topic: `reason`.
+    /// Rejections sent to a dead-letter topic: `reason` (the rule).
     pub dead_letters: IntCounterVec,
     /// Busy time: `operator`, which is the stage's name.
     pub stage_busy: CounterVec,
     /// Records into a stage: `operator`.
     pub stage_records: IntCounterVec,
-    /// Records out of a stage: `operator`.
-    pub stage_records_out: IntCounterVec,
-    /// Updates that differential holds: `operator`.
-    pub arrangement_records: IntGaugeVec,
     /// Readings by category: `category`.
     pub readings: IntCounterVec,
     /// Alarms by reason: `reason`.
@@ -93,20 +89,10 @@ pub struct Metrics {
     pub inflight_bytes: IntGauge,
     /// Seconds that an epoch takes from closing to settled.
     pub epoch_seconds: Histogram,
-    /// Seconds that a checkpoint takes.
-    pub checkpoint_seconds: Histogram,
-    /// Size of the newest checkpoint.
-    pub checkpoint_bytes: IntGauge,
-    /// Checkpoints that could not be written.
-    pub checkpoint_failures: IntCounter,
-    /// Unix time of the newest checkpoint.
-    pub checkpoint_last_success: Gauge,
     /// Clients of the live page's stream.
     pub live_clients: IntGauge,
     /// `version`; always 1.
     pub build_info: IntGaugeVec,
-    /// Unix time of the start.
-    pub start_time: Gauge,
 }
 
 impl Metrics {
@@ -142,8 +128,6 @@ impl Metrics {
             ),
             stage_busy: r.float_counters("operator_busy_seconds_total", "Time that a stage was at work", &["operator"]),
             stage_records: r.counters("operator_records_in_total", "Records into a stage", &["operator"]),
-            stage_records_out: r.counters("operator_records_out_total", "Records out of a stage", &["operator"]),
-            arrangement_records: r.gauges("arrangement_records", "Updates held in an arrangement", &["operator"]),
             readings: r.counters("readings_total", "Readings by category", &["category"]),
             alarms: r.counters("alerts_total", "Alarms raised, by rule", &["reason"]),
             patients: r.gauge("patients", "Patients held in state"),
@@ -174,16 +158,8 @@ impl Metrics {
             inflight_epochs: r.gauge("inflight_epochs", "Epochs read and not yet settled"),
             inflight_bytes: r.gauge("inflight_bytes", "Bytes read and not yet settled"),
             epoch_seconds: r.histogram("epoch_seconds", "From the close of an epoch until every sink has settled it"),
-            checkpoint_seconds: r.histogram("checkpoint_duration_seconds", "Time to write one checkpoint"),
-            checkpoint_bytes: r.gauge("checkpoint_size_bytes", "Size of the newest checkpoint"),
-            checkpoint_failures: r.counter("checkpoint_failures_total", "Checkpoints that could not be written"),
-            checkpoint_last_success: r.float_gauge(
-                "checkpoint_last_success_timestamp_seconds",
-                "When the newest checkpoint was finished; 0 before the first",
-            ),
             live_clients: r.gauge("live_clients", "Browsers that follow the live page"),
             build_info: r.gauges("build_info", "Version of this binary; always 1", &["version"]),
-            start_time: r.float_gauge("start_timestamp_seconds", "When the process started"),
             registry: Registry::new(),
             described: Arc::new([]),
         };
@@ -191,6 +167,7 @@ impl Metrics {
         c.registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("its names have another prefix");
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.registry = c.registry;
         metrics.described = c.described.into();
         metrics
@@ -400,11 +377,6 @@ impl Catalogue {
     fn gauge(&mut self, name: &str, help: &'static str) -> IntGauge {
         let opts = self.note("gauge", name, help, &[]);
         self.register(IntGauge::with_opts(opts))
-    }
-
-    fn float_gauge(&mut self, name: &str, help: &'static str) -> Gauge {
-        let opts = self.note("gauge", name, help, &[]);
-        self.register(Gauge::with_opts(opts))
     }
 
     fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {

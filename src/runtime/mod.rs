@@ -9,4 +9,6 @@ pub mod metrics;
 pub mod progress;
 pub mod stop;
 pub mod summary;
+#[cfg(test)]
+mod tests;
 pub mod worker;

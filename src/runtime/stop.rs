@@ -29,6 +29,11 @@ impl Stop {
         self.0.asked.load(Ordering::Relaxed) >= 2
     }
 
+    /// As asked twice: the time for draining is over.
+    pub fn abandon_now(&self) {
+        self.0.asked.fetch_max(2, Ordering::SeqCst);
+    }
+
     /// Declares that the outside will add nothing more: a source that would wait for ever ends once it finds nothing.
     pub fn complete(&self) {
         self.0.complete.store(true, Ordering::SeqCst);

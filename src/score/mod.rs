@@ -130,6 +130,9 @@ impl Scorer {
         for (reading, features) in scorable.readings.iter().zip(scorable.features.chunks_exact(FEATURES)) {
             assessments.push(self.judge(reading, features));
         }
+        for tick in &scorable.progress {
+            self.forget(tick.partition, tick.watermark);
+        }
         self.predict(&scorable, &mut assessments);
         Assessed { scorable, assessments }
     }
@@ -155,8 +158,8 @@ impl Scorer {
         self.persistence.len()
     }
 
-    /// Drops what a partition's watermark makes unnecessary. Changes no later assessment; call it now and then, such as before a snapshot.
-    pub fn forget(&mut self, partition: Partition, watermark: EventTime) {
+    /// Drops what a partition's watermark makes unnecessary. Changes no later assessment.
+    fn forget(&mut self, partition: Partition, watermark: EventTime) {
         self.persistence.forget(partition, watermark);
     }
 

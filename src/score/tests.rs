@@ -34,7 +34,7 @@ fn scorable(readings: Vec<Reading>) -> Scorable {
     }
     let demographics = vec![Demographics::default(); readings.len()];
     let replaces = vec![false; readings.len()];
-    Scorable { readings, features, demographics, replaces, withdrawn: Vec::new() }
+    Scorable { readings, features, demographics, replaces, ..Scorable::default() }
 }
 
 fn model() -> Arc<Logistic> {
@@ -130,6 +130,16 @@ fn readings_that_do_not_count_neither_raise_nor_clear() {
     assert_eq!(scorer.take_alarms().collect::<Vec<_>>(), [("hypotension_systolic", 1)]);
     assert_eq!(scorer.take_alarms().count(), 0);
     assert_eq!(scorer.firing(), 1);
+    let ended = |number| crate::vocabulary::Tick {
+        partition: crate::vocabulary::Partition { number, ..Default::default() },
+        watermark: EventTime::MAX,
+        idle: false,
+    };
+    scorer.score(Scorable { progress: vec![ended(1_000)], ..Scorable::default() });
+    assert_eq!(scorer.firing(), 1, "another partition");
+    let own = pressures(1, 0, 85.0, 70.0).facts.position.partition.number;
+    scorer.score(Scorable { progress: vec![ended(own)], ..Scorable::default() });
+    assert_eq!(scorer.firing(), 0, "a partition that has ended is forgotten");
 }
 
 #[test]

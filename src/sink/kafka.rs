@@ -168,6 +168,7 @@ impl KafkaSink {
                 .insert(text("x-source-offset", &offset))
                 .insert(text("epoch", &epoch.to_string()));
             self.send(&dead_letter_topic(&self.spec, topic, &self.group), key.as_bytes(), value, headers)?;
+            self.metrics.dead_letters.with_label_values(&[rules.value(row)]).inc();
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //!
 //! [`json`] writes rows as JSON, for every sink that needs it.
 //!
-//! Limits: `runtime::delivery::QUEUE_ROWS_MAX` batches waiting for a sink, `sink.*` sizes within each.
+//! Limits: `runtime::delivery::QUEUE_MAX` batches waiting for a sink's thread (more wait in its operator, as many as the sources' gate lets through), `sink.*` sizes within each.
 
 pub mod tables;
 
@@ -19,7 +19,7 @@ pub mod ndjson;
 pub mod parquet;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
 /// A sink's hand. Runs on its own thread and may block, retry and wait; `stop` of the context it was made with tells it to give up.
 ///
 /// # Contract
-/// `deliver` is called with ascending epochs; `close(e)` after the last `deliver` of epochs up to and including `e`; `finish` last, once.
+/// `deliver` is called with epochs that ascend table by table (rejections may be an epoch ahead of readings); `close(e)` after the last `deliver` of epochs up to and including `e`; `finish` last, once.
 /// After `close(e)` returns, everything up to `e` is *settled*: written as far as the sink's promise goes, so that only a crash of the machine can lose it.
 pub trait Deliver: Send {
     /// Takes rows. May buffer them until `close`.
@@ -105,6 +105,11 @@ pub trait Deliver: Send {
     /// Called a few times a second while nothing else happens: files that are old enough are finished.
     fn idle(&mut self) -> Result<(), SinkError> {
         Ok(())
+    }
+
+    /// True if it adds to `sink_records` itself, because it does not write every row that it is given.
+    fn counts_its_rows(&self) -> bool {
+        false
     }
 
     /// The highest epoch up to which everything is durable and visible, if it lags behind what is settled (files still open).

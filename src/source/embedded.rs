@@ -109,7 +109,7 @@ impl Embedded {
             result
         });
         let thread = thread.map_err(|why| SourceError::Unavailable(format!("could not start the feeder: {why}")))?;
-        Ok(Feeder { produced, finished, thread })
+        Ok(Feeder { produced, finished, progress: self.progress.clone(), thread })
     }
 }
 
@@ -117,7 +117,15 @@ impl Embedded {
 pub struct Feeder {
     produced: Arc<AtomicU64>,
     finished: Arc<AtomicBool>,
-    thread: JoinHandle<Result<u64, SourceError>>,
+    progress: Progress,
+    thread: JoinHandle<Result<Fed, SourceError>>,
+}
+
+/// What was fed.
+struct Fed {
+    records: u64,
+    /// The next offset of each partition.
+    ends: Vec<i64>,
 }
 
 impl Feeder {
@@ -136,6 +144,25 @@ impl Feeder {
     /// # Errors
     /// What stopped the feeding.
     pub fn join(self) -> Result<u64, SourceError> {
+        self.fed().map(|fed| fed.records)
+    }
+
+    /// Waits until everything that was fed has been read as well: an empty poll of a consumer proves nothing, its answer may be under way.
+    /// A stop ends the wait.
+    ///
+    /// # Errors
+    /// What stopped the feeding.
+    pub fn join_read(self, stop: &Stop) -> Result<u64, SourceError> {
+        let progress = self.progress.clone();
+        let fed = self.fed()?;
+        let unread = || (0..).zip(&fed.ends).any(|(number, end)| progress.next_offset(number) < *end);
+        while unread() && !stop.drain() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(fed.records)
+    }
+
+    fn fed(self) -> Result<Fed, SourceError> {
         self.thread.join().unwrap_or_else(|_| Err(SourceError::Unavailable("the feeder panicked".into())))
     }
 }
@@ -149,7 +176,7 @@ struct Feeding {
 }
 
 impl Feeding {
-    fn run(mut self, records: impl Iterator<Item = Feed>, pace: &Pace) -> Result<u64, SourceError> {
+    fn run(mut self, records: impl Iterator<Item = Feed>, pace: &Pace) -> Result<Fed, SourceError> {
         for (ordinal, Feed { lane, key, payload }) in (0..).zip(records) {
             if !self.producer.wait(pace, ordinal, &self.stop) || !self.room(lane % self.windows.len(), payload.len()) {
                 break;
@@ -162,7 +189,8 @@ impl Feeding {
                 break;
             }
         }
-        self.producer.finish(&self.stop)
+        let ends = self.windows.iter().map(Window::end).collect();
+        Ok(Fed { records: self.producer.finish(&self.stop)?, ends })
     }
 
     /// Waits until the partition has room. False if it was asked to stop meanwhile.
@@ -194,6 +222,11 @@ impl Window {
     fn push(&mut self, bytes: usize) {
         self.sizes.push_back(bytes);
         self.bytes += bytes;
+    }
+
+    /// The offset that the next record will have.
+    fn end(&self) -> i64 {
+        self.first + self.sizes.len() as i64
     }
 
     fn read_to(&mut self, offset: i64) {
@@ -234,7 +267,7 @@ mod tests {
         window.read_to(0);
         assert_eq!(window.bytes, 50);
         window.read_to(9);
-        assert_eq!((window.bytes, window.first), (0, 3));
+        assert_eq!((window.bytes, window.first, window.end()), (0, 3, 3));
         window.push(7);
         assert_eq!(window.bytes, 7);
     }

@@ -10,8 +10,8 @@
 //! 1. A file is a topic with the one partition 0; a record's offset is its ordinal among the file's documents, blank lines not counted.
 //! 2. All partitions are opened at the start and each ends at its end, in every case: a file that breaks off delivers what was readable, then one
 //!    record [`Payload::Unreadable`], and ends.
-//! 3. Files that begin with a Patient come first (a FHIR Bulk Data export keeps demographics in files of their own, and they should be known
-//!    before the first observation is scored); otherwise the order is that of [`find`].
+//! 3. Files that begin with a Patient come first, on all workers ([`Polled::First`]): a FHIR Bulk Data export keeps demographics in files of
+//!    their own, and they must be known before the first observation is scored, whatever is read where. Otherwise the order is that of [`find`].
 //!
 //! Limits: one open file a worker, [`chunks::CHUNK_BYTES`] beyond the bytes asked for, `source.record_bytes_max` a line,
 //! [`DOCUMENT_BYTES_MAX`] a document. It does not watch folders for new files.
@@ -25,7 +25,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use self::chunks::{Chunks, Next};
-use self::find::{Input, find, unreadable};
+use self::find::{Input, closed, find};
 use self::split::{Piece, Splitter};
 use crate::config::SourceSpec;
 use crate::identified::{Mark, Payload, Record, Records};
@@ -53,6 +53,8 @@ pub(super) fn topics(spec: &SourceSpec, key: PathKey<'_>) -> Result<Topics, Sour
 
 /// One worker's share of some files.
 pub struct FileSource {
+    /// Those that begin with a Patient; `None` once it was said that they have been read.
+    first: Option<VecDeque<File>>,
     waiting: VecDeque<File>,
     current: Option<Reading>,
     /// Not delivered yet.
@@ -104,30 +106,32 @@ impl FileSource {
             }
             let partition = Partition { topic, number: 0 };
             let resume = opening.resume.get(&partition).copied().unwrap_or(0);
-            let of_patients = begins_with_patient(&input).map_err(|why| unreadable(&input.path, &why))?;
+            let of_patients = begins_with_patient(&input).map_err(|why| closed(&input, &why))?;
             if of_patients { &mut patients } else { &mut others }.push(File { input, partition, resume });
         }
         if unknown > 0 {
             tracing::warn!(target: "source", unknown, "files appeared while the run was starting; the next run reads them");
         }
-        let waiting: VecDeque<File> = patients.into_iter().chain(others).collect();
+        let all = || patients.iter().chain(&others);
         let lag = |file: &File| Lag { partition: file.partition, position: file.resume, records: 0 };
-        let mut lags: Vec<Lag> = waiting.iter().map(lag).collect();
+        let mut lags: Vec<Lag> = all().map(lag).collect();
         lags.sort_unstable_by_key(|lag| lag.partition);
         Ok(FileSource {
-            marks: waiting.iter().map(|file| Mark::Opened(file.partition)).collect(),
+            marks: all().map(|file| Mark::Opened(file.partition)).collect(),
             lags,
-            waiting,
+            first: Some(patients.into()),
+            waiting: others.into(),
             current: None,
             record_bytes_max: spec.record_bytes_max,
             stop: opening.stop.clone(),
         })
     }
 
-    /// The next file, opened; `None` if there is none. One that vanished meanwhile is one unreadable record.
+    /// The next file, opened; `None` if none is left of those whose time it is. One that vanished meanwhile is one unreadable record.
     fn turn(&mut self, into: &mut Records) -> Option<&mut Reading> {
         while self.current.is_none() {
-            let File { input, partition, resume } = self.waiting.pop_front()?;
+            let files = self.first.as_mut().unwrap_or(&mut self.waiting);
+            let File { input, partition, resume } = files.pop_front()?;
             let mut documents = Documents { partition, offset: 0, resume };
             match Chunks::open(&input) {
                 Ok(chunks) => {
@@ -180,6 +184,8 @@ impl Poll for FileSource {
             Polled::Some
         } else if later {
             Polled::Nothing
+        } else if self.first.take().is_some() {
+            Polled::First
         } else {
             Polled::End
         })
@@ -279,7 +285,7 @@ pub fn documents(paths: &[PathBuf], record_bytes_max: usize) -> Result<Documente
     let (inputs, skipped) = find(paths, &key)?;
     let (mut patients, mut others) = (Vec::new(), Vec::new());
     for input in inputs {
-        let of_patients = begins_with_patient(&input).map_err(|why| unreadable(&input.path, &why))?;
+        let of_patients = begins_with_patient(&input).map_err(|why| closed(&input, &why))?;
         if of_patients { &mut patients } else { &mut others }.push(input);
     }
     let waiting = patients.into_iter().chain(others).enumerate().collect();

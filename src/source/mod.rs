@@ -162,6 +162,9 @@ pub enum Polled {
     Some,
     /// Nothing now; ask again in a few milliseconds.
     Nothing,
+    /// Everything that the rest should be judged by (who the patients are) has been delivered before this answer; nothing comes with it.
+    /// Given once at most. The next poll comes when all workers' sources have said so, or have ended, and opens a higher epoch than all of theirs.
+    First,
     /// Nothing will ever come again (and every partition's [`Mark::Ended`](crate::identified::Mark) was delivered).
     /// After [`Stop::ask`] as well, but then without those marks: a partition that was only left has not ended, and its windows stay open.
     End,

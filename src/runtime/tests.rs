@@ -1,0 +1,507 @@
+//! Proves what the operators promise, with scripted sources and sinks through the real operators, on 1, 2 and 4 workers: nothing is lost,
+//! machines see whole sorted epochs, the gate holds, and every way to fail ends the run with its reason.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::operators::vec::{Broadcast, Map};
+
+use super::delivery::{self, Progress, Sink};
+use super::driver::{self, EpochClock, Keyed, SourceContext};
+use super::failure::{Cause, Failure, Reported};
+use super::http::Health;
+use super::metrics::Metrics;
+use super::stop::Stop;
+use super::worker;
+use crate::config::{EpochSpec, InflightSpec};
+use crate::identified::{Mark, Payload, Record, Records};
+use crate::sink::{Deliver, Rows, SinkError, testing};
+use crate::source::{Lag, Poll, Polled, SourceError, Topics};
+use crate::time::{Epoch, EventTime};
+use crate::vocabulary::{Partition, Position, Rejection, Tick, TopicId};
+
+/// The first epoch of every run.
+const FIRST: Epoch = 1_000;
+/// Bytes of a record.
+const RECORD_BYTES: usize = 10;
+/// No test comes near: a run that takes longer hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+/// What a scripted source does at one poll.
+#[derive(Clone, Copy)]
+enum Step {
+    /// So many records of the partition.
+    Read(i32, usize),
+    Nothing,
+    First,
+    Fail,
+}
+use Step::{Fail, First, Nothing, Read};
+
+/// What a scripted sink does.
+#[derive(Clone, Default)]
+struct Temper {
+    /// Takes so long for everything.
+    slow: Duration,
+    /// Waits at the first rows until it is let go.
+    stuck: Option<Arc<AtomicBool>>,
+    /// Fails at the first rows.
+    fails: bool,
+    panics: bool,
+    /// Nothing is durable before the end.
+    hoards: bool,
+}
+
+/// What a run is made of.
+#[derive(Clone)]
+struct Setup {
+    /// One script a worker.
+    sources: Vec<Vec<Step>>,
+    /// Beyond its script each source reads one record a poll until it is stopped.
+    endless: bool,
+    inflight: InflightSpec,
+    epoch: EpochSpec,
+    temper: Temper,
+    /// The machine fails, or panics, at this offset.
+    machine_fails: Option<(i64, bool)>,
+    /// The last worker begins late.
+    late: bool,
+    stop: Stop,
+    seen: Seen,
+}
+
+/// What a run did, as seen from its ends.
+#[derive(Clone, Default)]
+struct Seen {
+    /// Worker, epoch, positions, ticks: one entry a call of the machine.
+    applied: Arc<Mutex<Vec<(usize, Epoch, Vec<Position>, Vec<Tick>)>>>,
+    /// Worker, epoch, position.
+    delivered: Arc<Mutex<Vec<(usize, Epoch, Position)>>>,
+    finished: Arc<AtomicUsize>,
+    read: Arc<AtomicUsize>,
+    durable: Arc<Mutex<BTreeMap<Partition, i64>>>,
+}
+
+fn setup(sources: Vec<Vec<Step>>) -> Setup {
+    Setup {
+        sources,
+        endless: false,
+        inflight: InflightSpec { epochs: 4, bytes: 1 << 20 },
+        epoch: EpochSpec { ms: 5, bytes: 10 * RECORD_BYTES },
+        temper: Temper::default(),
+        machine_fails: None,
+        late: false,
+        stop: Stop::default(),
+        seen: Seen::default(),
+    }
+}
+
+/// So many workers, each with two partitions of its own but the last of several, which has none.
+fn busy(workers: usize) -> Vec<Vec<Step>> {
+    let script = |worker: usize| {
+        let (a, b) = (2 * worker as i32, 2 * worker as i32 + 1);
+        let turn =
+            |at: usize| [Read(b, 3 + at % 5), Read(a, 4), if at.is_multiple_of(3) { Nothing } else { Read(a, 20) }];
+        (0..30).flat_map(turn).collect()
+    };
+    (0..workers).map(|worker| if worker > 0 && worker == workers - 1 { Vec::new() } else { script(worker) }).collect()
+}
+
+/// Every position that the scripts read.
+fn expected(sources: &[Vec<Step>]) -> BTreeSet<Position> {
+    let mut next: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut all = BTreeSet::new();
+    for step in sources.iter().flatten() {
+        if let Read(number, count) = *step {
+            let offset = next.entry(number).or_default();
+            all.extend((0..count as i64).map(|ahead| position(number, *offset + ahead)));
+            *offset += count as i64;
+        }
+    }
+    all
+}
+
+fn position(number: i32, offset: i64) -> Position {
+    Position { partition: Partition { topic: TopicId(0), number }, offset, entry: 0 }
+}
+
+struct Script {
+    steps: VecDeque<Step>,
+    endless: bool,
+    opened: bool,
+    next: BTreeMap<i32, i64>,
+    seen: Seen,
+}
+
+impl Script {
+    fn read(&mut self, number: i32, count: usize, into: &mut Records) {
+        for _ in 0..count {
+            let offset = self.next.entry(number).or_default();
+            let payload = Payload::Bytes(into.arena.push(&[b'x'; RECORD_BYTES]));
+            into.records.push(Record { position: position(number, *offset), received_at: None, payload, key: None });
+            *offset += 1;
+        }
+        self.seen.read.fetch_add(count, Ordering::SeqCst);
+    }
+}
+
+impl Poll for Script {
+    fn poll(&mut self, _: usize, into: &mut Records) -> Result<Polled, SourceError> {
+        if !std::mem::replace(&mut self.opened, true) {
+            let numbers: BTreeSet<i32> =
+                self.steps.iter().filter_map(|s| if let Read(n, _) = s { Some(*n) } else { None }).collect();
+            into.marks.extend(numbers.into_iter().map(|number| Mark::Opened(position(number, 0).partition)));
+            return Ok(Polled::Some);
+        }
+        match self.steps.pop_front() {
+            Some(Read(number, count)) => self.read(number, count, into),
+            Some(Nothing) => return Ok(Polled::Nothing),
+            Some(First) => return Ok(Polled::First),
+            Some(Fail) => return Err(SourceError::Unavailable("the broker has gone".into())),
+            None if self.endless => self.read(99, 1, into),
+            None => return Ok(Polled::End),
+        }
+        Ok(Polled::Some)
+    }
+
+    fn durable(&mut self, ends: &[(Partition, i64)]) {
+        self.seen.durable.lock().unwrap().extend(ends.iter().copied());
+    }
+
+    fn lag(&self) -> Vec<Lag> {
+        Vec::new()
+    }
+}
+
+struct Scripted {
+    worker: usize,
+    temper: Temper,
+    stop: Stop,
+    seen: Seen,
+    closed: Epoch,
+}
+
+impl Deliver for Scripted {
+    fn deliver(&mut self, epoch: Epoch, rows: &Rows) -> Result<(), SinkError> {
+        assert!(epoch > self.closed, "an epoch is closed after its last rows");
+        sleep(self.temper.slow);
+        assert!(!self.temper.panics, "as the script says");
+        if self.temper.fails {
+            return Err(SinkError::Refused("the disk is on fire".into()));
+        }
+        while self.temper.stuck.as_ref().is_some_and(|stuck| stuck.load(Ordering::SeqCst)) {
+            if self.stop.abandon() {
+                return Err(SinkError::Stopped);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        let column = |name: &str| rows.batch.column_by_name(name).unwrap().clone();
+        let (numbers, offsets) = (column("partition"), column("offset"));
+        let (numbers, offsets) = (numbers.as_primitive::<Int32Type>(), offsets.as_primitive::<Int64Type>());
+        let positions = (0..rows.batch.num_rows()).map(|row| position(numbers.value(row), offsets.value(row)));
+        self.seen.delivered.lock().unwrap().extend(positions.map(|position| (self.worker, epoch, position)));
+        Ok(())
+    }
+
+    fn close(&mut self, epoch: Epoch) -> Result<(), SinkError> {
+        assert!(epoch > self.closed, "closings ascend");
+        self.closed = epoch;
+        sleep(self.temper.slow);
+        Ok(())
+    }
+
+    fn durable(&self) -> Option<Epoch> {
+        self.temper.hoards.then_some(1)
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.seen.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Writes down what it is given, and passes it on as rows.
+struct Ledger {
+    worker: usize,
+    fails: Option<(i64, bool)>,
+    seen: Seen,
+    last: Option<Epoch>,
+    failed: bool,
+}
+
+impl Keyed for Ledger {
+    type Input = Position;
+    type Tick = Tick;
+    type Output = Rows;
+    type Order = Position;
+
+    fn route(input: &Position) -> u64 {
+        input.offset as u64
+    }
+
+    fn order(input: &Position) -> Position {
+        *input
+    }
+
+    fn apply(&mut self, epoch: Epoch, inputs: &mut Vec<Position>, ticks: &[Tick]) -> Result<Option<Rows>, String> {
+        assert!(self.last.is_none_or(|last| last < epoch), "each epoch once, ascending");
+        assert!(inputs.is_sorted(), "sorted by position");
+        assert!(!self.failed, "not called again after a failure");
+        self.last = Some(epoch);
+        if let Some((offset, panics)) = self.fails
+            && inputs.iter().any(|position| position.offset == offset)
+        {
+            assert!(!panics, "as the script says");
+            self.failed = true;
+            return Err("no room".into());
+        }
+        self.seen.applied.lock().unwrap().push((self.worker, epoch, inputs.clone(), ticks.to_vec()));
+        let rejection = |position| Rejection { rule: "rule", detail: "detail", index: None, position };
+        let rejections: Vec<Rejection> = inputs.drain(..).map(rejection).collect();
+        Ok((!rejections.is_empty()).then(|| testing::tables(None, false).rejected(&rejections, epoch)))
+    }
+}
+
+/// Runs to the end, on a thread of its own, so that a run that hangs is a failed test.
+fn run(setup: &Setup) -> Result<(), Reported> {
+    let (done, ended) = channel();
+    let setup = setup.clone();
+    std::thread::spawn(move || {
+        // The receiver is gone only if the test has failed.
+        let _ = done.send(execute(setup));
+    });
+    ended.recv_timeout(HANG).expect("the run hangs")
+}
+
+fn execute(setup: Setup) -> Result<(), Reported> {
+    let (metrics, failure, workers) = (Metrics::new(), Failure::default(), setup.sources.len());
+    let clock = EpochClock::starting_at(FIRST, workers);
+    let progress: Vec<Progress> = (0..workers).map(|_| Progress::default()).collect();
+    worker::execute(workers, Health::new(workers), failure.clone(), move |worker, scope| {
+        if setup.late && worker == workers - 1 {
+            sleep(Duration::from_millis(200));
+        }
+        let (seen, settled, all) = (setup.seen.clone(), Handle::new(), progress.clone());
+        let script = Script {
+            steps: setup.sources[worker].clone().into(),
+            endless: setup.endless,
+            opened: false,
+            next: BTreeMap::new(),
+            seen: seen.clone(),
+        };
+        let context = SourceContext {
+            epoch: setup.epoch.clone(),
+            inflight: setup.inflight.clone(),
+            clock: clock.clone(),
+            settled: settled.clone(),
+            durable: Box::new(move || all.iter().map(Progress::durable).min().unwrap()),
+            stop: setup.stop.clone(),
+            failure: failure.clone(),
+            metrics: metrics.clone(),
+            topics: Topics::new(["bp-obs".to_owned()]),
+        };
+        let (records, tail) = driver::source(scope, "source", Box::new(script), context);
+        let (positions, marks) =
+            driver::split(records, "decode", metrics.clone(), |records: Records, positions, marks| {
+                positions.extend(records.records.iter().map(|record| record.position));
+                marks.extend(records.marks);
+            });
+        let ticks = marks.map(|mark| {
+            let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
+            Tick { partition, watermark: EventTime::MIN, idle: false }
+        });
+        let machine = Ledger { worker, fails: setup.machine_fails, seen: seen.clone(), last: None, failed: false };
+        let rows = driver::keyed(positions, ticks.broadcast(), "ledger", metrics.clone(), failure.clone(), machine);
+        let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
+        let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
+        let sink = Sink { name: "scripted", deliver, progress: progress[worker].clone() };
+        let metrics = metrics.clone();
+        delivery::sink(rows, sink, metrics, failure.clone()).probe_with(&settled);
+        move || tail.finish()
+    })
+}
+
+impl Seen {
+    fn positions_delivered(&self) -> Vec<Position> {
+        let mut positions: Vec<_> = self.delivered.lock().unwrap().iter().map(|(_, _, position)| *position).collect();
+        positions.sort();
+        positions
+    }
+
+    fn reads(&self) -> usize {
+        self.read.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn everything_is_delivered_once_in_order_and_machines_see_whole_epochs() {
+    for workers in [1, 2, 4] {
+        for slow in [0, 2] {
+            let mut setup = setup(busy(workers));
+            setup.temper.slow = Duration::from_millis(slow);
+            run(&setup).unwrap();
+            let all: Vec<Position> = expected(&setup.sources).into_iter().collect();
+            assert_eq!(setup.seen.positions_delivered(), all, "{workers} workers");
+            let delivered = setup.seen.delivered.lock().unwrap().clone();
+            for worker in 0..workers {
+                let epochs =
+                    delivered.iter().filter(|(of, ..)| *of == worker).map(|(_, epoch, position)| (epoch, position));
+                assert!(epochs.is_sorted(), "epoch by epoch, position by position");
+            }
+            // An epoch is whole: whoever sees a later one sees no position before what an earlier one had.
+            let mut latest: BTreeMap<Partition, i64> = BTreeMap::new();
+            let mut applied = setup.seen.applied.lock().unwrap().clone();
+            applied.sort_by_key(|(_, epoch, ..)| *epoch);
+            for of_epoch in applied.chunk_by(|a, b| a.1 == b.1) {
+                let before = latest.clone();
+                for position in of_epoch.iter().flat_map(|(_, _, positions, _)| positions) {
+                    assert!(before.get(&position.partition).is_none_or(|last| *last < position.offset));
+                    let latest = latest.entry(position.partition).or_insert(position.offset);
+                    *latest = position.offset.max(*latest);
+                }
+            }
+            assert_eq!(setup.seen.finished.load(Ordering::SeqCst), workers);
+        }
+    }
+}
+
+#[test]
+fn a_stuck_sink_stops_the_sources_and_a_stop_drains_what_was_read() {
+    for workers in [1, 2, 4] {
+        let stuck = Arc::new(AtomicBool::new(true));
+        let mut setup = setup(vec![vec![Read(0, 1)]; workers]);
+        (setup.endless, setup.temper.stuck) = (true, Some(Arc::clone(&stuck)));
+        // Every poll fills an epoch.
+        (setup.epoch.bytes, setup.epoch.ms) = (1, 60_000);
+        let running = std::thread::spawn({
+            let setup = setup.clone();
+            move || run(&setup)
+        });
+        let reads_max = workers * (setup.inflight.epochs as usize + 1);
+        let mut quiet = 0;
+        while quiet < 50 {
+            let before = setup.seen.reads();
+            assert!(before <= reads_max, "{before} reads, {workers} workers");
+            sleep(Duration::from_millis(5));
+            quiet = if before > 0 && before == setup.seen.reads() { quiet + 1 } else { 0 };
+        }
+        stuck.store(false, Ordering::SeqCst);
+        while setup.seen.reads() <= 2 * reads_max {
+            sleep(Duration::from_millis(1));
+        }
+        setup.stop.ask();
+        running.join().unwrap().unwrap();
+        assert_eq!(setup.seen.delivered.lock().unwrap().len(), setup.seen.reads(), "what was read is delivered");
+    }
+}
+
+/// The sink's thread comes to an end in every way but finishing.
+#[test]
+fn a_sink_that_fails_ends_the_run_with_its_reason() {
+    for workers in [1, 2, 4] {
+        let mut failing = setup(busy(workers));
+        failing.temper.fails = true;
+        let text = "sink scripted: the disk is on fire".to_owned();
+        assert_eq!(run(&failing), Err(Reported { cause: Cause::Outside, text }));
+
+        let mut panicking = setup(busy(workers));
+        panicking.temper.panics = true;
+        let reported = run(&panicking).unwrap_err();
+        assert_eq!(reported.cause, Cause::Bug);
+        assert!(reported.text.starts_with("sink scripted panicked"), "{}", reported.text);
+
+        let mut stuck = setup(busy(workers));
+        stuck.temper.stuck = Some(Arc::new(AtomicBool::new(true)));
+        stuck.stop.ask();
+        stuck.stop.ask();
+        // Nothing was read before the stop, so nothing is stuck.
+        run(&stuck).unwrap();
+        let mut stuck = setup(busy(workers));
+        stuck.temper.stuck = Some(Arc::new(AtomicBool::new(true)));
+        let stop = stuck.stop.clone();
+        let seen = stuck.seen.clone();
+        std::thread::spawn(move || {
+            while seen.reads() == 0 {
+                sleep(Duration::from_millis(1));
+            }
+            stop.abandon_now();
+        });
+        assert_eq!(run(&stuck).unwrap_err().cause, Cause::Undelivered);
+    }
+}
+
+#[test]
+fn a_source_or_a_machine_that_fails_ends_the_run_with_its_reason() {
+    for workers in [1, 2, 4] {
+        let mut sources = busy(workers);
+        sources[0].push(Fail);
+        let text = "source: the broker has gone".to_owned();
+        assert_eq!(run(&setup(sources)), Err(Reported { cause: Cause::Outside, text }));
+
+        let mut full = setup(busy(workers));
+        full.machine_fails = Some((50, false));
+        assert_eq!(run(&full), Err(Reported { cause: Cause::Outside, text: "ledger: no room".to_owned() }));
+
+        let mut broken = setup(busy(workers));
+        broken.machine_fails = Some((50, true));
+        assert_eq!(run(&broken).unwrap_err().cause, Cause::Bug);
+    }
+}
+
+#[test]
+fn what_comes_first_is_applied_in_lower_epochs_than_all_that_follows() {
+    for workers in [1, 2, 4] {
+        let mut sources = busy(workers);
+        for (worker, script) in sources.iter_mut().enumerate() {
+            // Partition 100 and above come first; the more, the higher the worker.
+            let first: Vec<Step> = (0..10 * worker + 3).map(|_| Read(100 + worker as i32, 7)).collect();
+            script.splice(0..0, first.into_iter().chain([First]));
+        }
+        let setup = setup(sources);
+        run(&setup).unwrap();
+        assert_eq!(setup.seen.positions_delivered().len(), expected(&setup.sources).len());
+        let epochs = |first: bool| -> Vec<Epoch> {
+            let applied = setup.seen.applied.lock().unwrap();
+            let of = |positions: &[Position]| positions.iter().any(|at| (at.partition.number >= 100) == first);
+            applied.iter().filter(|(_, _, positions, _)| of(positions)).map(|(_, epoch, ..)| *epoch).collect()
+        };
+        let (first, rest) = (epochs(true), epochs(false));
+        assert!(first.iter().max().unwrap() < rest.iter().min().unwrap_or(&Epoch::MAX), "{workers} workers");
+    }
+}
+
+#[test]
+fn all_partitions_are_opened_in_the_first_epoch_even_by_a_worker_that_begins_late() {
+    for workers in [1, 2, 4] {
+        let mut setup = setup((0..workers).map(|worker| vec![Read(worker as i32, 5); 20]).collect());
+        setup.late = true;
+        run(&setup).unwrap();
+        let applied = setup.seen.applied.lock().unwrap();
+        let opened: Vec<(Epoch, usize)> = applied
+            .iter()
+            .filter(|(.., ticks)| !ticks.is_empty())
+            .map(|(_, epoch, _, ticks)| (*epoch, ticks.len()))
+            .collect();
+        assert_eq!(opened, vec![(FIRST, workers); workers], "every worker hears of all, once");
+    }
+}
+
+#[test]
+fn what_becomes_durable_only_at_the_end_is_reported_to_the_source() {
+    for workers in [1, 2, 4] {
+        let mut setup = setup(busy(workers));
+        setup.temper.hoards = true;
+        run(&setup).unwrap();
+        let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
+        expected(&setup.sources).into_iter().for_each(|at| _ = ends.insert(at.partition, at.offset + 1));
+        assert_eq!(*setup.seen.durable.lock().unwrap(), ends);
+    }
+}
