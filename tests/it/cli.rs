@@ -78,7 +78,7 @@ fn what_cannot_work_is_said_in_one_sentence_with_its_exit_code() {
         (78, "absent.key", &["pseudonymise.key_file=\"absent.key\"", a]),
         (78, "64 hexadecimal", &["pseudonymise.key_file=\"short.key\"", a]),
         (78, "64 hexadecimal", &["pseudonymise.key_file=\"not-hex.key\"", a]),
-        (78, "exactly one of", &[&key, "pseudonymise.key_env=\"X\"", a]),
+        (78, "key_env", &[&key, "pseudonymise.key_env=\"X\"", a]),
         (78, "source.paths is empty", &[&key]),
         (78, "absent.ndjson", &[&key, "source.paths=[\"absent.ndjson\"]"]),
         (78, "model.json", &[&key, a, "model.file=\"model.json\""]),
