@@ -280,3 +280,31 @@ fn the_broker_killed_and_restarted_loses_nothing() {
     let again = finish(stage.run().args(["--until", "end"])).succeeded();
     assert_eq!(outcomes(&again.out).values().sum::<u64>(), 0, "what was settled is not read again: {}", again.out);
 }
+
+/// The library's own tests with a real Elasticsearch lie beside the sink that they are about, where nobody starts a server for them.
+#[test]
+fn the_tests_of_the_elasticsearch_sink_pass_against_a_real_server() {
+    const NAME: &str = "the_tests_of_the_elasticsearch_sink_pass_against_a_real_server";
+    const TESTS: &str = "sink::elasticsearch::real::";
+    let Some(servers) = servers(NAME) else { return };
+    let this = std::env::current_exe().unwrap();
+    let has_them = |path: &std::path::PathBuf| {
+        let library =
+            path.file_name().unwrap().to_string_lossy().starts_with("windkessel-") && path.extension().is_none();
+        library
+            && Command::new(path)
+                .arg("--list")
+                .output()
+                .is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(TESTS))
+    };
+    let built = |path: &std::path::PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).unwrap();
+    let beside = std::fs::read_dir(this.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let Some(library) = beside.filter(has_them).max_by_key(built) else {
+        eprintln!("SKIPPED {NAME}: the library's tests are not built; `cargo test` builds them");
+        return;
+    };
+    let mut command = Command::new(library);
+    command.current_dir(repository("")).args([TESTS, "--test-threads", "1"]);
+    let ran = finish(command.env("WINDKESSEL_TEST_ELASTICSEARCH", &servers.elasticsearch.address)).succeeded();
+    assert!(!ran.out.contains("running 0 tests"), "{}", ran.out);
+}

@@ -111,7 +111,7 @@ impl Server {
 }
 
 /// A broker, or `None` (said on standard error) where it cannot be had.
-fn kafka() -> Option<Server> {
+pub(crate) fn kafka() -> Option<Server> {
     if let Ok(address) = std::env::var("WINDKESSEL_TEST_KAFKA") {
         return Some(foreign(address));
     }
@@ -155,7 +155,7 @@ fn kafka() -> Option<Server> {
 }
 
 /// An Elasticsearch without security, or `None` where it cannot be had.
-fn elasticsearch() -> Option<Server> {
+pub(crate) fn elasticsearch() -> Option<Server> {
     if let Ok(url) = std::env::var("WINDKESSEL_TEST_ELASTICSEARCH") {
         return Some(foreign(url.trim_end_matches('/').to_owned()));
     }

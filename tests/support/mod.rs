@@ -403,8 +403,10 @@ impl Tables {
         let rows = last_rows(&self.windows, &["patient", "window_start"]);
         let key = |row: &Row| (text(row, "patient").to_owned(), instant(row, "window_start").unwrap());
         let found: BTreeMap<(String, i64), &Row> = rows.iter().map(|row| (key(row), row)).collect();
-        let names = |keys: Vec<&(String, i64)>| keys.into_iter().cloned().collect::<Vec<_>>();
-        assert_eq!(names(found.keys().collect()), names(expected.windows.keys().collect()), "windows");
+        let missing = expected.windows.keys().find(|key| !found.contains_key(*key));
+        assert_eq!(missing, None, "a window without a row");
+        let unexpected = found.keys().find(|key| !expected.windows.contains_key(*key));
+        assert_eq!(unexpected, None, "a row of a window that nobody expects");
         for (key, window) in &expected.windows {
             window_agrees(found[key], window);
         }
