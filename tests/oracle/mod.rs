@@ -93,6 +93,8 @@ struct Known {
 
 /// A window of a patient: its start.
 type Place = (String, i64);
+/// The pressures in a window, by time and observation.
+type Content = BTreeMap<(i64, String), (f64, f64)>;
 
 /// What has been read so far.
 #[derive(Default)]
@@ -101,7 +103,7 @@ struct Replay {
     /// The greatest event time of each partition.
     newest: HashMap<i32, i64>,
     known: HashMap<String, Known>,
-    contents: BTreeMap<Place, BTreeMap<(i64, String), (f64, f64)>>,
+    contents: BTreeMap<Place, Content>,
     revisions: BTreeMap<Place, i64>,
 }
 
@@ -270,7 +272,7 @@ impl Expected {
     }
 }
 
-fn window(content: &BTreeMap<(i64, String), (f64, f64)>, end: i64, revision: i64) -> Window {
+fn window(content: &Content, end: i64, revision: i64) -> Window {
     let systolic: Vec<(i64, f64)> = content.iter().map(|((at, _), (systolic, _))| (*at, *systolic)).collect();
     let diastolic: Vec<(i64, f64)> = content.iter().map(|((at, _), (_, diastolic))| (*at, *diastolic)).collect();
     let standing = |test: &dyn Fn(f64) -> bool| {

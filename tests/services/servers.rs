@@ -4,6 +4,8 @@
 //! `WINDKESSEL_TEST_ELASTICSEARCH` (URL) may name running ones, which are then never killed. Where Java or Maven is missing, [`servers`]
 //! answers `None` and says why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
 
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
