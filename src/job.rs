@@ -291,7 +291,7 @@ fn open(plan: &Plan, options: &Options, worker: usize, live: Option<&Arc<Live>>)
         stop: &options.stop,
         progress: options.read.clone(),
     };
-    let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::unavailable)?;
+    let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::source)?;
     let sinks = crate::sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
     Ok(Hands { source, sinks })
 }

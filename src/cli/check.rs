@@ -81,7 +81,7 @@ fn connect(flow: &Flow) -> Result<(), Failed> {
         stop: &Stop::default(),
         progress: None,
     };
-    source::open(&flow.spec.source, &opening).map_err(Failed::unavailable)?;
+    source::open(&flow.spec.source, &opening).map_err(Failed::source)?;
     print_line("source: answers");
     if let Some(spec) = &flow.spec.sink.elasticsearch {
         elasticsearch::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;

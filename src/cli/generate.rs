@@ -201,7 +201,11 @@ fn to_kafka(
 
 /// Creates the topic if it is not there.
 fn ensure_topic(settings: &ClientConfig, brokers: &str, args: &Args) -> Result<(), SourceError> {
-    let unreachable = |why: String| SourceError::Unavailable(format!("could not reach Kafka at {brokers}: {why}"));
+    let unreachable = |why: String| {
+        SourceError::Unavailable(format!(
+            "could not reach Kafka at {brokers}: {why}; check --brokers and that the broker is up"
+        ))
+    };
     let wait = std::time::Duration::from_secs(BROKER_WAIT_SECONDS);
     // A consumer does not create the topics that it asks about; a producer would, with the broker's number of partitions.
     let admin: AdminClient<Quiet> = settings.create_with_context(Quiet).map_err(|why| creation_error(&why))?;

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::runtime::failure::{Cause, Reported};
 use crate::runtime::progress::Terminal;
+use crate::source::SourceError;
 
 pub mod check;
 pub mod demo;
@@ -91,6 +92,14 @@ impl Failed {
     /// A source, a sink or a port cannot be used.
     pub fn unavailable(text: impl ToString) -> Self {
         Failed { code: 69, text: text.to_string() }
+    }
+
+    /// A source cannot be opened: the flow is wrong, or the outside is.
+    pub fn source(error: SourceError) -> Self {
+        match error {
+            SourceError::Configuration(text) => Failed::configuration(text),
+            SourceError::Unavailable(text) => Failed::unavailable(text),
+        }
     }
 
     /// A run ended with what was reported.

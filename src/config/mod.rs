@@ -89,7 +89,9 @@ fn parse(text: &str, overrides: &[String]) -> Result<Spec, String> {
     for text in overrides {
         apply(&mut table, text)?;
     }
-    table.try_into().map_err(|error| format!("after --set: {}", error.to_string().trim_end()))
+    // What was set has no place in the file to show; the key comes on a second line, which makes no sentence.
+    let one_line = |error: toml::de::Error| error.to_string().trim_end().replace('\n', " ");
+    table.try_into().map_err(|error| format!("after --set: {}", one_line(error)))
 }
 
 /// Applies one `section.key=value`.

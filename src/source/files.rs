@@ -25,7 +25,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use self::chunks::{Chunks, Next};
-use self::find::{Input, find, unreadable};
+use self::find::{Input, closed, find};
 use self::split::{Piece, Splitter};
 use crate::config::SourceSpec;
 use crate::identified::{Mark, Payload, Record, Records};
@@ -106,7 +106,7 @@ impl FileSource {
             }
             let partition = Partition { topic, number: 0 };
             let resume = opening.resume.get(&partition).copied().unwrap_or(0);
-            let of_patients = begins_with_patient(&input).map_err(|why| unreadable(&input.path, &why))?;
+            let of_patients = begins_with_patient(&input).map_err(|why| closed(&input, &why))?;
             if of_patients { &mut patients } else { &mut others }.push(File { input, partition, resume });
         }
         if unknown > 0 {
@@ -285,7 +285,7 @@ pub fn documents(paths: &[PathBuf], record_bytes_max: usize) -> Result<Documente
     let (inputs, skipped) = find(paths, &key)?;
     let (mut patients, mut others) = (Vec::new(), Vec::new());
     for input in inputs {
-        let of_patients = begins_with_patient(&input).map_err(|why| unreadable(&input.path, &why))?;
+        let of_patients = begins_with_patient(&input).map_err(|why| closed(&input, &why))?;
         if of_patients { &mut patients } else { &mut others }.push(input);
     }
     let waiting = patients.into_iter().chain(others).enumerate().collect();

@@ -2,7 +2,8 @@
 //!
 //! It shares no code with the engine, so that agreement means something. It knows the shapes that the generator makes
 //! (bare Observations and Patients, kPa, missing units, impossible values, versions, withdrawals, repetitions, late arrival),
-//! not all of FHIR, and expects each patient in one partition.
+//! not all of FHIR, and expects each patient in one partition. The rules are those that `src/patient/mod.rs` and
+//! `src/decode/progress.rs` promise, DESIGN.md §3 and docs/clinical.md; no line of it was taken from the code below them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,178 +12,258 @@ use serde_json::Value;
 use sha2::Sha256;
 
 /// One message as it lay in a topic.
-pub struct Message {
-    pub partition: i32,
-    pub offset: i64,
-    pub payload: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// The broker's timestamp, in microseconds; absent for files.
+    pub(crate) received_at: Option<i64>,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// The times of a flow, in microseconds.
 #[derive(Clone, Copy)]
-pub struct Times {
-    pub window: i64,
-    pub disorder: i64,
-    pub lateness: i64,
+pub(crate) struct Times {
+    pub(crate) window: i64,
+    pub(crate) disorder: i64,
+    pub(crate) lateness: i64,
 }
 
 /// A row of `readings`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    pub patient: String,
-    pub observation: String,
-    pub status: String,
-    pub version: Option<i64>,
-    pub at: i64,
-    pub systolic: Option<f64>,
-    pub diastolic: Option<f64>,
-    pub mean_arterial: Option<f64>,
-    pub category: Option<&'static str>,
-    pub late: bool,
+pub(crate) struct Reading {
+    pub(crate) patient: String,
+    pub(crate) observation: String,
+    pub(crate) status: String,
+    pub(crate) version: Option<i64>,
+    pub(crate) at: i64,
+    pub(crate) received_at: Option<i64>,
+    pub(crate) systolic: Option<f64>,
+    pub(crate) diastolic: Option<f64>,
+    pub(crate) mean_arterial: Option<f64>,
+    pub(crate) category: Option<&'static str>,
+    pub(crate) late: bool,
 }
 
 /// A window as its last row must say.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Window {
-    pub revision: i64,
-    pub systolic: Option<Aggregate>,
-    pub diastolic: Option<Aggregate>,
-    pub above_seconds: f64,
-    pub below_seconds: f64,
+pub(crate) struct Window {
+    pub(crate) revision: i64,
+    pub(crate) systolic: Option<Aggregate>,
+    pub(crate) diastolic: Option<Aggregate>,
+    pub(crate) above_seconds: f64,
+    pub(crate) below_seconds: f64,
 }
 
 /// One pressure over one window.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Aggregate {
-    pub count: i64,
-    pub mean: f64,
-    pub min: f64,
-    pub max: f64,
-    pub standard_deviation: Option<f64>,
-    pub slope_per_hour: Option<f64>,
-    pub last: f64,
+pub(crate) struct Aggregate {
+    pub(crate) count: i64,
+    pub(crate) mean: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) standard_deviation: Option<f64>,
+    pub(crate) slope_per_hour: Option<f64>,
+    pub(crate) last: f64,
 }
 
 /// Everything that the flow must give.
 #[derive(Default)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Inputs by outcome.
-    pub outcomes: BTreeMap<&'static str, u64>,
+    pub(crate) outcomes: BTreeMap<&'static str, u64>,
     /// By (partition, offset).
-    pub readings: BTreeMap<(i32, i64), Reading>,
+    pub(crate) readings: BTreeMap<(i32, i64), Reading>,
     /// By (partition, offset): the rule.
-    pub rejected: BTreeMap<(i32, i64), &'static str>,
+    pub(crate) rejected: BTreeMap<(i32, i64), &'static str>,
     /// By (patient, start).
-    pub windows: BTreeMap<(String, i64), Window>,
+    pub(crate) windows: BTreeMap<(String, i64), Window>,
     /// By observation: the position of the row that stands at the end.
-    pub standing: BTreeMap<String, (i32, i64)>,
+    pub(crate) standing: BTreeMap<String, (i32, i64)>,
 }
 
 /// What is remembered of an observation.
 struct Known {
     version: i64,
     at: i64,
-    /// In windows now: its pressures.
-    counted: Option<(f64, f64)>,
+    /// In windows now.
+    counted: bool,
     admitted: bool,
     withdrawn: bool,
 }
 
+/// A window of a patient: its start.
+type Place = (String, i64);
+/// The pressures in a window, by time and observation.
+type Content = BTreeMap<(i64, String), (f64, f64)>;
+
+/// What has been read so far.
+#[derive(Default)]
+struct Replay {
+    expected: Expected,
+    /// The greatest event time of each partition.
+    newest: HashMap<i32, i64>,
+    known: HashMap<String, Known>,
+    contents: BTreeMap<Place, Content>,
+    revisions: BTreeMap<Place, i64>,
+}
+
+/// An Observation that breaks no rule.
+struct Taken {
+    patient: String,
+    observation: String,
+    status: String,
+    version: i64,
+    at: i64,
+    /// NaN if it withdraws.
+    pressures: (f64, f64),
+    withdraws: bool,
+    /// Behind the watermark.
+    behind: bool,
+    /// Behind it by more than the lateness.
+    far_behind: bool,
+}
+
 /// Computes what must come out. Messages of one partition are given in the order of their offsets.
-pub fn expect(messages: &[Message], key: &[u8; 32], times: Times) -> Expected {
-    let mut expected = Expected::default();
-    let mut newest: HashMap<i32, i64> = HashMap::new();
-    let mut known: HashMap<String, Known> = HashMap::new();
-    let mut contents: BTreeMap<(String, i64), BTreeMap<(i64, String), (f64, f64)>> = BTreeMap::new();
-    let mut revisions: BTreeMap<(String, i64), i64> = BTreeMap::new();
+pub(crate) fn expect(messages: &[Message], key: &[u8; 32], times: Times) -> Expected {
+    let mut replay = Replay::default();
     for message in messages {
-        let place = (message.partition, message.offset);
-        let resource: Value = serde_json::from_slice(&message.payload).expect("the generator writes JSON");
-        if resource["resourceType"] != "Observation" {
-            expected.count("ignored");
-            continue;
+        if let Some(taken) = replay.decode(message, key, times) {
+            replay.take(message, taken, times);
         }
-        let status = resource["status"].as_str().expect("a status").to_owned();
-        let withdraws = status == "entered-in-error" || status == "cancelled";
-        let pressures = if withdraws { Ok((f64::NAN, f64::NAN)) } else { pressures(&resource) };
-        let (systolic, diastolic) = match pressures {
-            Ok(pair) => pair,
-            Err(rule) => {
-                expected.count("rejected");
-                expected.rejected.insert(place, rule);
-                continue;
-            }
-        };
-        let at = instant(resource["effectiveDateTime"].as_str().expect("a time"));
-        let watermark = newest.get(&message.partition).map(|newest| newest - times.disorder);
-        let behind = watermark.is_some_and(|watermark| at < watermark);
-        let far_behind = watermark.is_some_and(|watermark| at < watermark - times.lateness);
-        let newest = newest.entry(message.partition).or_insert(i64::MIN);
-        *newest = at.max(*newest);
-
-        let patient = pseudonym(key, "Patient/", resource["subject"]["reference"].as_str().and_then(|text| text.strip_prefix("Patient/")).expect("a reference"));
-        let observation = pseudonym(key, "Observation/", resource["id"].as_str().expect("an id"));
-        let version: i64 = resource["meta"]["versionId"].as_str().and_then(|text| text.parse().ok()).expect("a version");
-        let before = known.get(&observation);
-        if let Some(before) = before {
-            if version < before.version || (version == before.version && before.withdrawn && !withdraws) {
-                expected.count("superseded");
-                continue;
-            }
-            if version == before.version && before.withdrawn == withdraws {
-                expected.count("duplicate");
-                continue;
-            }
-        }
-        let admitted = !withdraws && (!far_behind || before.is_some_and(|before| before.admitted));
-        let late = behind && !withdraws;
-        expected.count(if withdraws || admitted { "contributed" } else { "late" });
-        let row_at = if withdraws { before.map_or(at, |before| before.at) } else { at };
-        let value = |value: f64| (!withdraws).then_some(value);
-        expected.readings.insert(
-            place,
-            Reading {
-                patient: patient.clone(),
-                observation: observation.clone(),
-                status,
-                version: Some(version),
-                at: row_at,
-                systolic: value(systolic),
-                diastolic: value(diastolic),
-                mean_arterial: value(diastolic + (systolic - diastolic) / 3.0),
-                category: (!withdraws).then(|| category(systolic, diastolic)),
-                late,
-            },
-        );
-        expected.standing.insert(observation.clone(), place);
-
-        let revised = before.is_some() || behind;
-        let start = |at: i64| at - at.rem_euclid(times.window);
-        let mut changed = Vec::new();
-        if let Some((before_at, Some(_))) = before.map(|before| (before.at, before.counted)) {
-            let window = (patient.clone(), start(before_at));
-            contents.get_mut(&window).expect("it was counted").remove(&(before_at, observation.clone()));
-            changed.push(window);
-        }
-        if admitted {
-            let window = (patient.clone(), start(at));
-            contents.entry(window.clone()).or_default().insert((at, observation.clone()), (systolic, diastolic));
-            revisions.entry(window.clone()).or_insert(0);
-            changed.push(window);
-        }
-        changed.dedup();
-        if revised {
-            for window in changed {
-                *revisions.entry(window).or_insert(0) += 1;
-            }
-        }
-        let was_admitted = before.is_some_and(|before| before.admitted);
-        known.insert(observation, Known { version, at: row_at, counted: admitted.then_some((systolic, diastolic)), admitted: admitted || was_admitted, withdrawn: withdraws });
     }
+    let Replay { mut expected, contents, revisions, .. } = replay;
     for ((patient, start), revision) in revisions {
         let content = &contents[&(patient.clone(), start)];
         expected.windows.insert((patient, start), window(content, start + times.window, revision));
     }
     expected
+}
+
+impl Replay {
+    fn decode(&mut self, message: &Message, key: &[u8; 32], times: Times) -> Option<Taken> {
+        let resource: Value = serde_json::from_slice(&message.payload).expect("the generator writes JSON");
+        if resource["resourceType"] != "Observation" {
+            self.expected.count("ignored");
+            return None;
+        }
+        let status = resource["status"].as_str().expect("a status").to_owned();
+        let withdraws = status == "entered-in-error" || status == "cancelled";
+        let pressures = match if withdraws { Ok((f64::NAN, f64::NAN)) } else { pressures(&resource) } {
+            Ok(pressures) => pressures,
+            Err(rule) => {
+                self.expected.count("rejected");
+                self.expected.rejected.insert((message.partition, message.offset), rule);
+                return None;
+            }
+        };
+        let at = instant(resource["effectiveDateTime"].as_str().expect("a time"));
+        let watermark = self.newest.get(&message.partition).map(|newest| newest - times.disorder);
+        // The time of a version that withdraws may be the very error that it withdraws.
+        if !withdraws {
+            let newest = self.newest.entry(message.partition).or_insert(i64::MIN);
+            *newest = at.max(*newest);
+        }
+        let subject = resource["subject"]["reference"].as_str().and_then(|text| text.strip_prefix("Patient/"));
+        let version = resource["meta"]["versionId"].as_str().and_then(|text| text.parse().ok());
+        Some(Taken {
+            patient: pseudonym(key, "Patient/", subject.expect("a reference")),
+            observation: pseudonym(key, "Observation/", resource["id"].as_str().expect("an id")),
+            status,
+            version: version.expect("a version"),
+            at,
+            pressures,
+            withdraws,
+            behind: watermark.is_some_and(|watermark| at < watermark),
+            far_behind: watermark.is_some_and(|watermark| at < watermark - times.lateness),
+        })
+    }
+
+    /// The outcome of a version that changes nothing, if this is one.
+    fn settled(&self, taken: &Taken) -> Option<&'static str> {
+        let Some(before) = self.known.get(&taken.observation) else {
+            // There is no row to take back.
+            return taken.withdraws.then_some("ignored");
+        };
+        if taken.version < before.version {
+            return Some("superseded");
+        }
+        match (taken.version == before.version, before.withdrawn, taken.withdraws) {
+            (false, _, _) | (true, false, true) => None,
+            (true, true, false) => Some("superseded"),
+            (true, true, true) | (true, false, false) => Some("duplicate"),
+        }
+    }
+
+    fn take(&mut self, message: &Message, taken: Taken, times: Times) {
+        let before = self.known.get(&taken.observation);
+        let (known_before, was_admitted) = (before.is_some(), before.is_some_and(|before| before.admitted));
+        let earlier = before.filter(|before| before.counted).map(|before| before.at);
+        if let Some(outcome) = self.settled(&taken) {
+            self.expected.count(outcome);
+            if !known_before {
+                // But what comes later of a version not higher is withdrawn already.
+                let Taken { version, at, .. } = taken;
+                let known = Known { version, at, counted: false, admitted: false, withdrawn: true };
+                self.known.insert(taken.observation, known);
+            }
+            return;
+        }
+        let admitted = !taken.withdraws && (!taken.far_behind || was_admitted);
+        let row_at = before.filter(|_| taken.withdraws).map_or(taken.at, |before| before.at);
+        self.expected.count(if taken.withdraws || admitted { "contributed" } else { "late" });
+        self.row(message, &taken, row_at);
+        self.windows(&taken, (earlier, admitted), known_before || taken.behind, times);
+        let known = Known {
+            version: taken.version,
+            at: row_at,
+            counted: admitted,
+            admitted: admitted || was_admitted,
+            withdrawn: taken.withdraws,
+        };
+        self.known.insert(taken.observation, known);
+    }
+
+    fn row(&mut self, message: &Message, taken: &Taken, at: i64) {
+        let (systolic, diastolic) = taken.pressures;
+        let value = |value: f64| (!taken.withdraws).then_some(value);
+        let row = Reading {
+            patient: taken.patient.clone(),
+            observation: taken.observation.clone(),
+            status: taken.status.clone(),
+            version: Some(taken.version),
+            at,
+            received_at: message.received_at,
+            systolic: value(systolic),
+            diastolic: value(diastolic),
+            mean_arterial: value(diastolic + (systolic - diastolic) / 3.0),
+            category: (!taken.withdraws).then(|| category(systolic, diastolic)),
+            late: taken.behind,
+        };
+        let place = (message.partition, message.offset);
+        self.expected.standing.insert(row.observation.clone(), place);
+        self.expected.readings.insert(place, row);
+    }
+
+    /// Takes the version that was counted at `earlier` out of its window, and puts the new one in if it is admitted.
+    fn windows(&mut self, taken: &Taken, (earlier, admitted): (Option<i64>, bool), revised: bool, times: Times) {
+        let place = |at: i64| (taken.patient.clone(), at - at.rem_euclid(times.window));
+        let mut changed = Vec::new();
+        if let Some(at) = earlier {
+            let content = self.contents.get_mut(&place(at)).expect("it was counted");
+            content.remove(&(at, taken.observation.clone()));
+            changed.push(place(at));
+        }
+        if admitted {
+            let content = self.contents.entry(place(taken.at)).or_default();
+            content.insert((taken.at, taken.observation.clone()), taken.pressures);
+            self.revisions.entry(place(taken.at)).or_insert(0);
+            changed.push(place(taken.at));
+        }
+        changed.dedup();
+        for window in changed.into_iter().filter(|_| revised) {
+            *self.revisions.entry(window).or_insert(0) += 1;
+        }
+    }
 }
 
 impl Expected {
@@ -191,12 +272,13 @@ impl Expected {
     }
 }
 
-fn window(content: &BTreeMap<(i64, String), (f64, f64)>, end: i64, revision: i64) -> Window {
+fn window(content: &Content, end: i64, revision: i64) -> Window {
     let systolic: Vec<(i64, f64)> = content.iter().map(|((at, _), (systolic, _))| (*at, *systolic)).collect();
     let diastolic: Vec<(i64, f64)> = content.iter().map(|((at, _), (_, diastolic))| (*at, *diastolic)).collect();
     let standing = |test: &dyn Fn(f64) -> bool| {
         let until = systolic.iter().skip(1).map(|(at, _)| *at).chain([end]);
-        let spans = systolic.iter().zip(until).filter(|((_, value), _)| test(*value)).map(|((at, _), until)| until - at);
+        let spans =
+            systolic.iter().zip(until).filter(|((_, value), _)| test(*value)).map(|((at, _), until)| until - at);
         spans.sum::<i64>() as f64 / 1e6
     };
     Window {
@@ -271,7 +353,7 @@ fn instant(text: &str) -> i64 {
 }
 
 /// The first 16 bytes of the HMAC, as hex.
-pub fn pseudonym(key: &[u8; 32], kind: &str, id: &str) -> String {
+pub(crate) fn pseudonym(key: &[u8; 32], kind: &str, id: &str) -> String {
     let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any length").chain_update(kind).chain_update(id);
     mac.finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

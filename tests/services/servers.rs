@@ -1,17 +1,21 @@
-//! Starts a real Apache Kafka (KRaft) and a real Elasticsearch on loopback, from Maven Central, and stops them on drop.
+//! Starts a real Apache Kafka (KRaft) and a real Elasticsearch on loopback, from Maven Central, once for all tests; they end with the tests.
 //!
-//! They are installed once into `$WINDKESSEL_TEST_SERVERS` (default `~/.cache/windkessel-test-servers`). Where Java or Maven is missing,
-//! [`kafka`] and [`elasticsearch`] answer `None` and say why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
+//! They are installed once into `$WINDKESSEL_TEST_SERVERS` (default `~/.cache/windkessel-test-servers`). `WINDKESSEL_TEST_KAFKA` (host:port) and
+//! `WINDKESSEL_TEST_ELASTICSEARCH` (URL) may name running ones, which are then never killed. Where Java or Maven is missing, [`servers`]
+//! answers `None` and says why: the caller skips, or fails if `WINDKESSEL_REQUIRE_SERVICES=1`.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The newest broker that runs on Java 17.
-const KAFKA_VERSION: &str = "4.1.1";
+/// The newest broker that was seen to run on Java 17.
+const KAFKA_VERSION: &str = "4.3.1";
 /// The server of the 8 line that Maven Central carries.
 const ELASTICSEARCH_VERSION: &str = "8.19.21";
 /// How long a server may take to answer.
@@ -19,24 +23,61 @@ const START_MAX: Duration = Duration::from_secs(180);
 /// Any 22-character base64 text is a cluster id.
 const CLUSTER_ID: &str = "d2luZGtlc3NlbC10ZXN0cw";
 
-static INSTALL: Mutex<()> = Mutex::new(());
+/// Runs a server in a process group, and kills it and removes its folder when standard input closes: the tests have ended, however.
+const KEEPER: &str = r#"folder=$1; shift; "$@" </dev/null & server=$!; cat >/dev/null; kill -9 $server; sleep 1; rm -rf "$folder"; kill -9 0"#;
+
+static SERVERS: OnceLock<Option<Mutex<Servers>>> = OnceLock::new();
+
+/// Both servers.
+pub(crate) struct Servers {
+    pub(crate) kafka: Server,
+    pub(crate) elasticsearch: Server,
+}
+
+/// Both servers, for one test at a time: two cores have enough to do, and some tests kill them.
+pub(crate) fn servers(test: &str) -> Option<MutexGuard<'static, Servers>> {
+    let found = SERVERS.get_or_init(|| {
+        let other = std::thread::spawn(kafka);
+        let elasticsearch = elasticsearch();
+        let kafka = other.join().expect("the broker starts");
+        Some(Mutex::new(Servers { kafka: kafka?, elasticsearch: elasticsearch? }))
+    });
+    let Some(servers) = found else {
+        eprintln!("SKIPPED {test}: no servers");
+        return None;
+    };
+    let mut servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
+    // A test that failed may have left one dead.
+    servers.kafka.revive();
+    servers.elasticsearch.revive();
+    Some(servers)
+}
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     /// How clients reach it: `host:port` or a URL.
-    pub address: String,
+    pub(crate) address: String,
     folder: PathBuf,
-    start: Box<dyn Fn() -> Child + Send>,
+    /// How it is started; `None` if it is not ours.
+    start: Option<Box<dyn Fn() -> Child + Send>>,
 }
 
 impl Server {
-    /// Kills it, as `kill -9` does; its data stays.
-    pub fn kill(&mut self) {
+    /// True if a test may kill it; else says that the test is skipped.
+    pub(crate) fn is_ours(&self, test: &str) -> bool {
+        if self.start.is_none() {
+            eprintln!("SKIPPED {test}: the server at {} is not ours to kill", self.address);
+        }
+        self.start.is_some()
+    }
+
+    /// Kills it and everything that it started, as `kill -9` does; its data stays.
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
+            let killed = Command::new("sh").arg("-c").arg(format!("kill -9 -{}", child.id())).status();
+            assert!(killed.is_ok_and(|status| status.success()), "the group of the server is there");
             let _ = child.wait();
-            // Elasticsearch's launcher is not the server, which notices that the launcher has gone.
             let begun = Instant::now();
             while port_is_open(&self.address) && begun.elapsed() < START_MAX {
                 std::thread::sleep(Duration::from_millis(50));
@@ -45,17 +86,24 @@ impl Server {
     }
 
     /// Starts it again on the same port with the same data, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = Some((self.start)());
-        self.wait();
+        self.revive();
+    }
+
+    fn revive(&mut self) {
+        if let (None, Some(start)) = (&self.child, &self.start) {
+            self.child = Some(start());
+            self.wait();
+        }
     }
 
     fn wait(&mut self) {
         let begun = Instant::now();
         while !answers(&self.address) {
-            let child = self.child.as_mut().expect("started");
-            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            if let Some(status) =
+                self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be waited for"))
+            {
                 panic!("{} ended while starting: {status}\n{}", self.address, log_tail(&self.folder));
             }
             assert!(begun.elapsed() < START_MAX, "{} does not answer\n{}", self.address, log_tail(&self.folder));
@@ -64,15 +112,11 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// A broker, or `None` (said on standard error) where it cannot be had.
-pub fn kafka() -> Option<Server> {
+pub(crate) fn kafka() -> Option<Server> {
+    if let Ok(address) = std::env::var("WINDKESSEL_TEST_KAFKA") {
+        return Some(foreign(address));
+    }
     let libraries = available("Kafka", install_kafka)?;
     let folder = scratch("kafka");
     let (port, controller) = (free_port(), free_port());
@@ -103,17 +147,20 @@ pub fn kafka() -> Option<Server> {
         .output()
         .expect("java runs");
     assert!(format.status.success(), "kafka.tools.StorageTool: {}", String::from_utf8_lossy(&format.stdout));
-    let log = folder.join("server.log");
+    let (log, home) = (folder.join("server.log"), folder.clone());
     let start = move || {
         let mut command = Command::new("java");
         command.args(["-Xms256m", "-Xmx512m", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
-        spawn(command, &log)
+        spawn(&command, &home, &log)
     };
     Some(started(format!("127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
 /// An Elasticsearch without security, or `None` where it cannot be had.
-pub fn elasticsearch() -> Option<Server> {
+pub(crate) fn elasticsearch() -> Option<Server> {
+    if let Ok(url) = std::env::var("WINDKESSEL_TEST_ELASTICSEARCH") {
+        return Some(foreign(url.trim_end_matches('/').to_owned()));
+    }
     let distribution = available("Elasticsearch", install_elasticsearch)?;
     let folder = scratch("elasticsearch");
     let (port, transport) = (free_port(), free_port());
@@ -149,13 +196,19 @@ pub fn elasticsearch() -> Option<Server> {
             .env("ES_TMPDIR", scratch.join("tmp"))
             .env("ES_JAVA_OPTS", "-Xms1g -Xmx1g")
             .env("ES_JAVA_HOME", java_home());
-        spawn(command, &log)
+        spawn(&command, &scratch, &log)
     };
     Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
 fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
-    let mut server = Server { child: Some(start()), address, folder, start };
+    let mut server = Server { child: None, address, folder, start: Some(start) };
+    server.revive();
+    server
+}
+
+fn foreign(address: String) -> Server {
+    let mut server = Server { child: None, address, folder: PathBuf::new(), start: None };
     server.wait();
     server
 }
@@ -176,22 +229,24 @@ fn answers(address: &str) -> bool {
     }
 }
 
-fn spawn(mut command: Command, log: &Path) -> Child {
+fn spawn(server: &Command, folder: &Path, log: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("the scratch folder is writable");
     let errors = log.try_clone().expect("a file can be cloned");
-    command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("the server starts")
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", KEEPER, "keeper"]).arg(folder).arg(server.get_program()).args(server.get_args());
+    keeper.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    keeper.process_group(0).stdin(Stdio::piped()).stdout(log).stderr(errors).spawn().expect("the server starts")
 }
 
 /// The installed folder, or a skip that is a failure where services are required.
 fn available(name: &str, install: fn() -> Result<PathBuf, String>) -> Option<PathBuf> {
-    let _one_at_a_time = INSTALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match install() {
         Ok(folder) => Some(folder),
         Err(why) if std::env::var_os("WINDKESSEL_REQUIRE_SERVICES").is_some_and(|value| value == "1") => {
             panic!("{name} is required and cannot be had: {why}")
         }
         Err(why) => {
-            eprintln!("SKIPPED: no {name}: {why}");
+            eprintln!("SKIPPED all tests with servers: no {name}: {why}");
             None
         }
     }

@@ -112,7 +112,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn flipped_bytes_never_panic_and_end_exactly_once(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), bundle in any::<bool>(), lenient in any::<bool>()) {
+    fn flipped_bytes_never_panic_and_end_exactly_once(
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        bundle in any::<bool>(),
+        lenient in any::<bool>(),
+    ) {
         let mut bytes = if bundle { BUNDLE } else { READING }.as_bytes().to_vec();
         for (at, byte) in flips {
             let at = at.index(bytes.len());
@@ -133,7 +137,12 @@ proptest! {
 
     /// Pieces of the real thing in any order, so that more than the first byte is tried.
     #[test]
-    fn shuffled_pieces_never_panic(pieces in proptest::collection::vec(prop::sample::select(READING.split_inclusive([',', ':', '{', '[']).collect::<Vec<_>>()), 0..60)) {
+    fn shuffled_pieces_never_panic(
+        pieces in proptest::collection::vec(
+            prop::sample::select(READING.split_inclusive([',', ':', '{', '[']).collect::<Vec<_>>()),
+            0..60,
+        ),
+    ) {
         let _ = outcomes(&decode(&spec(), pieces.concat().as_bytes()));
     }
 }

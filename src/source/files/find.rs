@@ -18,6 +18,8 @@ const FOLDERS_MAX: usize = 64;
 pub(super) struct Input {
     /// As written, or as found below a folder as written; `-` is standard input.
     pub(super) path: PathBuf,
+    /// How messages call it: the path if somebody wrote it, else the topic. What is found below a folder may be named after a patient.
+    pub(super) shown: String,
     /// The topic that stands for it.
     pub(super) topic: String,
     pub(super) packing: Packing,
@@ -43,11 +45,18 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
     for path in paths {
         if path == Path::new("-") {
             let (packing, shape) = (Packing::Plain, Shape::Either);
-            inputs.push(Input { path: path.clone(), topic: super::STDIN_TOPIC.into(), packing, shape });
+            inputs.push(Input {
+                path: path.clone(),
+                shown: "-".into(),
+                topic: super::STDIN_TOPIC.into(),
+                packing,
+                shape,
+            });
         } else if fs::metadata(path).map_err(|why| unreadable(path, &why))?.is_dir() {
-            walk(path, 0, key, &mut inputs, &mut skipped)?;
+            walk((path, path), 0, key, &mut inputs, &mut skipped)?;
         } else {
-            inputs.push(input(path, key).ok_or_else(|| {
+            let named = input(path, key).map(|input| Input { shown: format!("{path:?}"), ..input });
+            inputs.push(named.ok_or_else(|| {
                 SourceError::Configuration(format!(
                     "cannot tell what {path:?} holds; its name must end in .json, .ndjson or .jsonl, with .gz or .zst behind it if compressed"
                 ))
@@ -73,8 +82,9 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
     Ok((inputs, skipped))
 }
 
+/// Takes what is below `folder`, which is `root` or below it; only `root` was written by somebody and is named in errors.
 fn walk(
-    folder: &Path,
+    (root, folder): (&Path, &Path),
     depth: usize,
     key: PathKey<'_>,
     inputs: &mut Vec<Input>,
@@ -82,18 +92,18 @@ fn walk(
 ) -> Result<(), SourceError> {
     if depth >= FOLDERS_MAX {
         return Err(SourceError::Configuration(format!(
-            "folders are nested more than {FOLDERS_MAX} deep below {folder:?}"
+            "folders are nested more than {FOLDERS_MAX} deep below {root:?}"
         )));
     }
-    let listing = fs::read_dir(folder).map_err(|why| unreadable(folder, &why))?;
+    let listing = fs::read_dir(folder).map_err(|why| hidden(root, &why))?;
     let mut paths = Vec::new();
     for entry in listing {
-        paths.push(entry.map_err(|why| unreadable(folder, &why))?.path());
+        paths.push(entry.map_err(|why| hidden(root, &why))?.path());
     }
     paths.sort_unstable();
     for path in paths {
-        if fs::metadata(&path).map_err(|why| unreadable(&path, &why))?.is_dir() {
-            walk(&path, depth + 1, key, inputs, skipped)?;
+        if fs::metadata(&path).map_err(|why| hidden(root, &why))?.is_dir() {
+            walk((root, &path), depth + 1, key, inputs, skipped)?;
         } else if let Some(input) = input(&path, key) {
             inputs.push(input);
         } else {
@@ -122,12 +132,25 @@ fn input(path: &Path, key: PathKey<'_>) -> Option<Input> {
     for byte in key(path.to_str()?) {
         let _ = write!(topic, "{byte:02x}");
     }
-    Some(Input { path: path.to_owned(), topic, packing, shape })
+    Some(Input { path: path.to_owned(), shown: topic.clone(), topic, packing, shape })
 }
 
 /// Told to whoever wrote the path, on their terminal.
-pub(super) fn unreadable(path: &Path, why: &std::io::Error) -> SourceError {
+fn unreadable(path: &Path, why: &std::io::Error) -> SourceError {
     SourceError::Configuration(format!("could not read {path:?}: {why}"))
+}
+
+/// Something below a folder that somebody wrote.
+fn hidden(root: &Path, why: &std::io::Error) -> SourceError {
+    SourceError::Configuration(format!("could not read everything below {root:?}: {why}"))
+}
+
+/// An input that is there and cannot be opened.
+pub(super) fn closed(input: &Input, why: &std::io::Error) -> SourceError {
+    SourceError::Configuration(format!(
+        "could not read {}: {why}; explain --files tells which file that is",
+        input.shown
+    ))
 }
 
 #[cfg(test)]

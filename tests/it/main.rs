@@ -1,0 +1,20 @@
+//! The whole program, driven as a user drives it, without any server: needs Rust and a C compiler only.
+//!
+//! * [`replay`]: files in, rows out, compared with the oracle.
+//! * [`demo`]: the embedded broker.
+//! * [`cli`]: exit codes, messages, signals.
+//! * [`canary`]: nothing that identifies anybody gets out.
+//! * [`tidy`]: the rules of the house.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
+
+mod canary;
+mod cli;
+mod demo;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+mod replay;
+#[allow(dead_code, reason = "each of the two binaries uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+mod tidy;

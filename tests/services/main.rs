@@ -1,0 +1,20 @@
+//! The whole program against a real Kafka and a real Elasticsearch, which the tests start themselves.
+//!
+//! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
+//!
+//! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
+//! * [`poison`]: what nobody should send.
+//! * [`clients`]: plain clients of the two servers.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod clients;
+mod flows;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+mod poison;
+mod servers;
+#[allow(dead_code, reason = "each of the two binaries uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
