@@ -19,7 +19,7 @@ use crate::vocabulary::{Partition, Tick};
 
 /// A partition's number within one [`Watermark`], in order of first sight: it names, it does not order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionId(pub(crate) u32);
+pub struct PartitionId(u32);
 
 /// All known partitions and the watermark they amount to.
 #[derive(Clone, Debug)]

@@ -140,14 +140,6 @@ impl Contributions {
         known
     }
 
-    /// Looks at the ends of the arrays, for the cache's sake.
-    pub(super) fn touch(&self) -> usize {
-        let newest = self.versions.last().map_or(0, |version| version.partition.0 as usize);
-        newest
-            + self.tags.last().map_or(0, |tag| *tag as usize & 1)
-            + self.values.last().map_or(0, |value| usize::from(value.is_nan()))
-    }
-
     pub(super) fn get(&self, place: usize) -> &Version {
         &self.versions[place]
     }

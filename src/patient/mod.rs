@@ -109,9 +109,6 @@ use window::{Closings, Grid, Whose};
 /// Patients that each epoch looks at for what can be forgotten: 512 a second at 250 ms; under load epochs are shorter and there are more of them.
 pub const SWEEP_PATIENTS: usize = 128;
 
-/// Patients that are brought into the cache at once, before they are worked on.
-const WARM_PATIENTS: usize = 64;
-
 /// A reading known to the day enters windows of this length or more.
 const DAY: EventSpan = EventSpan::from_seconds(86_400);
 
@@ -317,11 +314,7 @@ impl Patients {
         out.scorable.reserve(intakes.len());
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
-        let order: Vec<Pseudonym> = intakes.iter().map(|intake| *intake.patient()).collect();
-        for (at, intake) in intakes.drain(..).enumerate() {
-            if at % WARM_PATIENTS == 0 {
-                self.warm(&order[at..order.len().min(at + WARM_PATIENTS)]);
-            }
+        for intake in intakes.drain(..) {
             let partition = intake.position().partition;
             // Position order makes runs of one partition.
             let (_, id) = *match &mut run {
@@ -362,21 +355,6 @@ impl Patients {
     /// Number of contributions (and tombstones) held.
     pub fn contributions(&self) -> usize {
         self.contributions
-    }
-
-    /// Brings what is kept of these patients into the cache, step by step for all of them, so that the misses of one step overlap.
-    fn warm(&self, patients: &[Pseudonym]) {
-        let mut places = [0_u32; WARM_PATIENTS];
-        let mut known = 0;
-        for index in patients.iter().filter_map(|patient| self.index.get(patient)) {
-            places[known] = *index;
-            known += 1;
-        }
-        let places = &places[..known];
-        let touched: usize = places.iter().map(|place| self.slab.get(*place).contributions_head()).sum();
-        let touched = touched + places.iter().map(|place| self.slab.get(*place).contributions()).sum::<usize>();
-        let touched = touched + places.iter().map(|place| self.slab.get(*place).touch()).sum::<usize>();
-        std::hint::black_box(touched);
     }
 
     fn read(&mut self, reading: Reading, partition: PartitionId, out: &mut Scorable) -> Result<Ending, PatientsFull> {

@@ -130,17 +130,6 @@ impl Patient {
         Some(window::row(patient, end, &active.contributions, &active.windows, settings))
     }
 
-    /// Whether anything is held: one look at the patient itself, for the cache's sake.
-    pub(super) fn contributions_head(&self) -> usize {
-        usize::from(self.active.is_some()) + self.chains.len()
-    }
-
-    /// One look at where the next contribution and the next reading of the ring will go, for the cache's sake.
-    pub(super) fn touch(&self) -> usize {
-        let newest = self.active.as_ref().map_or(0, |active| active.contributions.touch());
-        newest + self.chains.first().map_or(0, Chain::len)
-    }
-
     /// Number of versions held.
     pub(super) fn contributions(&self) -> usize {
         self.active.as_ref().map_or(0, |active| active.contributions.len())
