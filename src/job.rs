@@ -304,11 +304,11 @@ fn read_model(path: &Path) -> Result<Logistic, String> {
 /// The columns of the flow's signals: a table's column name is the signal's name and its unit.
 fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
     let column = |id: &SignalId| {
-        let signal = flow.table.signal(*id);
+        let signal = flow.decode.table().signal(*id);
         let unit = signal.column.strip_prefix(&signal.name).unwrap_or_default().trim_start_matches('_');
         SignalColumn { signal: *id, name: signal.name.clone(), unit: unit.to_owned() }
     };
-    flow.signals.iter().map(column).collect()
+    flow.decode.signals().iter().map(column).collect()
 }
 
 /// The lowest durable epoch of all sinks of this process.

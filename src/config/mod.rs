@@ -12,7 +12,6 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::decode::Settings;
-use crate::signals::{SignalId, SignalTable};
 use crate::time::EventSpan;
 
 mod spec;
@@ -30,10 +29,8 @@ pub const HISTORY_READINGS_MAX: u32 = 64;
 pub struct Flow {
     /// What was written, defaults filled in.
     pub spec: Spec,
-    /// The table of signals in force.
-    pub table: SignalTable,
-    /// The signals of this flow, in the order of their columns.
-    pub signals: Vec<SignalId>,
+    /// `[decode]`, checked: the table of signals in force, and the signals of this flow.
+    pub decode: Settings,
 }
 
 /// A flow that cannot run: one sentence with the place and a hint.
@@ -66,16 +63,9 @@ impl Flow {
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
-        let table = SignalTable::load(spec.decode.signals_file.as_deref())?;
-        let known = || table.iter().map(|(_, signal)| signal.name.as_str()).collect::<Vec<_>>().join(", ");
-        let find = |name: &String| {
-            table
-                .id(name)
-                .ok_or_else(|| format!("decode.signals: {name:?} is not in the table of signals; it has {}", known()))
-        };
-        let signals = spec.decode.signals.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, false)?;
-        Ok(Flow { spec, table, signals })
+        let files = spec.source.kind == SourceKind::Files;
+        let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
+        Ok(Flow { spec, decode })
     }
 }
 
@@ -118,13 +108,6 @@ fn check_names(spec: &Spec) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if spec.name.is_empty() || !spec.name.chars().all(plain) {
         return Err(format!("name must be letters, digits, _ and -, got {:?}", spec.name));
-    }
-    if spec.decode.signals.is_empty() {
-        return Err("decode.signals must name at least one signal".into());
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some(twice) = spec.decode.signals.iter().find(|name| !seen.insert(*name)) {
-        return Err(format!("decode.signals names {twice:?} twice"));
     }
     match (&spec.pseudonymise.key_file, &spec.pseudonymise.key_env) {
         (Some(_), None) | (None, Some(_)) => Ok(()),

@@ -36,7 +36,7 @@ mod verdict;
 
 pub use leniency::{Leniency, LeniencyCounts};
 
-use crate::config::{Choice, DecodeSpec, Flow, MissingTime, MissingUnit, SourceKind};
+use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit};
 use crate::graph::Plan;
 use crate::identified::{
     Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
@@ -58,16 +58,9 @@ pub fn render<'s>(
     plan: &Plan,
 ) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
     let metrics = plan.metrics.clone();
-    let mut decoder = match Settings::of(&plan.flow) {
-        Ok(settings) => Some(Decoder::new(settings)),
-        Err(why) => {
-            plan.failure.report(why);
-            None
-        }
-    };
+    let mut decoder = Decoder::new(plan.flow.decode.clone());
     let (topics, mut idle) = (plan.topics.clone(), 0);
     driver::fork(records, "decode", plan.metrics.clone(), move |_epoch, records, out| {
-        let Some(decoder) = &mut decoder else { return };
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);
@@ -109,6 +102,7 @@ fn show(metrics: &Metrics, topics: &Topics, ticks: &[Tick]) {
 #[derive(Clone, Debug)]
 pub struct Settings {
     table: SignalTable,
+    signals: Vec<SignalId>,
     index: CodeIndex,
     /// `None` for `auto`; else the pointer's tokens.
     unwrap: Option<Pointer>,
@@ -146,6 +140,7 @@ impl Settings {
         let signals = signals(&table, &decode.signals)?;
         Ok(Settings {
             index: CodeIndex::new(&table, &signals),
+            signals,
             table,
             unwrap: pointer(&decode.unwrap)?,
             unit_missing: decode.unit_missing,
@@ -163,16 +158,14 @@ impl Settings {
         })
     }
 
-    /// The settings of a checked flow.
-    pub fn of(flow: &Flow) -> Result<Settings, String> {
-        let spec = &flow.spec;
-        let files = spec.source.kind == SourceKind::Files;
-        Self::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)
-    }
-
     /// The table of signals that the flow's names and columns come from.
     pub fn table(&self) -> &SignalTable {
         &self.table
+    }
+
+    /// The flow's signals, in the order of their columns.
+    pub fn signals(&self) -> &[SignalId] {
+        &self.signals
     }
 }
 

@@ -119,7 +119,7 @@ pub fn render<'s>(
     plan: &Plan,
 ) -> (Stream<'s, Scorable>, Stream<'s, Vec<WindowRow>>) {
     let spec = &plan.flow.spec;
-    let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.signals.clone());
+    let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.decode.signals().to_vec());
     let stage =
         Stage { patients: Patients::new(settings), held: (0, 0), told: BTreeMap::new(), metrics: plan.metrics.clone() };
     let outputs = driver::keyed(intakes, ticks, "patient", plan.metrics.clone(), plan.failure.clone(), stage);
