@@ -10,6 +10,7 @@ pub mod progress;
 mod reader;
 pub mod stop;
 pub mod summary;
+pub mod survive;
 #[cfg(test)]
 mod tests;
 pub mod worker;
