@@ -90,10 +90,28 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
     Ok(sinks)
 }
 
+/// A file that is complete and synced under a hidden name, and gets its own when the checkpoint that lists it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct StagedFile {
+    /// The sink's name: `parquet`, `ndjson`.
+    pub sink: String,
+    /// The table: the folder below the sink's path.
+    pub table: TableName,
+    /// The final name in that folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// First and last epoch of its rows.
+    pub epochs: (Epoch, Epoch),
+}
+
 /// A sink's hand. Runs on its own thread and may block, retry and wait; `stop` of the context it was made with tells it to give up.
 ///
 /// # Contract
-/// `deliver` is called with epochs that ascend table by table (rejections may be an epoch ahead of readings); `close(e)` after the last `deliver` of epochs up to and including `e`; `finish` last, once.
+/// `deliver` is called with epochs that ascend table by table; `close(e)` after the last `deliver` of epochs up to and including `e`; `stage(c)` after
+/// `close(c)` and before anything of a later epoch; `finish` last, once. All of it only for epochs whose input is recorded: a replay repeats them exactly.
 /// After `close(e)` returns, everything up to `e` is *settled*: written as far as the sink's promise goes, so that only a crash of the machine can lose it.
 pub trait Deliver: Send {
     /// Takes rows. May buffer them until `close`.
@@ -112,12 +130,13 @@ pub trait Deliver: Send {
         false
     }
 
-    /// The highest epoch up to which everything is durable and visible, if it lags behind what is settled (files still open).
-    fn durable(&self) -> Option<Epoch> {
-        None
+    /// A checkpoint: makes everything up to `epoch` durable. Files that are complete and synced, but get their names only when the checkpoint is recorded,
+    /// are returned for its entry in the log; each is returned once.
+    fn stage(&mut self, _epoch: Epoch) -> Result<Vec<StagedFile>, SinkError> {
+        Ok(Vec::new())
     }
 
-    /// Makes everything visible: the input has ended or the run is being drained.
+    /// The input has ended or the run is being drained; everything was staged before.
     fn finish(&mut self) -> Result<(), SinkError>;
 }
 
