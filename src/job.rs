@@ -12,25 +12,33 @@ use std::time::{Duration, Instant};
 use timely::dataflow::operators::probe::Handle;
 
 use crate::cli::Failed;
-use crate::config::Flow;
-use crate::graph::{self, Plan};
+use crate::config::{Flow, SourceKind};
+use crate::graph::{self, Generation, Plan};
 use crate::pseudonymise::Key;
+use crate::runtime::checkpoint::{Desk, Restored, StateWriter};
+use crate::runtime::clock::{EpochClock, border_above};
 use crate::runtime::delivery::{Progress, Sink};
-use crate::runtime::driver::{EpochClock, SourceContext};
+use crate::runtime::driver::SourceContext;
+use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
 use crate::runtime::failure::{Cause, Failure};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::progress::{self, Terminal};
+use crate::runtime::recorder::{Publisher, Recorded, Recorder, Stamp};
+use crate::runtime::recovery::{self, Recovery, digest};
+use crate::runtime::state_files::StateKey;
 use crate::runtime::stop::Stop;
+use crate::runtime::store::{self, SharedStore};
 use crate::runtime::summary::{self, Glyphs, Ran, Usage};
 use crate::runtime::worker;
 use crate::score::logistic::Logistic;
 use crate::signals::SignalId;
-use crate::sink::Deliver;
 use crate::sink::tables::{Context, SignalColumn};
-use crate::source::{self, Opening, Poll, Share};
+use crate::sink::{self, Deliver};
+use crate::source::{self, Opening, Poll, Share, Topics};
 use crate::time::Epoch;
+use crate::vocabulary::Partition;
 
 /// After being asked to end, a run has this long to deliver what is under way. Container platforms kill after 30 s.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -51,6 +59,19 @@ pub struct Options {
     pub terminal: Option<Terminal>,
     /// Who wants to know how far the source has read: the feeder of an embedded broker.
     pub read: Option<source::Progress>,
+    /// Where state and epoch log are kept.
+    pub keep: Keep,
+    /// Repeat what an earlier run has claimed although settings or version have changed since: the rows of these epochs may then be others.
+    pub replay_with_new_code: bool,
+}
+
+/// Where a run keeps state and epoch log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// In `state.path`: the next run goes on from there.
+    State,
+    /// In memory: the run is complete in itself, and every one begins anew.
+    Nowhere,
 }
 
 /// What one worker needs of the outside.
@@ -66,35 +87,55 @@ pub struct Job {
     hands: Vec<Hands>,
     /// With the names of their sinks.
     progress: Vec<(&'static str, Progress)>,
+    begun: Begun,
     server: Option<ServerHandle>,
     health: Arc<Health>,
 }
 
+/// The log, taken over, and what follows from it.
+struct Begun {
+    store: SharedStore,
+    log: EpochLog,
+    cipher: Option<Arc<StateKey>>,
+    recovery: Recovery,
+}
+
 impl Job {
-    /// Opens everything that the flow names.
+    /// Opens everything that the flow names, and takes over its epoch log: an earlier run that is still there ends.
     pub fn prepare(flow: Flow, options: Options) -> Result<Job, Failed> {
         let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
         let metrics = Metrics::new();
         let model = load_model(&flow, &metrics)?;
-        let topics = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
+        let names = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
+        let (begun, topics) = begin(&flow, &options, &key, model.as_deref(), &names)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
             rule_set: flow.spec.score.rules.clone(),
             model: model.as_ref().map(|model| model.name().to_owned()),
         };
-        let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure: Failure::default() };
+        let generation = Generation {
+            number: begun.recovery.generation,
+            workers: options.workers,
+            earlier: begun.recovery.earlier.clone(),
+            committed_up_to: begun.recovery.committed_up_to,
+        };
+        let failure = Failure::default();
+        let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure, generation };
         let live = Live::new(&plan.flow.spec.name, plan.metrics.clone());
         let health = Health::new(options.workers);
         health.joined();
         let server = serve(&plan, &live, &health, &options.stop)?;
         // Nobody could look at the page without a server.
         let page = server.is_some().then_some(&live);
-        let hands =
-            (0..options.workers).map(|worker| open(&plan, &options, worker, page)).collect::<Result<Vec<_>, _>>()?;
+        sink::recover(&plan, &begun.recovery.staged).map_err(Failed::unavailable)?;
+        let resume = &begun.recovery.resume;
+        let hands = (0..options.workers)
+            .map(|worker| open(&plan, &options, worker, resume, page))
+            .collect::<Result<Vec<_>, _>>()?;
         let progress =
             hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| (sink.name, sink.progress.clone()))).collect();
-        Ok(Job { plan, options, hands, progress, server, health })
+        Ok(Job { plan, options, hands, progress, begun, server, health })
     }
 
     /// Adds a sink to those that the flow names, on the first worker: `check` looks at the rows themselves.
@@ -111,34 +152,35 @@ impl Job {
         &self.plan.metrics
     }
 
-    /// Runs until the input has ended or the job was asked to stop, and everything is delivered. Once asked, it has [`DRAIN_MAX`].
+    /// Runs until the input has ended or the job was asked to stop, and everything is delivered and recorded. Once asked, it has [`DRAIN_MAX`].
     pub fn run(self) -> Result<Report, Failed> {
         let started = Instant::now();
         let line =
             self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
         let workers = self.options.workers;
-        let clock = EpochClock::starting_at(first_epoch(), workers);
         let drain = Drain::watch(&self.options.stop, &self.plan.failure, &self.progress, DRAIN_MAX)
             .map_err(Failed::unavailable)?;
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
-        let (plan, options, progress) = (self.plan.clone(), self.options.clone(), self.progress);
+        let (plan, options) = (self.plan.clone(), self.options.clone());
+        let keeping = Keeping::start(self.begun, &plan, &options).map_err(Failed::unavailable)?;
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
             let context = SourceContext {
+                worker: index,
                 epoch: plan.flow.spec.epoch.clone(),
                 inflight: plan.flow.spec.inflight.clone(),
-                clock: clock.clone(),
+                clock: keeping.clock.clone(),
                 settled: settled.clone(),
-                durable: durable(progress.clone()),
+                replay: keeping.replay.clone(),
                 stop: options.stop.clone(),
                 failure: plan.failure.clone(),
                 metrics: plan.metrics.clone(),
                 topics: plan.topics.clone(),
             };
-            let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled);
+            let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled, keeping.of_worker(index));
             move || tail.finish()
         });
         drop(drain);
@@ -146,6 +188,155 @@ impl Job {
         ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
+    }
+}
+
+/// Takes over the log, and reads what there is to go on from. The topics are those of the flow, behind those that earlier runs knew.
+fn begin(
+    flow: &Flow,
+    options: &Options,
+    key: &Key,
+    model: Option<&Logistic>,
+    names: &Topics,
+) -> Result<(Begun, Topics), Failed> {
+    let spec = &flow.spec;
+    let store = match options.keep {
+        Keep::State => store::open(&spec.state).map_err(Failed::unavailable)?,
+        Keep::Nowhere => store::memory(),
+    };
+    let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
+    let digests: BTreeMap<String, String> = [
+        (digest::FLOW, spec.name.clone()),
+        (digest::KEY, key.id()),
+        (digest::RULES, rules_digest(flow, model)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    let seal = |history: &History| {
+        recovery::admit(history, &digests, options.replay_with_new_code)?;
+        let known = known_topics(history, spec.source.kind, names)?;
+        Ok(Seal {
+            generation: 0,
+            workers: options.workers as u32,
+            processes: 1,
+            topics: known.names().map(str::to_owned).collect(),
+            digests: digests.clone(),
+            replay: !history.claims.is_empty(),
+        })
+    };
+    let (log, history) = EpochLog::take_over(store.clone(), seal).map_err(log_failed)?;
+    let topics = known_topics(&history, spec.source.kind, names).map_err(Failed::configuration)?;
+    let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
+    if history.last_epoch.is_none() {
+        recovery.above = first_epoch();
+    }
+    tracing::info!(target: "runtime", generation = recovery.generation, checkpoint = recovery.checkpoint, repeated = recovery.replay.len(), "starting");
+    Ok((Begun { store, log, cipher, recovery }, topics))
+}
+
+fn log_failed(error: LogError) -> Failed {
+    match error {
+        LogError::Store(_) => Failed::unavailable(error),
+        _ => Failed::configuration(error),
+    }
+}
+
+/// The flow's topics, behind those that the state knows.
+fn known_topics(history: &History, kind: SourceKind, names: &Topics) -> Result<Topics, String> {
+    let known = history.seals.last().map_or(&[][..], |seal| &seal.topics);
+    // A file that was read may be taken away. A topic that is no longer read would hold every window open.
+    if let Some(gone) = known.iter().find(|name| kind == SourceKind::Kafka && names.id(name).is_none()) {
+        return Err(format!(
+            "source.topics no longer names {gone:?}, of which state.path holds state; name it, or begin with an empty state.path"
+        ));
+    }
+    Ok(Topics::continuing(known, names.names().map(str::to_owned)))
+}
+
+/// What decides the rows of an epoch, as one number: the settings of the stages, the model, the version.
+fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
+    let spec = &flow.spec;
+    let settings = serde_json::json!({
+        "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": spec.audit,
+        "model": model.map(Logistic::name), "version": env!("CARGO_PKG_VERSION"),
+    });
+    format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
+}
+
+/// What keeps a run's log and state, on its threads.
+struct Keeping {
+    clock: EpochClock,
+    replay: Vec<Claim>,
+    recorder: Recorder,
+    writer: StateWriter,
+    /// For the first worker.
+    publisher: Mutex<Option<Publisher>>,
+    restored: Restored,
+    cipher: Option<Arc<StateKey>>,
+    ends: BTreeMap<Partition, i64>,
+    checkpoint: Option<Epoch>,
+    plan: Plan,
+}
+
+impl Keeping {
+    fn start(begun: Begun, plan: &Plan, options: &Options) -> std::io::Result<Keeping> {
+        let Begun { store, log, cipher, recovery } = begun;
+        let state = &plan.flow.spec.state;
+        let (stop, failure, metrics) = (options.stop.clone(), plan.failure.clone(), plan.metrics.clone());
+        let every = Duration::from_secs(state.checkpoint_seconds);
+        let clock = EpochClock::starting_above(recovery.above, options.workers, every);
+        if let Some(checkpoint) = recovery.checkpoint {
+            clock.record(checkpoint);
+        }
+        let folders = sink::folders(&plan.flow.spec.sink);
+        let publish = move |recorded: &Recorded| folders.publish(recorded.epoch, &recorded.staged);
+        let generation = recovery.generation;
+        let writer =
+            StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;
+        Ok(Keeping {
+            publisher: Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone())?)),
+            clock,
+            replay: recovery.replay,
+            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics)?,
+            writer,
+            restored: recovery.restored,
+            cipher,
+            ends: recovery.ends,
+            checkpoint: recovery.checkpoint,
+            plan: plan.clone(),
+        })
+    }
+
+    /// What the graph of one worker needs of it.
+    fn of_worker(&self, index: usize) -> graph::Keeping {
+        let generation = &self.plan.generation;
+        let start = self.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
+        let base_every = self.plan.flow.spec.state.base_every;
+        let desk = Desk::new(
+            Share { worker: index, workers: generation.workers },
+            self.restored.clone(),
+            self.cipher.clone(),
+            start,
+            base_every,
+            self.writer.clone(),
+            self.plan.failure.clone(),
+            self.plan.metrics.clone(),
+        );
+        let stamp = Stamp {
+            generation: generation.number,
+            base_every,
+            ends: self.ends.clone(),
+            replay: self.replay.clone(),
+            committed_up_to: generation.committed_up_to,
+        };
+        graph::Keeping {
+            desk,
+            clock: self.clock.clone(),
+            recorder: self.recorder.clone(),
+            stamp,
+            put_back_at: self.checkpoint.map(border_above),
+            publisher: self.publisher.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
     }
 }
 
@@ -281,18 +472,24 @@ fn serve(plan: &Plan, live: &Arc<Live>, health: &Arc<Health>, stop: &Stop) -> Re
     Ok(Some(server))
 }
 
-fn open(plan: &Plan, options: &Options, worker: usize, live: Option<&Arc<Live>>) -> Result<Hands, Failed> {
+fn open(
+    plan: &Plan,
+    options: &Options,
+    worker: usize,
+    resume: &BTreeMap<Partition, i64>,
+    live: Option<&Arc<Live>>,
+) -> Result<Hands, Failed> {
     let opening = Opening {
         share: Share { worker, workers: options.workers },
         until_end: options.until_end,
         topics: &plan.topics,
         path_key: &|name| plan.key.name_hash(name),
-        resume: &BTreeMap::new(),
+        resume,
         stop: &options.stop,
         progress: options.read.clone(),
     };
     let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::source)?;
-    let sinks = crate::sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
+    let sinks = sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
     Ok(Hands { source, sinks })
 }
 
@@ -309,11 +506,6 @@ fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
         SignalColumn { signal: *id, name: signal.name.clone(), unit: unit.to_owned() }
     };
     flow.decode.signals().iter().map(column).collect()
-}
-
-/// The lowest durable epoch of all sinks of this process.
-fn durable(progress: Vec<(&'static str, Progress)>) -> Box<dyn Fn() -> Epoch> {
-    Box::new(move || progress.iter().map(|(_, progress)| progress.durable()).min().unwrap_or(Epoch::MAX))
 }
 
 /// Unix milliseconds: higher than every epoch of an earlier run, so that document versions never go back.
@@ -404,7 +596,15 @@ mod tests {
                         [http]\nlisten = \"\"\n[sink.ndjson]\npath = \"x\"\n[pseudonymise]\nkey_file = \"x\"\n";
             let flow = Flow::parse(flow, &overrides).unwrap();
             let stop = Stop::default();
-            let options = Options { workers, until_end: true, stop, terminal: None, read: None };
+            let options = Options {
+                workers,
+                until_end: true,
+                stop,
+                terminal: None,
+                read: None,
+                keep: Keep::Nowhere,
+                replay_with_new_code: false,
+            };
             Job::prepare(flow, options).unwrap().run().unwrap();
             let counted = |group: &str| -> u64 {
                 let files = std::fs::read_dir(output.join("shifts")).unwrap();

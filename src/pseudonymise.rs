@@ -25,9 +25,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::config::PseudonymiseSpec;
+use crate::graph::Plan;
 use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations};
+use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{Stream, batches};
-use crate::runtime::metrics::Metrics;
 use crate::source::Topics;
 use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
 
@@ -40,12 +41,13 @@ pub const OWNERS_MAX: usize = 1 << 20;
 /// Observations in, readings out.
 pub fn render<'s>(
     observations: Stream<'s, Observations>,
-    key: &Key,
-    topics: Topics,
-    metrics: Metrics,
+    plan: &Plan,
+    desk: &Desk,
 ) -> Stream<'s, Intake> {
-    let mut machine = Pseudonymiser::new(key, topics);
-    batches(observations, "pseudonymise", metrics.clone(), move |_epoch, observations, out| {
+    let metrics = plan.metrics.clone();
+    let mut machine = Pseudonymiser::new(&plan.key, plan.topics.clone());
+    let seat = desk.seat("pseudonymise", &mut machine);
+    batches(observations, "pseudonymise", metrics.clone(), (machine, Some(seat)), move |machine, _, observations, out| {
         let mut tally = Tally::default();
         machine.pseudonymise(observations, out, &mut tally);
         metrics.add(&mut tally);

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::{Failed, print_line};
 use crate::config::{AuditSpec, Flow, NdjsonSpec, PseudonymiseSpec, SinkSpec, SourceKind, TableName};
-use crate::job::{Job, Options};
+use crate::job::{Job, Keep, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
 use crate::sink::elasticsearch::{self, document::Documents};
@@ -136,7 +136,15 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
     spec.state.path = scratch.0.join("state");
     spec.sink = SinkSpec::default();
     let flow = Flow::check(spec).map_err(Failed::configuration)?;
-    let options = Options { workers: 1, until_end: true, stop: Stop::default(), terminal: None, read: None };
+    let options = Options {
+        workers: 1,
+        until_end: true,
+        stop: Stop::default(),
+        terminal: None,
+        read: None,
+        keep: Keep::Nowhere,
+        replay_with_new_code: false,
+    };
     Job::prepare(flow, options)?.with_sink("golden", Box::new(paper)).run()?;
     let mut lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));
     lines.sort_unstable();

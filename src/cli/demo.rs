@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::{Failed, eprint_line, print_line};
 use crate::config::Flow;
-use crate::job::{Job, Options};
+use crate::job::{Job, Keep, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::progress::Terminal;
 use crate::runtime::stop::Stop;
@@ -84,6 +84,9 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
         stop: stop.clone(),
         terminal: Some(terminal),
         read: Some(broker.progress()),
+        // The broker's topic begins anew with every demo.
+        keep: Keep::Nowhere,
+        replay_with_new_code: false,
     };
     let job = Job::prepare(flow, options)?;
     let feeder = broker.feed(feed, args.rate, &stop).map_err(Failed::unavailable)?;

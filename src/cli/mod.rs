@@ -106,6 +106,7 @@ impl Failed {
     pub fn of(reported: Reported) -> Self {
         let code = match reported.cause {
             Cause::Outside => 69,
+            Cause::Fenced => 9,
             Cause::Bug => 70,
             Cause::Undelivered => 75,
         };

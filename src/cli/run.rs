@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Failed, print_line};
 use crate::config::Flow;
-use crate::job::{Job, Options};
+use crate::job::{Job, Keep, Options};
 use crate::runtime::progress::Terminal;
 use crate::runtime::stop::Stop;
 
@@ -22,6 +22,9 @@ pub struct Args {
     /// `end`: process what is there now, drain and exit.
     #[arg(long, value_enum)]
     pub until: Option<Until>,
+    /// After a crash, repeat what was read although settings or version have changed: rows of that time may be others.
+    #[arg(long)]
+    pub replay_with_new_code: bool,
     /// Show neither progress nor summary.
     #[arg(short, long)]
     pub quiet: bool,
@@ -40,7 +43,15 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     let stop = Stop::default();
     stop.on_signals().map_err(Failed::unavailable)?;
     let terminal = (!args.quiet).then_some(terminal);
-    let options = Options { workers: args.workers.into(), until_end: args.until.is_some(), stop, terminal, read: None };
+    let options = Options {
+        workers: args.workers.into(),
+        until_end: args.until.is_some(),
+        stop,
+        terminal,
+        read: None,
+        keep: Keep::State,
+        replay_with_new_code: args.replay_with_new_code,
+    };
     let report = Job::prepare(flow, options)?.run()?;
     if !args.quiet {
         print_line(&report.summary());

@@ -41,6 +41,7 @@ use crate::graph::Plan;
 use crate::identified::{
     Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
 };
+use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::Metrics;
 use crate::signals::{CodeIndex, SignalId, SignalTable};
@@ -56,11 +57,14 @@ use verdict::{Broken, Found, Item};
 pub fn render<'s>(
     records: Stream<'s, Records>,
     plan: &Plan,
+    desk: &Desk,
 ) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
     let metrics = plan.metrics.clone();
-    let mut decoder = Decoder::new(plan.flow.decode.clone());
+    let mut decoder = Decoder::new(plan.flow.decode.clone(), plan.topics.clone());
+    let seat = desk.seat("decode", &mut decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
-    driver::fork(records, "decode", plan.metrics.clone(), move |_epoch, records, out| {
+    let machine = (decoder, Some(seat));
+    driver::fork(records, "decode", plan.metrics.clone(), machine, move |decoder, _epoch, records, out| {
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);

@@ -96,6 +96,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::config::{CorrectionSpec, PatientSpec};
 use crate::graph::Plan;
+use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Keyed, Stream};
 use crate::runtime::metrics::Metrics;
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
@@ -117,12 +118,15 @@ pub fn render<'s>(
     intakes: Stream<'s, Intake>,
     ticks: Stream<'s, Tick>,
     plan: &Plan,
+    desk: &Desk,
 ) -> (Stream<'s, Scorable>, Stream<'s, Vec<WindowRow>>) {
     let spec = &plan.flow.spec;
     let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.decode.signals().to_vec());
-    let stage =
+    let mut stage =
         Stage { patients: Patients::new(settings), held: (0, 0), told: BTreeMap::new(), metrics: plan.metrics.clone() };
-    let outputs = driver::keyed(intakes, ticks, "patient", plan.metrics.clone(), plan.failure.clone(), stage);
+    let seat = desk.seat("patient", &mut stage);
+    let telling = (plan.metrics.clone(), plan.failure.clone());
+    let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
     driver::split(outputs, "patient::split", plan.metrics.clone(), |output: PatientOutput, scorable, windows| {
         let Scorable { readings, withdrawn, progress, .. } = &output.scorable;
         if !readings.is_empty() || !withdrawn.is_empty() || !progress.is_empty() {

@@ -1,23 +1,25 @@
 //! Between the graph and a sink: a thread, a bounded queue, and a frontier that moves only when rows are settled.
 //!
 //! ```text
-//! rows ─> [sink operator] ─ queue (QUEUE_MAX messages) ─> [thread: Deliver] ─> outside
-//!                ^──────────── settled epoch ────────────────────┘
+//! rows ────> [sink operator] ─ queue (QUEUE_MAX messages) ─> [thread: Deliver] ─> outside
+//! claimed ─>     ^──────── settled epoch, staged files ─────────────┘
 //! ```
 //!
 //! Invariants:
 //!
-//! 1. The operator keeps the capability of every epoch whose rows it has passed on, until the thread says the epoch is settled.
+//! 1. The thread is given an epoch's rows only when the epoch is complete and claimed: what it does for them, a run after a crash repeats.
+//! 2. The operator keeps the capability of every epoch whose rows it has passed on, until the thread says the epoch is settled.
 //!    So the probe behind the sinks tells what is settled, and a dead sink stops the sources.
-//! 2. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
-//! 3. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
+//! 3. At every border the thread stages everything below it, before it is given anything above.
+//! 4. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
+//! 5. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,11 +28,14 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
 
+use super::checkpoint::Desk;
+use super::clock::border_above;
 use super::driver::{Nap, Stream};
 use super::failure::{Cause, Failure};
 use super::metrics::Metrics;
+use super::recorder::checkpoint_of;
 use crate::config::TableName;
-use crate::sink::{Deliver, Rows, SinkError};
+use crate::sink::{Deliver, Rows, SinkError, StagedFile};
 use crate::time::Epoch;
 
 /// Messages that may wait for a sink's thread.
@@ -44,42 +49,31 @@ enum Message {
     /// With the bytes that they are counted as while they are under way.
     Rows(Epoch, Rows, i64),
     Close(Epoch),
+    /// Stage everything below this border, which is closed.
+    Stage(Epoch),
     Finish,
 }
 
 /// How far a sink has come. Epoch 0 means nothing yet; `u64::MAX` that it has finished.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Marks>);
-
-#[derive(Debug, Default)]
-struct Marks {
-    settled: AtomicU64,
-    durable: AtomicU64,
-}
+pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
     /// The highest epoch up to which everything is settled.
     pub fn settled(&self) -> Epoch {
-        self.0.settled.load(Ordering::Acquire)
-    }
-
-    /// The highest epoch up to which everything is durable and visible.
-    pub fn durable(&self) -> Epoch {
-        self.0.durable.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire)
     }
 
     /// That of a sink that has come so far.
     #[cfg(test)]
     pub(crate) fn settled_up_to(epoch: Epoch) -> Self {
         let progress = Progress::default();
-        progress.set(epoch, epoch);
+        progress.set(epoch);
         progress
     }
 
-    fn set(&self, settled: Epoch, durable: Epoch) {
-        // In this order: who sees that everything is settled must not find it less durable than it is.
-        self.0.durable.store(durable, Ordering::Release);
-        self.0.settled.store(settled, Ordering::Release);
+    fn set(&self, settled: Epoch) {
+        self.0.store(settled, Ordering::Release);
     }
 }
 
@@ -93,50 +87,75 @@ pub struct Sink {
     pub progress: Progress,
 }
 
-/// Delivers `rows` and emits nothing: the stream's frontier is what is settled.
-pub fn sink<'s>(rows: Stream<'s, Rows>, sink: Sink, metrics: Metrics, failure: Failure) -> Stream<'s, ()> {
+/// Delivers `rows` of epochs that the frontier of `claimed` has passed, and emits nothing: the stream's frontier is what is settled.
+pub fn sink<'s>(
+    rows: Stream<'s, Rows>,
+    claimed: Stream<'s, ()>,
+    sink: Sink,
+    desk: &Desk,
+    (metrics, failure): (Metrics, Failure),
+) -> Stream<'s, ()> {
     let scope = rows.scope();
     let name = sink.name;
-    rows.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, name, move |capability, info| {
-        let mut nap = Nap::new(scope.activator_for(Rc::clone(&info.address)));
-        let inflight_bytes = metrics.sink_inflight_bytes.with_label_values(&[name]);
-        let wake = scope.worker().sync_activator_for(info.address.to_vec());
-        let progress = sink.progress.clone();
-        let mut outbox = Outbox::start(sink, wake, metrics, failure);
-        // One capability, for the lowest epoch that is not settled.
-        let mut unsettled = Some(capability);
-        move |(input, frontier), _output| {
-            input.for_each(|capability, data| {
-                let epoch = *capability.least().expect("a message has a time");
-                for rows in data.drain(..) {
-                    let bytes = i64::try_from(rows.batch.get_array_memory_size()).unwrap_or(i64::MAX);
-                    inflight_bytes.add(bytes);
-                    outbox.waiting.push_back(Message::Rows(epoch, rows, bytes));
+    let (desk, border) = (desk.clone(), desk.seat_sink());
+    rows.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
+        claimed,
+        Pipeline,
+        Pipeline,
+        name,
+        move |capability, info| {
+            let mut nap = Nap::new(scope.activator_for(Rc::clone(&info.address)));
+            let inflight_bytes = metrics.sink_inflight_bytes.with_label_values(&[name]);
+            let wake = scope.worker().sync_activator_for(info.address.to_vec());
+            let progress = sink.progress.clone();
+            let mut outbox = Outbox::start(sink, border, wake, metrics, failure);
+            // One capability, for the lowest epoch that is not settled.
+            let mut unsettled = Some(capability);
+            move |(input, complete), (claims, claimed), _output| {
+                input.for_each(|capability, data| {
+                    let epoch = *capability.least().expect("a message has a time");
+                    let of_epoch = outbox.incomplete.entry(epoch).or_default();
+                    for rows in data.drain(..) {
+                        let bytes = i64::try_from(rows.batch.get_array_memory_size()).unwrap_or(i64::MAX);
+                        inflight_bytes.add(bytes);
+                        of_epoch.push((rows, bytes));
+                    }
+                });
+                claims.for_each(|_, _| {});
+                let first = [complete.frontier().first().copied(), claimed.frontier().first().copied()];
+                let upto = first.into_iter().flatten().min().map_or(Epoch::MAX, |first| first.saturating_sub(1));
+                outbox.close(upto);
+                if !outbox.flush() {
+                    nap.take();
                 }
-            });
-            let upto = frontier.frontier().first().map_or(Epoch::MAX, |first| first.saturating_sub(1));
-            outbox.close(upto);
-            if !outbox.flush() {
-                nap.take();
-            }
-            match progress.settled() {
-                Epoch::MAX => unsettled = None,
-                settled => {
-                    if let Some(capability) = unsettled.as_mut() {
-                        let next = (settled + 1).max(*capability.time()).min(upto.saturating_add(1));
-                        capability.downgrade(&next);
+                for (border, files) in outbox.staged.try_iter() {
+                    desk.staged(border, files);
+                }
+                match progress.settled() {
+                    Epoch::MAX => unsettled = None,
+                    settled => {
+                        if let Some(capability) = unsettled.as_mut() {
+                            let next = (settled + 1).max(*capability.time()).min(upto.saturating_add(1));
+                            capability.downgrade(&next);
+                        }
                     }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 /// The operator's side of the queue.
 struct Outbox {
+    /// Rows of epochs that are not complete, or not claimed.
+    incomplete: BTreeMap<Epoch, Vec<(Rows, i64)>>,
     waiting: VecDeque<Message>,
     sender: Option<SyncSender<Message>>,
     closed: Epoch,
+    /// The next one to stage at.
+    border: Epoch,
+    /// What the thread has staged, with the border below which.
+    staged: Receiver<(Epoch, Vec<StagedFile>)>,
     _thread: Thread,
 }
 
@@ -153,8 +172,9 @@ impl Drop for Thread {
 }
 
 impl Outbox {
-    fn start(sink: Sink, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
+    fn start(sink: Sink, border: Epoch, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let (reply, staged) = channel();
         let hand = Hand {
             unsettled: BTreeMap::new(),
             unsettled_bytes: 0,
@@ -162,6 +182,7 @@ impl Outbox {
             deliver: sink.deliver,
             name: sink.name,
             progress: sink.progress,
+            staged: reply,
             activator,
             metrics,
             failure: failure.clone(),
@@ -171,13 +192,39 @@ impl Outbox {
         let thread = thread
             .map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name)))
             .ok();
-        Outbox { waiting: VecDeque::new(), sender: Some(sender), closed: 0, _thread: Thread(thread) }
+        let _thread = Thread(thread);
+        Outbox {
+            incomplete: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            sender: Some(sender),
+            closed: 0,
+            border,
+            staged,
+            _thread,
+        }
     }
 
-    /// No more rows will come up to and including `upto`; [`Epoch::MAX`] ends the input.
-    ///
-    /// A closing is never left for later: nothing might wake the operator again. Those that follow one another are one.
+    /// Everything up to and including `upto` is there and claimed; [`Epoch::MAX`] ends the input. Queues its rows, and what is to be staged.
     fn close(&mut self, upto: Epoch) {
+        loop {
+            let epoch = self.incomplete.keys().next().copied().filter(|epoch| *epoch <= upto);
+            let ended = upto == Epoch::MAX;
+            if !ended && self.border <= upto + 1 && epoch.is_none_or(|epoch| epoch >= self.border) {
+                self.say_closed(checkpoint_of(self.border));
+                self.waiting.push_back(Message::Stage(self.border));
+                self.border = border_above(self.border);
+            } else if let Some(rows) = epoch.and_then(|epoch| self.incomplete.remove(&epoch)) {
+                let epoch = epoch.unwrap_or_default();
+                self.waiting.extend(rows.into_iter().map(|(rows, bytes)| Message::Rows(epoch, rows, bytes)));
+            } else {
+                break;
+            }
+        }
+        self.say_closed(upto);
+    }
+
+    /// A closing is never left for later: nothing might wake the operator again. Those that follow one another are one.
+    fn say_closed(&mut self, upto: Epoch) {
         if upto <= self.closed {
             return;
         }
@@ -216,6 +263,7 @@ struct Hand {
     deliver: Box<dyn Deliver>,
     name: &'static str,
     progress: Progress,
+    staged: Sender<(Epoch, Vec<StagedFile>)>,
     activator: SyncActivator,
     metrics: Metrics,
     failure: Failure,
@@ -255,6 +303,12 @@ impl Hand {
                     self.deliver.close(epoch)?;
                     self.settle(epoch);
                 }
+                Ok(Message::Stage(border)) => {
+                    let files = self.deliver.stage(checkpoint_of(border))?;
+                    // Fails only when the worker has gone.
+                    let _ = self.staged.send((border, files));
+                    self.wake();
+                }
                 Ok(Message::Finish) => {
                     self.deliver.finish()?;
                     self.settle(Epoch::MAX);
@@ -262,8 +316,6 @@ impl Hand {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.deliver.idle()?;
-                    let settled = self.progress.settled();
-                    self.progress.set(settled, self.deliver.durable().unwrap_or(settled));
                 }
                 // The run was given up, and whoever did that has said why.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -289,7 +341,7 @@ impl Hand {
         }
         let bytes = std::mem::take(&mut self.unsettled_bytes);
         self.metrics.sink_inflight_bytes.with_label_values(&[self.name]).sub(bytes);
-        self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));
+        self.progress.set(epoch);
         self.wake();
     }
 
@@ -312,15 +364,28 @@ mod tests {
     use super::*;
     use crate::sink::testing;
 
+    const BORDER: Epoch = super::super::clock::BORDER;
+
     fn outbox() -> (Outbox, Receiver<Message>) {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        (Outbox { waiting: VecDeque::new(), sender: Some(sender), closed: 0, _thread: Thread(None) }, receiver)
+        let (_, staged) = channel();
+        let outbox = Outbox {
+            incomplete: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            sender: Some(sender),
+            closed: 0,
+            border: BORDER,
+            staged,
+            _thread: Thread(None),
+        };
+        (outbox, receiver)
     }
 
     fn seen(receiver: &Receiver<Message>) -> String {
         let name = |message| match message {
             Message::Rows(epoch, ..) => format!("rows {epoch}"),
             Message::Close(epoch) => format!("close {epoch}"),
+            Message::Stage(border) => format!("stage {border}"),
             Message::Finish => "finish".to_owned(),
         };
         receiver.try_iter().map(name).collect::<Vec<_>>().join(", ")
@@ -336,6 +401,30 @@ mod tests {
         assert!(seen(&receiver).ends_with("rows 7"));
         assert!(outbox.flush(), "nothing is left behind that another activation would have to bring");
         assert_eq!(seen(&receiver), "rows 7, rows 7, close 7");
+    }
+
+    #[test]
+    fn rows_wait_until_their_epoch_is_closed_and_are_staged_apart_at_a_border() {
+        let (mut outbox, receiver) = outbox();
+        for epoch in [BORDER - 1, BORDER + 1, BORDER - 2] {
+            outbox.incomplete.entry(epoch).or_default().push((testing::many(epoch, 1), 0));
+        }
+        outbox.close(BORDER - 2);
+        assert!(outbox.flush());
+        assert_eq!(seen(&receiver), "rows 1022, close 1022");
+        outbox.close(BORDER);
+        outbox.close(BORDER + 1);
+        assert!(outbox.flush());
+        assert_eq!(seen(&receiver), "rows 1023, close 1023, stage 1024, close 1024, rows 1025, close 1025");
+    }
+
+    #[test]
+    fn every_border_is_staged_at_even_if_several_are_passed_at_once_and_none_at_the_end() {
+        let (mut outbox, receiver) = outbox();
+        outbox.close(2 * BORDER);
+        outbox.close(Epoch::MAX);
+        assert!(outbox.flush());
+        assert_eq!(seen(&receiver), "close 1023, stage 1024, close 2047, stage 2048, finish");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! 2. A source is gated: it reads on only while fewer than `inflight.epochs` epochs and `inflight.bytes` bytes are unsettled
 //!    (timely's own queues have no bound). One whole epoch is always let through, or nothing ever would be.
 //! 3. A keyed machine sees whole epochs, in order, each sorted by position: what it computes does not depend on arrival.
+//!    Its state is saved between two epochs, at every border ([`checkpoint`](super::checkpoint)).
 //! 4. Every source begins in the same epoch, so whatever opens with it is known before anything else is applied.
 //! 5. What a source delivers before [`Polled::First`](crate::source::Polled::First) is in lower epochs, on every worker, than what any delivers after it.
 
@@ -30,9 +31,11 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::progress::frontier::AntichainRef;
 use timely::scheduling::Activator;
 
+use super::checkpoint::Seat;
 use super::failure::Failure;
 use super::metrics::Metrics;
-pub use super::reader::{EpochClock, SourceContext, Tail, source};
+pub use super::reader::{SourceContext, Tail, source};
+use super::survive::Survive;
 use crate::time::Epoch;
 
 /// How long a source that found nothing, or is gated, waits until it looks again.
@@ -61,34 +64,6 @@ impl Nap {
     }
 }
 
-/// Maps batches one by one, on the worker where they are.
-pub fn batches<'s, In: 'static, Out: 'static>(
-    input: Stream<'s, In>,
-    name: &'static str,
-    metrics: Metrics,
-    mut logic: impl FnMut(Epoch, In, &mut Vec<Out>) + 'static,
-) -> Stream<'s, Out> {
-    input.unary::<CapacityContainerBuilder<Vec<Out>>, _, _, _>(Pipeline, name, move |_capability, _info| {
-        let busy = metrics.stage_busy.with_label_values(&[name]);
-        let mut out = Vec::new();
-        move |input, output| {
-            let started = Instant::now();
-            let mut worked = false;
-            input.for_each(|capability, data| {
-                worked = true;
-                let epoch = *capability.least().expect("a message has a time");
-                for batch in data.drain(..) {
-                    logic(epoch, batch, &mut out);
-                }
-                output.session(&capability).give_iterator(out.drain(..));
-            });
-            if worked {
-                busy.inc_by(started.elapsed().as_secs_f64());
-            }
-        }
-    })
-}
-
 /// What [`fork`] fills: three outputs of one batch.
 pub struct Outputs<A, B, C> {
     /// The first output.
@@ -99,12 +74,16 @@ pub struct Outputs<A, B, C> {
     pub third: Vec<C>,
 }
 
-/// Maps batches one by one into three streams.
-pub fn fork<'s, In: 'static, A: 'static, B: 'static, C: 'static>(
+/// Maps batches one by one into three streams, with a machine that survives. `None` for a seat if it has no state.
+///
+/// Batches come in the order of their epochs, because they come from one operator of the same worker: the machine is saved before
+/// the first one above a border, or when the frontier has come to it.
+pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
     metrics: Metrics,
-    mut logic: impl FnMut(Epoch, In, &mut Outputs<A, B, C>) + 'static,
+    (mut machine, mut seat): (M, Option<Seat>),
+    mut logic: impl FnMut(&mut M, Epoch, In, &mut Outputs<A, B, C>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>, Stream<'s, C>) {
     let mut builder = OperatorBuilder::new(name.to_owned(), input.scope());
     let mut input = builder.new_input(input, Pipeline);
@@ -117,20 +96,26 @@ pub fn fork<'s, In: 'static, A: 'static, B: 'static, C: 'static>(
     builder.build(move |_capabilities| {
         let busy = metrics.stage_busy.with_label_values(&[name]);
         let mut out = Outputs { first: Vec::new(), second: Vec::new(), third: Vec::new() };
-        move |_frontiers| {
+        move |frontiers| {
             let started = Instant::now();
             let mut worked = false;
             let (mut first, mut second, mut third) = (first.activate(), second.activate(), third.activate());
             input.for_each(|capability, data| {
                 worked = true;
                 let epoch = *capability.least().expect("a message has a time");
+                if let Some(seat) = &mut seat {
+                    seat.keep(Some(epoch), &mut machine);
+                }
                 for batch in data.drain(..) {
-                    logic(epoch, batch, &mut out);
+                    logic(&mut machine, epoch, batch, &mut out);
                 }
                 first.session(&capability).give_iterator(out.first.drain(..));
                 second.session(&capability).give_iterator(out.second.drain(..));
                 third.session(&capability).give_iterator(out.third.drain(..));
             });
+            if let Some(seat) = &mut seat {
+                seat.keep(frontiers[0].frontier().first().copied(), &mut machine);
+            }
             if worked {
                 busy.inc_by(started.elapsed().as_secs_f64());
             }
@@ -139,14 +124,28 @@ pub fn fork<'s, In: 'static, A: 'static, B: 'static, C: 'static>(
     (first_stream, second_stream, third_stream)
 }
 
-/// Maps batches one by one into two streams.
+/// Maps batches one by one, on the worker where they are, with a machine that survives.
+pub fn batches<'s, M: Survive + 'static, In: 'static, Out: 'static>(
+    input: Stream<'s, In>,
+    name: &'static str,
+    metrics: Metrics,
+    machine: (M, Option<Seat>),
+    mut logic: impl FnMut(&mut M, Epoch, In, &mut Vec<Out>) + 'static,
+) -> Stream<'s, Out> {
+    let (out, _, _) = fork::<_, _, _, (), ()>(input, name, metrics, machine, move |machine, epoch, batch, out| {
+        logic(machine, epoch, batch, &mut out.first);
+    });
+    out
+}
+
+/// Maps batches one by one into two streams, without state.
 pub fn split<'s, In: 'static, A: 'static, B: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
     metrics: Metrics,
     mut logic: impl FnMut(In, &mut Vec<A>, &mut Vec<B>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>) {
-    let (first, second, _) = fork::<_, _, _, ()>(input, name, metrics, move |_epoch, batch, out| {
+    let (first, second, _) = fork::<_, _, _, _, ()>(input, name, metrics, ((), None), move |(), _epoch, batch, out| {
         logic(batch, &mut out.first, &mut out.second)
     });
     (first, second)
@@ -205,14 +204,13 @@ impl<K: Keyed> Pending<K> {
     }
 }
 
-/// Exchanges `input` by key, and hands whole, sorted epochs to the machine.
-pub fn keyed<'s, K: Keyed>(
+/// Exchanges `input` by key, and hands whole, sorted epochs to the machine, whose state is saved at every border.
+pub fn keyed<'s, K: Keyed + Survive>(
     input: Stream<'s, K::Input>,
     ticks: Stream<'s, K::Tick>,
     name: &'static str,
-    metrics: Metrics,
-    failure: Failure,
-    mut machine: K,
+    (metrics, failure): (Metrics, Failure),
+    (mut machine, mut seat): (K, Seat),
 ) -> Stream<'s, K::Output> {
     let exchange = Exchange::new(|input: &K::Input| K::route(input));
     input.binary_frontier::<_, CapacityContainerBuilder<Vec<K::Output>>, _, _, _, _>(
@@ -237,10 +235,15 @@ pub fn keyed<'s, K: Keyed>(
                     let epoch = *capability.time();
                     pending.entry(epoch).or_insert_with(|| Pending::new(capability)).ticks.append(data);
                 });
-                while let Some(entry) = pending.first_entry() {
+                let first_of = |frontier: AntichainRef<'_, Epoch>| frontier.first().copied();
+                let open = earlier(first_of(input_frontier.frontier()), first_of(tick_frontier.frontier()));
+                loop {
+                    if !failed {
+                        seat.keep(earlier(open, pending.keys().next().copied()), &mut machine);
+                    }
+                    let Some(entry) = pending.first_entry() else { break };
                     let epoch = *entry.key();
-                    if failed || !passed(&input_frontier.frontier(), epoch) || !passed(&tick_frontier.frontier(), epoch)
-                    {
+                    if failed || open.is_some_and(|open| open <= epoch) {
                         break;
                     }
                     let Pending { capability, inputs, ticks } = entry.remove();
@@ -287,7 +290,7 @@ fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
     sorted
 }
 
-/// True once no message of `epoch` can arrive any more.
-fn passed(frontier: &AntichainRef<'_, Epoch>, epoch: Epoch) -> bool {
-    !frontier.less_equal(&epoch)
+/// The lower of two epochs, either of which may not be there.
+fn earlier(a: Option<Epoch>, b: Option<Epoch>) -> Option<Epoch> {
+    a.into_iter().chain(b).min()
 }

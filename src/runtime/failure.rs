@@ -9,6 +9,8 @@ pub enum Cause {
     Outside,
     /// A thread panicked.
     Bug,
+    /// Another run has taken over.
+    Fenced,
     /// The run was asked to end, and not everything could be delivered in time.
     Undelivered,
 }

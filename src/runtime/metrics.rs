@@ -89,6 +89,16 @@ pub struct Metrics {
     pub inflight_bytes: IntGauge,
     /// Seconds that an epoch takes from closing to settled.
     pub epoch_seconds: Histogram,
+    /// Checkpoints recorded.
+    pub checkpoints: IntCounter,
+    /// When the last one was recorded: seconds since the Unix epoch.
+    pub checkpoint_last_success: IntGauge,
+    /// Bytes of state files written.
+    pub checkpoint_bytes: IntCounter,
+    /// Seconds that a stage stands still to hand in its state.
+    pub checkpoint_pause: Histogram,
+    /// Which run of the state this is; counts starts.
+    pub generation: IntGauge,
     /// Clients of the live page's stream.
     pub live_clients: IntGauge,
     /// `version`; always 1.
@@ -158,6 +168,13 @@ impl Metrics {
             inflight_epochs: r.gauge("inflight_epochs", "Epochs read and not yet settled"),
             inflight_bytes: r.gauge("inflight_bytes", "Bytes read and not yet settled"),
             epoch_seconds: r.histogram("epoch_seconds", "From the close of an epoch until every sink has settled it"),
+            checkpoints: r.counter("checkpoints_total", "Checkpoints recorded in the epoch log"),
+            checkpoint_last_success: r
+                .gauge("checkpoint_last_success_timestamp_seconds", "When the last checkpoint was recorded"),
+            checkpoint_bytes: r.counter("checkpoint_bytes_total", "Bytes of state files written"),
+            checkpoint_pause: r
+                .histogram("checkpoint_pause_seconds", "How long a stage stands still to hand in its state"),
+            generation: r.gauge("generation", "Which run of the state this is; counts starts"),
             live_clients: r.gauge("live_clients", "Browsers that follow the live page"),
             build_info: r.gauges("build_info", "Version of this binary; always 1", &["version"]),
             registry: Registry::new(),

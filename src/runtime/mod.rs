@@ -1,5 +1,7 @@
 //! What runs the graph: workers, epochs, delivery threads, metrics, health, the live page. Domain-free but for what it shows.
 
+pub mod checkpoint;
+pub mod clock;
 pub mod delivery;
 pub mod driver;
 pub mod failure;
@@ -8,6 +10,8 @@ pub mod live;
 pub mod metrics;
 pub mod progress;
 mod reader;
+pub mod recorder;
+pub mod recovery;
 pub mod stop;
 pub mod summary;
 pub mod survive;

@@ -1,28 +1,40 @@
-//! The operator that reads a source: epochs, the gate, and what is reported back as durable.
+//! The operator that reads a source: epochs, their cuts, the gate, and what is repeated after a start.
 //!
-//! Invariants 1, 2, 4 and 5 of [`driver`](super::driver) are kept here. No capability is held for an epoch that was closed, and a gated
-//! source keeps the one it has.
+//! ```text
+//! repeat the claimed epochs ──> read, close epochs, send their cuts ──> ended: follow the others ──> the final border: wait for its checkpoint
+//! ```
+//!
+//! Invariants 1, 2, 4 and 5 of [`driver`](super::driver) are kept here, and:
+//!
+//! 1. No capability is held for an epoch that was closed, and a gated source keeps the one it has.
+//! 2. An epoch that was claimed is repeated with exactly the records of its claim: those below its cut and not below the one before, whatever the
+//!    number of workers then was and now is. What the source delivers beyond is held back ([`Replay`]).
+//! 3. A source that has ended lets go of its last capability only when the checkpoint of everything is recorded.
+//!
+//! Limits: [`HELD_BYTES_MAX`] and one batch more are held back while epochs are repeated.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::operator;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{OutputBuilder, operator};
 use timely::dataflow::operators::probe::Handle;
 use timely::scheduling::Activator;
 
+use super::clock::{Cut, EpochClock};
 use super::driver::{NAP, Stream};
-use super::failure::Failure;
+use super::epoch_log::{Claim, PartitionMark};
+use super::failure::{Cause, Failure};
 use super::metrics::Metrics;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
-use crate::identified::{Arena, Mark, Record, Records};
+use crate::identified::{Arena, Mark, Payload, Record, Records};
 use crate::source::{Poll, Polled};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
@@ -30,54 +42,23 @@ use crate::vocabulary::Partition;
 /// A source hands on about this many bytes at once: small enough for the cache, large enough that progress tracking costs nothing.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Which epoch the sources of this process are in: the fastest one leads, so that none waits for another's clock.
-#[derive(Clone, Debug)]
-pub struct EpochClock(Arc<Ticking>);
-
-#[derive(Debug)]
-struct Ticking {
-    first: Epoch,
-    leader: AtomicU64,
-    /// Sources that have not delivered yet what comes first.
-    expected: AtomicUsize,
-}
-
-impl EpochClock {
-    /// For `sources` sources. Starts at `first`, which must be higher than every epoch of an earlier run (Unix milliseconds are).
-    pub fn starting_at(first: Epoch, sources: usize) -> Self {
-        EpochClock(Arc::new(Ticking { first, leader: AtomicU64::new(first), expected: AtomicUsize::new(sources) }))
-    }
-
-    fn leader(&self) -> Epoch {
-        self.0.leader.load(Ordering::SeqCst)
-    }
-
-    fn advance(&self, from: Epoch) -> Epoch {
-        self.0.leader.fetch_max(from + 1, Ordering::SeqCst).max(from + 1)
-    }
-
-    /// One source has delivered what comes first, and has advanced the clock since.
-    fn arrive(&self) {
-        self.0.expected.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn all_have_arrived(&self) -> bool {
-        self.0.expected.load(Ordering::SeqCst) == 0
-    }
-}
+/// While epochs are repeated, partitions that are further than the epoch are read on until this much of them waits.
+const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// What a source operator needs besides its [`Poll`].
 pub struct SourceContext {
+    /// Which worker, over all processes.
+    pub worker: usize,
     /// When epochs close.
     pub epoch: EpochSpec,
     /// How much may be under way.
     pub inflight: InflightSpec,
-    /// The shared clock.
+    /// The process's clock.
     pub clock: EpochClock,
     /// The frontier behind all sinks.
     pub settled: Handle<Epoch>,
-    /// The highest epoch that is durable in all sinks of this process.
-    pub durable: Box<dyn Fn() -> Epoch>,
+    /// Epochs that an earlier run has claimed and no checkpoint covers, ascending: they come first, as they were.
+    pub replay: Vec<Claim>,
     /// Asked to end.
     pub stop: Stop,
     /// Where a source that cannot go on says so.
@@ -88,35 +69,68 @@ pub struct SourceContext {
     pub topics: crate::source::Topics,
 }
 
-/// Reads `from` until it ends, epoch by epoch. The tail is to be finished once the dataflow has completed.
+/// What the operator emits.
+enum Fed {
+    Records(Records),
+    Cut(Cut),
+}
+
+/// Reads `from` until it ends, epoch by epoch. The cuts say how each epoch was closed. The tail is to be finished once the dataflow has completed.
 pub fn source<'s>(
     scope: Scope<'s, Epoch>,
     name: &str,
     from: Box<dyn Poll>,
     context: SourceContext,
-) -> (Stream<'s, Records>, Tail) {
-    // Timely drops an operator as soon as it can emit nothing more; what it read last is not durable then.
+) -> (Stream<'s, Records>, Stream<'s, Cut>, Tail) {
+    // Timely drops an operator as soon as it can emit nothing more; what it read last is not committed then.
     let tail = Tail(Rc::new(RefCell::new(None)));
     let shared = Rc::clone(&tail.0);
-    let stream =
-        operator::source::<_, CapacityContainerBuilder<Vec<Records>>, _, _>(scope, name, move |capability, info| {
-            let activator = scope.activator_for(info.address);
-            *shared.borrow_mut() = Some(Reader::new(from, context, capability, activator));
-            move |output| {
-                let step = shared.borrow_mut().as_mut().and_then(Reader::step);
-                if let Some((capability, records)) = step {
-                    output.session(&capability).give(records);
-                }
+    let fed = operator::source::<_, CapacityContainerBuilder<Vec<Fed>>, _, _>(scope, name, move |capability, info| {
+        let activator = scope.activator_for(info.address);
+        *shared.borrow_mut() = Some(Reader::new(from, context, capability, activator));
+        let mut out = Vec::new();
+        move |output| {
+            if let Some(reader) = shared.borrow_mut().as_mut() {
+                reader.step(&mut out);
             }
-        });
-    (stream, tail)
+            for (capability, fed) in out.drain(..) {
+                output.session(&capability).give(fed);
+            }
+        }
+    });
+    let (records, cuts) = apart(fed);
+    (records, cuts, tail)
+}
+
+/// Records and cuts, each in a stream.
+fn apart(fed: Stream<'_, Fed>) -> (Stream<'_, Records>, Stream<'_, Cut>) {
+    let mut builder = OperatorBuilder::new("source::apart".to_owned(), fed.scope());
+    let mut input = builder.new_input(fed, Pipeline);
+    let (records, records_stream) = builder.new_output();
+    let (cuts, cuts_stream) = builder.new_output();
+    let mut records = OutputBuilder::<_, CapacityContainerBuilder<Vec<Records>>>::from(records);
+    let mut cuts = OutputBuilder::<_, CapacityContainerBuilder<Vec<Cut>>>::from(cuts);
+    builder.build(move |_capabilities| {
+        move |_frontiers| {
+            let (mut records, mut cuts) = (records.activate(), cuts.activate());
+            input.for_each(|capability, data| {
+                for fed in data.drain(..) {
+                    match fed {
+                        Fed::Records(batch) => records.session(&capability).give(batch),
+                        Fed::Cut(cut) => cuts.session(&capability).give(cut),
+                    }
+                }
+            });
+        }
+    });
+    (records_stream, cuts_stream)
 }
 
 /// A source that has been read to its end.
 pub struct Tail(Rc<RefCell<Option<Reader>>>);
 
 impl Tail {
-    /// Reports what has become durable last, and parts with the source.
+    /// Reports what was recorded last, and parts with the source.
     pub fn finish(self) {
         if let Some(mut reader) = self.0.borrow_mut().take() {
             reader.retire();
@@ -133,14 +147,27 @@ struct Reader {
     begun: Instant,
     /// Partitions that were opened, to be ended when the input is declared complete.
     opened: Vec<Partition>,
+    phase: Phase,
     first: First,
+    /// Delivered by the source, and not passed on yet.
+    ahead: Records,
     epoch_bytes: usize,
-    /// Bytes and ends of closed epochs that are not durable yet, oldest first.
+    /// Bytes and ends of closed epochs that no checkpoint covers yet, oldest first.
     closed: VecDeque<Closed>,
+    /// Where each partition begins, until that was said.
+    starts: Vec<(Partition, i64)>,
     ends: BTreeMap<Partition, i64>,
+    marks: Vec<PartitionMark>,
     reported: Instant,
     /// Epochs and bytes under way as last told to the gauges, which all sources share.
     told: (i64, i64),
+}
+
+/// What a source does.
+enum Phase {
+    Repeating(Replay),
+    Reading,
+    Ended,
 }
 
 /// How far a source is with what comes first.
@@ -148,6 +175,8 @@ struct Reader {
 enum First {
     /// It may still deliver some of it.
     Reading,
+    /// It has delivered all, and has not said so yet.
+    Delivered,
     /// It waits until all others have delivered theirs.
     Waiting,
     /// All have.
@@ -163,16 +192,32 @@ struct Closed {
     ends: Vec<(Partition, i64)>,
 }
 
+/// Epochs to be repeated.
+struct Replay {
+    /// Those that are left; the first is the one that is being repeated.
+    claims: VecDeque<Claim>,
+    /// The cuts up to and including it.
+    limits: BTreeMap<Partition, i64>,
+    /// The source was told of the limits.
+    limited: bool,
+}
+
 impl Reader {
     fn new(
         from: Box<dyn Poll>,
-        context: SourceContext,
+        mut context: SourceContext,
         mut capability: Capability<Epoch>,
         activator: Activator,
     ) -> Self {
-        // The first epoch, not the leader's: this worker may be late, and what it opens must not be.
-        capability.downgrade(&context.clock.0.first);
+        let claims = VecDeque::from(std::mem::take(&mut context.replay));
+        // Not the leader's: this worker may be late, and what it opens must not be.
+        capability.downgrade(&claims.front().map_or(context.clock.start(), |claim| claim.epoch));
         let now = Instant::now();
+        let phase = match claims.is_empty() {
+            true => Phase::Reading,
+            false => Phase::Repeating(Replay { claims, limits: BTreeMap::new(), limited: false }),
+        };
+        let starts = from.lag().into_iter().map(|lag| (lag.partition, lag.position)).collect();
         Reader {
             from,
             context,
@@ -180,64 +225,204 @@ impl Reader {
             activator,
             begun: now,
             opened: Vec::new(),
+            phase,
             first: First::Reading,
+            ahead: Records::default(),
             epoch_bytes: 0,
             closed: VecDeque::new(),
+            starts,
             ends: BTreeMap::new(),
+            marks: Vec::new(),
             reported: now,
             told: (0, 0),
         }
     }
 
     /// One activation: at most one batch.
-    fn step(&mut self) -> Option<(Capability<Epoch>, Records)> {
+    fn step(&mut self, out: &mut Vec<(Capability<Epoch>, Fed)>) {
         self.retire();
-        self.capability.as_ref()?;
-        self.report_lag();
-        if self.gated() {
-            self.activator.activate_after(NAP);
-            return None;
-        }
-        self.go_on();
-        let started = Instant::now();
-        let mut records = Records { arena: Arena::recycled(), ..Records::default() };
-        let polled = self.poll(&mut records);
-        let capability = self.capability.clone()?;
-        self.account(&records, started);
-        match polled {
-            Polled::Some | Polled::First => self.activator.activate(),
-            Polled::Nothing => self.activator.activate_after(NAP),
-            Polled::End => self.close(None),
-        }
+        let Some(capability) = &self.capability else { return };
         let epoch = *capability.time();
-        if polled == Polled::First || (polled != Polled::End && self.epoch_is_over(epoch)) {
-            let next = self.context.clock.advance(epoch);
-            self.close(Some(next));
+        self.report_lag();
+        if matches!(self.phase, Phase::Ended) {
+            return self.follow(epoch);
         }
-        if self.first == First::Reading && matches!(polled, Polled::First | Polled::End) {
-            // After the clock was advanced: whoever sees this sees a leader beyond everything that came first.
-            self.context.clock.arrive();
-            self.first = First::Waiting;
+        if self.gated() {
+            return self.activator.activate_after(NAP);
         }
-        (!records.records.is_empty() || !records.marks.is_empty()).then_some((capability, records))
+        match std::mem::replace(&mut self.phase, Phase::Reading) {
+            Phase::Repeating(replay) => self.repeat(epoch, replay, out),
+            Phase::Reading | Phase::Ended => self.read(epoch, out),
+        }
     }
 
-    /// Ends the wait for the others, in an epoch that is higher than all in which something came first.
-    fn go_on(&mut self) {
-        if self.first == First::Waiting && self.context.clock.all_have_arrived() {
+    /// Reads a batch of something new.
+    fn read(&mut self, epoch: Epoch, out: &mut Vec<(Capability<Epoch>, Fed)>) {
+        if self.first == First::Delivered {
+            // While epochs were repeated; nothing else may come before the others have come as far.
+            let next = self.context.clock.advance(epoch, false);
+            self.close(out, Some(next), false);
+            return self.activator.activate();
+        }
+        if self.first == First::Waiting && self.context.clock.all_have_delivered_first() {
+            // In an epoch above all in which something came first: the clock has heard of them.
             self.first = First::Over;
-            self.close(Some(self.context.clock.leader()));
+            self.close(out, Some(self.context.clock.leader()), false);
+            return self.activator.activate();
+        }
+        let started = Instant::now();
+        let mut records = std::mem::take(&mut self.ahead);
+        let polled = if records.records.is_empty() { self.poll(&mut records) } else { Polled::Some };
+        self.account(&records, started);
+        // Whatever of the partition comes after it must be in a later epoch: a claim has marks behind all records.
+        let idled = records.marks.iter().any(|mark| matches!(mark, Mark::Idle(_)));
+        self.emit(records, out);
+        match polled {
+            Polled::Some | Polled::First => self.activator.activate(),
+            Polled::Nothing | Polled::End => self.activator.activate_after(NAP),
+        }
+        if self.first == First::Reading && matches!(polled, Polled::First | Polled::End) {
+            self.first = First::Delivered;
+        }
+        if polled == Polled::End {
+            self.close(out, None, true);
+        } else if self.first == First::Delivered || idled || self.epoch_is_over(epoch) {
+            let held_something = !self.ends.is_empty() || !self.marks.is_empty();
+            let next = self.context.clock.advance(epoch, held_something);
+            self.close(out, Some(next), false);
+        }
+    }
+
+    /// Repeats a part of a claimed epoch.
+    fn repeat(&mut self, epoch: Epoch, mut replay: Replay, out: &mut Vec<(Capability<Epoch>, Fed)>) {
+        let Some(claim) = replay.claims.front().cloned() else {
+            return self.go_live(&replay);
+        };
+        if epoch < claim.epoch {
+            self.downgrade(claim.epoch);
+        }
+        replay.limits.extend(claim.cuts.iter().copied());
+        let started = Instant::now();
+        let mut records = self.due(&replay.limits);
+        if records.records.is_empty() {
+            if self.stopped_while_repeating() {
+                return;
+            }
+            replay.limit(&mut *self.from, self.ahead.arena.len());
+            let mut read = Records { arena: Arena::recycled(), ..Records::default() };
+            if self.poll(&mut read) == Polled::First {
+                self.first = First::Delivered;
+            }
+            records = self.hold_back(read, &replay.limits);
+            self.activator.activate_after(if records.records.is_empty() { NAP } else { Duration::ZERO });
+        } else {
+            self.activator.activate();
+        }
+        self.account(&records, started);
+        if !records.records.is_empty() {
+            self.emit(records, out);
+        }
+        if self.ahead_of(&claim) && self.nothing_due(&replay.limits) {
+            let marks = claim.marks.iter().map(|mark| (*mark).into()).collect();
+            self.emit(Records { marks, ..Records::default() }, out);
+            // It is claimed already: no cut is sent.
+            let next = replay.claims.get(1).map_or(self.context.clock.start(), |claim| claim.epoch);
+            self.end_epoch();
+            self.downgrade(next);
+            replay.claims.pop_front();
+            self.activator.activate();
+        }
+        self.phase = Phase::Repeating(replay);
+    }
+
+    /// What an earlier run had read is read again; from here on everything is new.
+    fn go_live(&mut self, replay: &Replay) {
+        if replay.limited {
+            self.from.limit(None);
+        }
+        self.downgrade(self.context.clock.start());
+        self.marks.clear();
+        self.phase = Phase::Reading;
+        self.activator.activate();
+    }
+
+    /// A run that ends before everything claimed was repeated must record nothing: the next one does it all again.
+    fn stopped_while_repeating(&mut self) -> bool {
+        let stopped = self.context.stop.drain();
+        if stopped {
+            let text = "asked to end while what an earlier run had read was read again; the next run does so".to_owned();
+            self.context.failure.report_as(Cause::Undelivered, text);
+            self.phase = Phase::Ended;
+        }
+        stopped
+    }
+
+    /// The source has come to the end of a claim in all partitions that it reads.
+    fn ahead_of(&self, claim: &Claim) -> bool {
+        let lags = self.from.lag();
+        let position = |partition| lags.iter().find(|lag| lag.partition == partition).map(|lag| lag.position);
+        claim.cuts.iter().all(|(partition, end)| position(*partition).is_none_or(|position| position >= *end))
+    }
+
+    fn nothing_due(&self, limits: &BTreeMap<Partition, i64>) -> bool {
+        !self.ahead.records.iter().any(|record| is_below(record, limits))
+    }
+
+    /// Takes out of what was held back whatever lies below the limits.
+    fn due(&mut self, limits: &BTreeMap<Partition, i64>) -> Records {
+        if self.nothing_due(limits) {
+            return Records::default();
+        }
+        let ahead = std::mem::take(&mut self.ahead);
+        self.hold_back(ahead, limits)
+    }
+
+    /// Passes on what lies below the limits, and keeps the rest, with all marks: the claims have their own.
+    fn hold_back(&mut self, mut read: Records, limits: &BTreeMap<Partition, i64>) -> Records {
+        self.ahead.marks.append(&mut read.marks);
+        if read.records.iter().all(|record| is_below(record, limits)) {
+            return read;
+        }
+        let Records { arena, records, .. } = read;
+        let mut below = Records { arena: Arena::recycled(), ..Records::default() };
+        for record in records {
+            let to = if is_below(&record, limits) { &mut below } else { &mut self.ahead };
+            let mut copy = |slice| to.arena.push(arena.bytes(slice));
+            let payload = match record.payload {
+                Payload::Bytes(slice) => Payload::Bytes(copy(slice)),
+                other => other,
+            };
+            let key = record.key.map(copy);
+            to.records.push(Record { payload, key, ..record });
+        }
+        below
+    }
+
+    /// Has ended: keeps pace with the others, and with the last of them waits for the checkpoint of everything.
+    fn follow(&mut self, epoch: Epoch) {
+        self.activator.activate_after(NAP);
+        match self.context.clock.final_border() {
+            Some(border) => {
+                self.downgrade(border.max(epoch));
+                if self.context.clock.recorded() + 1 >= border {
+                    self.capability = None;
+                }
+            }
+            None => self.downgrade(self.context.clock.leader().max(epoch)),
         }
     }
 
     fn poll(&mut self, records: &mut Records) -> Polled {
-        if self.context.stop.drain() {
+        if self.context.stop.drain() || self.context.clock.draining() {
             return Polled::End;
         }
         if self.first == First::Waiting {
             return Polled::Nothing;
         }
         let complete = self.context.stop.is_complete();
+        if records.arena.is_empty() {
+            records.arena = Arena::recycled();
+        }
         let polled = self.from.poll(BATCH_BYTES, records).unwrap_or_else(|error| {
             self.context.failure.report(format!("source: {error}"));
             Polled::End
@@ -261,24 +446,59 @@ impl Reader {
             || self.context.clock.leader() > epoch
     }
 
-    /// Ends the current epoch and begins `next` or the leader's, whichever is higher; or ends the input.
-    fn close(&mut self, next: Option<Epoch>) {
-        let Some(capability) = self.capability.as_mut() else { return };
-        let now = Instant::now();
-        let ends = std::mem::take(&mut self.ends).into_iter().collect();
-        let epoch = *capability.time();
-        self.closed.push_back(Closed { epoch, bytes: self.epoch_bytes, at: now, settled: false, ends });
-        self.epoch_bytes = 0;
-        self.begun = now;
-        match next {
-            Some(next) => capability.downgrade(&next.max(self.context.clock.leader())),
-            None => self.capability = None,
+    fn emit(&mut self, records: Records, out: &mut Vec<(Capability<Epoch>, Fed)>) {
+        self.marks.extend(records.marks.iter().map(|mark| PartitionMark::from(*mark)));
+        if let Some(capability) = self.capability.as_ref()
+            && (!records.records.is_empty() || !records.marks.is_empty())
+        {
+            out.push((capability.clone(), Fed::Records(records)));
         }
     }
 
-    /// Notes which closed epochs have been settled, and reports durable offsets.
+    /// Ends the current epoch with its cut, and begins `next` or the leader's, whichever is higher; `None` at the end of the input.
+    fn close(&mut self, out: &mut Vec<(Capability<Epoch>, Fed)>, next: Option<Epoch>, ended: bool) {
+        let Some(capability) = self.capability.clone() else { return };
+        let epoch = *capability.time();
+        let cut = Cut {
+            worker: self.context.worker,
+            epoch,
+            starts: std::mem::take(&mut self.starts),
+            marks: std::mem::take(&mut self.marks),
+            ends: self.end_epoch(),
+            first: self.first == First::Delivered,
+            ended,
+            draining: self.context.stop.drain(),
+        };
+        if cut.first {
+            self.first = First::Waiting;
+        }
+        out.push((capability, Fed::Cut(cut)));
+        match next {
+            Some(next) => self.downgrade(next.max(self.context.clock.leader())),
+            None => self.phase = Phase::Ended,
+        }
+    }
+
+    /// Notes that the current epoch holds what was read so far; for each partition, the next offset.
+    fn end_epoch(&mut self) -> Vec<(Partition, i64)> {
+        let now = Instant::now();
+        let ends: Vec<(Partition, i64)> = std::mem::take(&mut self.ends).into_iter().collect();
+        if let Some(capability) = &self.capability {
+            let (epoch, bytes) = (*capability.time(), std::mem::take(&mut self.epoch_bytes));
+            self.closed.push_back(Closed { epoch, bytes, at: now, settled: false, ends: ends.clone() });
+        }
+        self.begun = now;
+        ends
+    }
+
+    fn downgrade(&mut self, to: Epoch) {
+        if let Some(capability) = &mut self.capability {
+            capability.downgrade(&to);
+        }
+    }
+
+    /// Notes which closed epochs have been settled, and reports offsets that a checkpoint covers.
     fn retire(&mut self) {
-        let durable = (self.context.durable)();
         for closed in self.closed.iter_mut().filter(|closed| !closed.settled) {
             if self.context.settled.less_equal(&closed.epoch) {
                 break;
@@ -287,11 +507,14 @@ impl Reader {
             self.context.metrics.epoch_seconds.observe(closed.at.elapsed().as_secs_f64());
             self.context.metrics.settled_epoch.set(closed.epoch as i64);
         }
-        while let Some(closed) = self.closed.front().filter(|closed| closed.settled && closed.epoch <= durable) {
-            if !closed.ends.is_empty() {
-                self.from.durable(&closed.ends);
-            }
+        let recorded = self.context.clock.recorded();
+        let mut ends = BTreeMap::new();
+        while let Some(closed) = self.closed.front().filter(|closed| closed.settled && closed.epoch <= recorded) {
+            ends.extend(closed.ends.iter().copied());
             self.closed.pop_front();
+        }
+        if !ends.is_empty() {
+            self.from.durable(&ends.into_iter().collect::<Vec<_>>());
         }
     }
 
@@ -336,6 +559,24 @@ impl Reader {
             self.ends.insert(partition, last.position.offset + 1);
         }
         metrics.stage_busy.with_label_values(&["source"]).inc_by(started.elapsed().as_secs_f64());
+    }
+}
+
+/// True if a record belongs to an epoch whose cuts these are, or to one before.
+fn is_below(record: &Record, limits: &BTreeMap<Partition, i64>) -> bool {
+    limits.get(&record.position.partition).is_some_and(|limit| record.position.offset < *limit)
+}
+
+impl Replay {
+    /// Tells the source of the limits while too much is held back, and takes that back once little is.
+    fn limit(&mut self, from: &mut dyn Poll, held_bytes: usize) {
+        if held_bytes >= if self.limited { HELD_BYTES_MAX / 2 } else { HELD_BYTES_MAX } {
+            from.limit(Some(&self.limits));
+            self.limited = true;
+        } else if self.limited {
+            from.limit(None);
+            self.limited = false;
+        }
     }
 }
 

@@ -54,6 +54,15 @@ pub trait Survive {
     fn loaded(&mut self) {}
 }
 
+/// Nothing survives of what has no state.
+impl Survive for () {
+    fn save(&mut self, _: Extent, _: &mut Blocks) {}
+
+    fn load(&mut self, _: &[u8]) -> Result<(), Corrupt> {
+        Ok(())
+    }
+}
+
 /// A block cannot be what it should be, although its checksum is right: another version of the engine wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a saved {what} cannot be read")]

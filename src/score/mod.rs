@@ -40,6 +40,7 @@ pub mod train;
 use std::sync::Arc;
 
 use ndarray::ArrayView2;
+use timely::dataflow::operators::generic::operator::empty;
 
 use self::logistic::{Logistic, Scratch};
 use self::persistence::{Persistence, Seen, Watch};
@@ -47,6 +48,7 @@ pub use self::rules::rule_sets;
 use self::rules::{Fired, RuleSet, Vitals, rule_set};
 use crate::config::ScoreSpec;
 use crate::graph::Plan;
+use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Stream};
 use crate::time::EventTime;
 use crate::vocabulary::{Assessed, Assessment, FEATURE_NAMES, Partition, Precision, Reading, Scorable, Timeliness};
@@ -60,17 +62,17 @@ const RECENT_READINGS: usize = 4;
 const SYSTOLIC_BASELINE: usize = 14;
 
 /// Scorable readings in, assessed ones out; one `Arc` a batch, for sinks and audit alike.
-pub fn render<'s>(scorable: Stream<'s, Scorable>, plan: &Plan) -> Stream<'s, Arc<Assessed>> {
+pub fn render<'s>(scorable: Stream<'s, Scorable>, plan: &Plan, desk: &Desk) -> Stream<'s, Arc<Assessed>> {
     let metrics = plan.metrics.clone();
     let mut scorer = match Scorer::new(&plan.flow.spec.score, plan.model.clone()) {
-        Ok(scorer) => Some(scorer),
+        Ok(scorer) => scorer,
         Err(why) => {
             plan.failure.report(why);
-            None
+            return empty(scorable.scope());
         }
     };
-    driver::batches(scorable, "score", plan.metrics.clone(), move |_epoch, scorable, out| {
-        let Some(scorer) = &mut scorer else { return };
+    let seat = desk.seat("score", &mut scorer);
+    driver::batches(scorable, "score", plan.metrics.clone(), (scorer, Some(seat)), move |scorer, _, scorable, out| {
         let assessed = scorer.score(scorable);
         for (reason, count) in scorer.take_alarms() {
             metrics.alarms.with_label_values(&[reason]).inc_by(count);

@@ -13,14 +13,14 @@
 //! 3. Files that begin with a Patient come first, on all workers ([`Polled::First`]): a FHIR Bulk Data export keeps demographics in files of
 //!    their own, and they must be known before the first observation is scored, whatever is read where. Otherwise the order is that of [`find`].
 //!
-//! Limits: one open file a worker, [`chunks::CHUNK_BYTES`] beyond the bytes asked for, `source.record_bytes_max` a line,
+//! Limits: one open file a worker (while epochs of an earlier run are repeated, one for each of its workers), [`chunks::CHUNK_BYTES`] beyond the bytes asked for, `source.record_bytes_max` a line,
 //! [`DOCUMENT_BYTES_MAX`] a document. It does not watch folders for new files.
 
 mod chunks;
 mod find;
 mod split;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -57,6 +57,9 @@ pub struct FileSource {
     first: Option<VecDeque<File>>,
     waiting: VecDeque<File>,
     current: Option<Reading>,
+    /// Files that were left in the middle, because nothing beyond a limit was wanted of them.
+    left: VecDeque<Reading>,
+    limits: Option<BTreeMap<Partition, i64>>,
     /// Not delivered yet.
     marks: Vec<Mark>,
     /// Ascending by partition.
@@ -122,6 +125,8 @@ impl FileSource {
             first: Some(patients.into()),
             waiting: others.into(),
             current: None,
+            left: VecDeque::new(),
+            limits: None,
             record_bytes_max: spec.record_bytes_max,
             stop: opening.stop.clone(),
         })
@@ -129,9 +134,19 @@ impl FileSource {
 
     /// The next file, opened; `None` if none is left of those whose time it is. One that vanished meanwhile is one unreadable record.
     fn turn(&mut self, into: &mut Records) -> Option<&mut Reading> {
+        self.leave();
         while self.current.is_none() {
+            let limits = &self.limits;
+            let wanted = |partition, position| {
+                limits.as_ref().is_none_or(|limits| limits.get(&partition).is_some_and(|limit| position < *limit))
+            };
+            if let Some(at) = self.left.iter().position(|left| wanted(left.documents.partition, left.documents.offset)) {
+                self.current = self.left.remove(at);
+                break;
+            }
             let files = self.first.as_mut().unwrap_or(&mut self.waiting);
-            let File { input, partition, resume } = files.pop_front()?;
+            let at = files.iter().position(|file| wanted(file.partition, file.resume))?;
+            let File { input, partition, resume } = files.remove(at)?;
             let mut documents = Documents { partition, offset: 0, resume };
             match Chunks::open(&input) {
                 Ok(chunks) => {
@@ -145,6 +160,18 @@ impl FileSource {
             }
         }
         self.current.as_mut()
+    }
+
+    /// Leaves a file of which nothing is wanted at present.
+    fn leave(&mut self) {
+        let beyond = |reading: &Reading, limits: &BTreeMap<Partition, i64>| {
+            limits.get(&reading.documents.partition).is_none_or(|limit| reading.documents.offset >= *limit)
+        };
+        if let (Some(reading), Some(limits)) = (&self.current, &self.limits)
+            && beyond(reading, limits)
+        {
+            self.left.extend(self.current.take());
+        }
     }
 
     fn close(&mut self, documents: &Documents) {
@@ -184,11 +211,17 @@ impl Poll for FileSource {
             Polled::Some
         } else if later {
             Polled::Nothing
+        } else if self.limits.is_some() {
+            Polled::Nothing
         } else if self.first.take().is_some() {
             Polled::First
         } else {
             Polled::End
         })
+    }
+
+    fn limit(&mut self, limits: Option<&BTreeMap<Partition, i64>>) {
+        self.limits = limits.cloned();
     }
 
     /// Files keep no offsets.

@@ -19,7 +19,7 @@ mod batch;
 pub mod client;
 mod start;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,8 @@ pub struct KafkaSource {
     idle: Option<Duration>,
     idle_checked: Instant,
     committed: BTreeMap<Partition, i64>,
+    /// Partitions that librdkafka was told to leave alone for the time being.
+    paused: BTreeSet<Partition>,
 }
 
 /// Everything about the partitions, apart from the client.
@@ -130,6 +132,7 @@ impl KafkaSource {
             progress: opening.progress.clone(),
             idle,
             committed: BTreeMap::new(),
+            paused: BTreeSet::new(),
         })
     }
 
@@ -188,6 +191,31 @@ impl Poll for KafkaSource {
         } else {
             Polled::Nothing
         })
+    }
+
+    fn limit(&mut self, limits: Option<&BTreeMap<Partition, i64>>) {
+        let wanted = |reader: &Reader| {
+            limits.is_none_or(|limits| limits.get(&reader.partition).is_some_and(|limit| reader.position < *limit))
+        };
+        let open = self.reading.partitions.iter().filter(|reader| !reader.ended);
+        let pause: BTreeSet<Partition> = open.filter(|reader| !wanted(reader)).map(|reader| reader.partition).collect();
+        let (newly, no_longer) = (&pause - &self.paused, &self.paused - &pause);
+        let list = |partitions: &BTreeSet<Partition>| {
+            let mut list = TopicPartitionList::new();
+            for partition in partitions {
+                list.add_partition(self.reading.topics.name(partition.topic), partition.number);
+            }
+            list
+        };
+        if let Some(fetcher) = &self.fetcher {
+            // What is not paused only comes too early and takes memory.
+            let paused = fetcher.consumer().pause(&list(&newly));
+            let resumed = fetcher.consumer().resume(&list(&no_longer));
+            if let Err(why) = paused.and(resumed) {
+                self.reading.trouble.note(Instant::now(), &format!("could not pause or resume partitions: {why}"));
+            }
+        }
+        self.paused = pause;
     }
 
     fn durable(&mut self, ends: &[(Partition, i64)]) {

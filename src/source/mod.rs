@@ -19,7 +19,7 @@ pub mod kafka;
 pub(crate) mod pace;
 pub(crate) mod produce;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -124,34 +124,44 @@ impl Progress {
     }
 }
 
-/// The topics of a flow, sorted by name: [`TopicId`] is the index. The same on every worker.
+/// The topics of a flow: [`TopicId`] is the index. The same on every worker, and in every run that goes on from the same state: those that
+/// an earlier run knew keep their numbers, new ones follow, sorted by name.
 ///
 /// A file's topic name is `file-` and 12 hex digits of a keyed hash of its path: file names identify people more often than not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topics(Arc<[Arc<str>]>);
+pub struct Topics {
+    names: Arc<[Arc<str>]>,
+    by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
+}
 
 impl Topics {
     /// From names; sorts and removes repetitions.
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
-        let mut names: Vec<Arc<str>> = names.into_iter().map(Arc::from).collect();
-        names.sort_unstable();
-        names.dedup();
-        Topics(names.into())
+        Topics::continuing(&[], names)
+    }
+
+    /// The same, behind those that an earlier run knew.
+    pub fn continuing(known: &[String], names: impl IntoIterator<Item = String>) -> Self {
+        let mut all: Vec<Arc<str>> = known.iter().map(|name| Arc::from(name.as_str())).collect();
+        let new: BTreeSet<Arc<str>> = names.into_iter().map(Arc::from).collect();
+        all.extend(new.into_iter().filter(|name| !known.iter().any(|known| **known == **name)));
+        let by_name = all.iter().zip(0..).map(|(name, id)| (Arc::clone(name), TopicId(id))).collect();
+        Topics { names: all.into(), by_name: Arc::new(by_name) }
     }
 
     /// The name of a topic.
     pub fn name(&self, topic: TopicId) -> &str {
-        &self.0[topic.0 as usize]
+        &self.names[topic.0 as usize]
     }
 
     /// The number of a topic, if it belongs to the flow.
     pub fn id(&self, name: &str) -> Option<TopicId> {
-        self.0.binary_search_by(|known| (**known).cmp(name)).ok().map(|at| TopicId(at as u32))
+        self.by_name.get(name).copied()
     }
 
     /// All names, in order of their numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|name| &**name)
+        self.names.iter().map(|name| &**name)
     }
 }
 
@@ -175,7 +185,11 @@ pub trait Poll: Send + 'static {
     /// Adds up to about `bytes_max` bytes of records (at least one record if there is one) and any marks. Never blocks longer than a few milliseconds.
     fn poll(&mut self, bytes_max: usize, into: &mut Records) -> Result<Polled, SourceError>;
 
-    /// Everything below these offsets is durable in every sink: a Kafka source commits them for outside tools. Each is the next offset to read.
+    /// While an earlier run's epochs are repeated and too much of later ones has come already: of a partition nothing is wanted at or beyond its limit, and
+    /// nothing at all of one that is not named, until the next call; `None` lifts all limits. A batch or so beyond them is no harm.
+    fn limit(&mut self, limits: Option<&BTreeMap<Partition, i64>>);
+
+    /// Everything below these offsets is covered by a recorded checkpoint: a Kafka source commits them for outside tools. Each is the next offset to read.
     fn durable(&mut self, ends: &[(Partition, i64)]);
 
     /// For each partition read here: where the next record will be read, and how many records are known to wait behind it.
@@ -231,6 +245,15 @@ mod tests {
 
     /// Computed apart from this code, from the definition of FNV-1a.
     const ROUTE_OF_BP_OBS: u64 = 0x9603_983e_51f1_a776;
+
+    #[test]
+    fn topics_keep_their_numbers_when_others_come() {
+        let before = Topics::new(["b".to_owned(), "d".to_owned()]);
+        let known: Vec<String> = before.names().map(str::to_owned).collect();
+        let now = Topics::continuing(&known, ["c", "d", "a", "c"].map(str::to_owned));
+        assert_eq!(now.names().collect::<Vec<_>>(), ["b", "d", "a", "c"]);
+        assert_eq!((now.id("d"), now.id("c"), now.id("x")), (before.id("d"), Some(TopicId(3)), None));
+    }
 
     #[test]
     fn progress_never_goes_back() {

@@ -2,6 +2,7 @@
 //!
 //! The only clock is handed in; it decides when a record comes, never what it holds.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::profile::Profile;
@@ -26,6 +27,8 @@ pub struct GeneratorSource {
     clock: Box<dyn Fn() -> Duration + Send>,
     turn: usize,
     payload: Vec<u8>,
+    /// What is wanted of each partition at most, if there are limits.
+    limits: Option<BTreeMap<Partition, i64>>,
     stop: Stop,
 }
 
@@ -83,6 +86,7 @@ impl GeneratorSource {
             clock,
             turn: 0,
             payload,
+            limits: None,
             stop: opening.stop.clone(),
         })
     }
@@ -90,8 +94,9 @@ impl GeneratorSource {
     /// Up to [`RUN_MESSAGES`] of the partition whose turn it is. False if it has none now.
     fn run(&mut self, due: u64, into: &mut Records) -> bool {
         let reader = &mut self.readers[self.turn];
+        let limit = self.limits.as_ref().map_or(i64::MAX, |limits| limits.get(&reader.partition).copied().unwrap_or(0));
         let mut count = 0;
-        while count < RUN_MESSAGES && reader.done < due {
+        while count < RUN_MESSAGES && reader.done < due && reader.offset < limit {
             let offset = reader.offset;
             let Some(key) = reader.step(&mut self.payload) else { break };
             let payload = Payload::Bytes(into.arena.push(&self.payload));
@@ -139,6 +144,10 @@ impl Poll for GeneratorSource {
         } else {
             Polled::Nothing
         })
+    }
+
+    fn limit(&mut self, limits: Option<&BTreeMap<Partition, i64>>) {
+        self.limits = limits.cloned();
     }
 
     /// The generator keeps no offsets.

@@ -1,0 +1,363 @@
+//! Checkpoints on one worker: stages hand in their state at each border, sinks their staged files; together they go to whoever records them.
+//!
+//! ```text
+//! stages ─keep─┐ Blocks ─> StateWriter (thread) ─> state files ─┐
+//!              ├─ Desk (one a worker) ──────────────────────────┴─> [gather] ─> record
+//! sinks ─stage─┘ staged files
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A stage hands in its state as of "everything below the border is applied": when its input has come to the border, before it applies anything
+//!    above. So the parts of one border are one consistent cut, without a message to anybody.
+//! 2. Every worker hands in for the same borders in the same order; the first of a run, and every `base_every`-th after it, is a base.
+//! 3. [`gather`] emits a worker's pieces of a border when all its stages and all its sinks have handed in theirs, and holds the epoch until then.
+//!
+//! Limits: [`WRITER_QUEUE_MAX`] stages' blocks wait for the writer; the stage waits then, which bounds memory to so many copies of changed state.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::generic::operator;
+
+use super::clock::{EpochClock, border_above};
+use super::driver::{NAP, Stream};
+use super::epoch_log::{Checkpoint, StatePart};
+use super::failure::Failure;
+use super::metrics::Metrics;
+use super::recorder::checkpoint_of;
+use super::state_files::{self, StateKey};
+use super::stop::Stop;
+use super::store::SharedStore;
+use super::survive::{Blocks, Extent, Survive};
+use crate::sink::StagedFile;
+use crate::source::Share;
+use crate::time::Epoch;
+
+/// Blocks of stages that may wait for the writer of a process.
+const WRITER_QUEUE_MAX: usize = 32;
+
+/// Between two attempts to write a state file.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What one worker adds to a checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Gathered {
+    /// Its state files.
+    pub parts: Vec<StatePart>,
+    /// Files of its sinks that are to get their names.
+    pub staged: Vec<StagedFile>,
+}
+
+/// The state that a run begins with: the objects of a checkpoint and of those that it builds on, oldest first.
+#[derive(Clone, Default)]
+pub struct Restored(Arc<Vec<Object>>);
+
+struct Object {
+    part: StatePart,
+    bytes: Vec<u8>,
+}
+
+impl Restored {
+    /// Fetches and verifies the state of the newest of `chain`, which begins with a base and ascends.
+    ///
+    /// # Errors
+    /// The object that is missing or damaged.
+    pub fn fetch(store: &SharedStore, chain: &[&Checkpoint], cipher: Option<&StateKey>) -> Result<Restored, String> {
+        let mut objects = Vec::new();
+        for part in chain.iter().flat_map(|checkpoint| &checkpoint.parts) {
+            let bytes = store.get(&part.name).map_err(|error| error.to_string())?;
+            let bytes = bytes.ok_or_else(|| format!("state file {} is missing", part.name))?;
+            // All of it: a checkpoint is used whole or not at all.
+            state_files::decode(&part.name, &bytes, part, cipher, |_| true, |_, _| Ok(()))
+                .map_err(|error| error.to_string())?;
+            objects.push(Object { part: part.clone(), bytes });
+        }
+        Ok(Restored(Arc::new(objects)))
+    }
+
+    /// True if the run begins with nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hands a stage's machine the blocks that this worker owns.
+    fn load(
+        &self,
+        stage: &str,
+        share: Share,
+        cipher: Option<&StateKey>,
+        machine: &mut dyn Survive,
+    ) -> Result<(), String> {
+        let ending = format!("-{stage}");
+        for Object { part, bytes } in self.0.iter().filter(|object| object.part.name.ends_with(&ending)) {
+            let ours = |route: u64| route % share.workers.max(1) as u64 == share.worker as u64;
+            let load = |_, block: &[u8]| machine.load(block).map_err(|corrupt| corrupt.to_string());
+            state_files::decode(&part.name, bytes, part, cipher, ours, load).map_err(|error| error.to_string())?;
+        }
+        if !self.is_empty() {
+            machine.loaded();
+        }
+        Ok(())
+    }
+}
+
+/// One stage's state, on its way to a file.
+struct Saved {
+    stage: &'static str,
+    worker: usize,
+    border: Epoch,
+    blocks: Blocks,
+    reply: Sender<(Epoch, StatePart)>,
+}
+
+/// The thread of a process that writes state files.
+#[derive(Clone)]
+pub struct StateWriter(SyncSender<Saved>);
+
+impl StateWriter {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(
+        store: SharedStore,
+        generation: u64,
+        cipher: Option<Arc<StateKey>>,
+        stop: Stop,
+        failure: Failure,
+        metrics: Metrics,
+    ) -> std::io::Result<StateWriter> {
+        let (sender, receiver) = sync_channel(WRITER_QUEUE_MAX);
+        let hand = WriterHand { store, generation, cipher, stop, failure, metrics };
+        std::thread::Builder::new().name("state".into()).spawn(move || hand.run(&receiver))?;
+        Ok(StateWriter(sender))
+    }
+}
+
+struct WriterHand {
+    store: SharedStore,
+    generation: u64,
+    cipher: Option<Arc<StateKey>>,
+    stop: Stop,
+    failure: Failure,
+    metrics: Metrics,
+}
+
+impl WriterHand {
+    fn run(self, receiver: &Receiver<Saved>) {
+        while let Ok(saved) = receiver.recv() {
+            let epoch = checkpoint_of(saved.border);
+            let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
+            let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
+            drop(saved.blocks);
+            if let Err(text) = self.write(&name, &bytes) {
+                return self.failure.report(text);
+            }
+            self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
+            let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
+            // Fails only when the worker has gone.
+            let _ = saved.reply.send((saved.border, part));
+        }
+    }
+
+    /// Writes one object; goes on trying while the store cannot be reached: the run goes on with the checkpoint before.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+        loop {
+            match self.store.create(name, bytes) {
+                Ok(true) => return Ok(()),
+                // An attempt whose answer was lost. Nobody else writes under our generation.
+                Ok(false) => return Ok(()),
+                Err(error) if error.may_be_retried() && !self.stop.abandon() => {
+                    tracing::warn!(target: "runtime", "could not write {name}: {error}; trying again");
+                    std::thread::sleep(RETRY_EVERY);
+                }
+                Err(error) => return Err(format!("checkpoint: {error}")),
+            }
+        }
+    }
+}
+
+/// What stages and sinks of one worker have handed in for one border.
+#[derive(Default)]
+struct Pieces {
+    stages: usize,
+    /// Blocks that the writer has not written yet.
+    unwritten: usize,
+    sinks: usize,
+    parts: Vec<StatePart>,
+    staged: Vec<StagedFile>,
+}
+
+/// Where stages and sinks of one worker hand in their pieces.
+#[derive(Clone)]
+pub struct Desk(Rc<RefCell<Inner>>);
+
+struct Inner {
+    share: Share,
+    restored: Restored,
+    cipher: Option<Arc<StateKey>>,
+    first_border: Epoch,
+    base_every: u32,
+    writer: StateWriter,
+    failure: Failure,
+    metrics: Metrics,
+    reply: Sender<(Epoch, StatePart)>,
+    written: Receiver<(Epoch, StatePart)>,
+    stages: usize,
+    sinks: usize,
+    borders: BTreeMap<Epoch, Pieces>,
+}
+
+impl Desk {
+    /// For one worker. `start` is the first epoch that can hold something new or repeated.
+    pub fn new(
+        share: Share,
+        restored: Restored,
+        cipher: Option<Arc<StateKey>>,
+        start: Epoch,
+        base_every: u32,
+        writer: StateWriter,
+        failure: Failure,
+        metrics: Metrics,
+    ) -> Desk {
+        let (reply, written) = channel();
+        Desk(Rc::new(RefCell::new(Inner {
+            share,
+            restored,
+            cipher,
+            first_border: border_above(start),
+            base_every: base_every.max(1),
+            writer,
+            failure,
+            metrics,
+            reply,
+            written,
+            stages: 0,
+            sinks: 0,
+            borders: BTreeMap::new(),
+        })))
+    }
+
+    /// Gives a stage its place, and its machine what it had saved. If that cannot be read, the run fails.
+    pub fn seat(&self, stage: &'static str, machine: &mut dyn Survive) -> Seat {
+        let mut inner = self.0.borrow_mut();
+        inner.stages += 1;
+        let loaded = inner.restored.load(stage, inner.share, inner.cipher.as_deref(), machine);
+        if let Err(why) = loaded {
+            inner.failure.report(format!("could not put back the state of {stage}: {why}"));
+        }
+        Seat { desk: self.clone(), stage, border: inner.first_border, count: 0 }
+    }
+
+    /// The border at which a sink stages first; it is expected at every border from now on.
+    pub fn seat_sink(&self) -> Epoch {
+        let mut inner = self.0.borrow_mut();
+        inner.sinks += 1;
+        inner.first_border
+    }
+
+    /// A sink has settled everything below `border` and staged these files.
+    pub fn staged(&self, border: Epoch, mut files: Vec<StagedFile>) {
+        let mut inner = self.0.borrow_mut();
+        let pieces = inner.borders.entry(border).or_default();
+        pieces.sinks += 1;
+        pieces.staged.append(&mut files);
+    }
+
+    /// True if the run began with saved state: differential collections are to be put back.
+    pub fn restores(&self) -> bool {
+        !self.0.borrow().restored.is_empty()
+    }
+
+    /// The pieces of the lowest border, once all are in.
+    fn take(&self) -> Option<(Epoch, Gathered)> {
+        let mut inner = self.0.borrow_mut();
+        let inner = &mut *inner;
+        while let Ok((border, part)) = inner.written.try_recv() {
+            let pieces = inner.borders.entry(border).or_default();
+            pieces.unwritten -= 1;
+            pieces.parts.push(part);
+        }
+        let first = inner.borders.first_entry()?;
+        let pieces = first.get();
+        let all = pieces.stages == inner.stages && pieces.unwritten == 0 && pieces.sinks == inner.sinks;
+        if !all {
+            return None;
+        }
+        let (border, pieces) = first.remove_entry();
+        Some((border, Gathered { parts: pieces.parts, staged: pieces.staged }))
+    }
+}
+
+/// A stage's place at the desk: it knows which border is next.
+pub struct Seat {
+    desk: Desk,
+    stage: &'static str,
+    border: Epoch,
+    count: u32,
+}
+
+impl Seat {
+    /// The next border.
+    pub fn border(&self) -> Epoch {
+        self.border
+    }
+
+    /// Hands in the machine's state for every border up to `reached`: no input below that can come any more, and all that came is applied.
+    /// `None` when the input has ended: then nothing is left to be handed in.
+    pub fn keep(&mut self, reached: Option<Epoch>, machine: &mut dyn Survive) {
+        while reached.is_some_and(|reached| reached >= self.border) {
+            self.save(machine);
+        }
+    }
+
+    fn save(&mut self, machine: &mut dyn Survive) {
+        let mut inner = self.desk.0.borrow_mut();
+        let started = Instant::now();
+        let extent = if self.count.is_multiple_of(inner.base_every) { Extent::All } else { Extent::Changed };
+        let mut blocks = Blocks::default();
+        machine.save(extent, &mut blocks);
+        let border = self.border;
+        (self.border, self.count) = (border_above(border), self.count + 1);
+        let worker = inner.share.worker;
+        let written = blocks.is_empty();
+        let pieces = inner.borders.entry(border).or_default();
+        pieces.stages += 1;
+        pieces.unwritten += usize::from(!written);
+        if !written {
+            let saved = Saved { stage: self.stage, worker, border, blocks, reply: inner.reply.clone() };
+            // Fails only when the writer has reported why it is gone.
+            let _ = inner.writer.0.send(saved);
+        }
+        inner.metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
+    }
+}
+
+/// Emits this worker's pieces of each border, at the checkpoint's epoch, as soon as all are in.
+pub fn gather<'s>(scope: Scope<'s, Epoch>, desk: Desk, clock: EpochClock) -> Stream<'s, Gathered> {
+    operator::source::<_, CapacityContainerBuilder<Vec<Gathered>>, _, _>(scope, "gather", move |mut capability, info| {
+        let activator = scope.activator_for(info.address);
+        capability.downgrade(&checkpoint_of(desk.0.borrow().first_border));
+        let mut held = Some(capability);
+        move |output| {
+            let Some(capability) = held.as_mut() else { return };
+            activator.activate_after(NAP);
+            while let Some((border, gathered)) = desk.take() {
+                output.session(capability).give(gathered);
+                capability.downgrade(&checkpoint_of(border_above(border)));
+                if clock.final_border().is_some_and(|last| last <= border) {
+                    held = None;
+                    return;
+                }
+            }
+        }
+    })
+}

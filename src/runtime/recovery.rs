@@ -1,0 +1,157 @@
+//! How a run begins: what the log says of the runs before, and what follows from it. Decisions over facts that were read; the reading is the log's.
+//!
+//! ```text
+//! log ─> History ─┬─ admit: may this run go on from there at all?
+//!                 └─ recover: the newest checkpoint whose files are whole ─> state, epochs to repeat, offsets, files to name
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A run begins at a checkpoint whose files have all been verified, or at the beginning of the log if there is none.
+//! 2. If the newest checkpoint is damaged, the one before is used, loudly: the claims since are still there. Files that the damaged one named stay, and
+//!    their epochs are not written again ([`Recovery::committed_up_to`]).
+//! 3. What was claimed is repeated by the same settings and the same version only: they decide the rows.
+
+use std::collections::BTreeMap;
+
+use super::checkpoint::Restored;
+use super::clock::border_above;
+use super::epoch_log::{Checkpoint, Claim, History, LogError, Seal};
+use super::state_files::StateKey;
+use super::store::SharedStore;
+use crate::sink::StagedFile;
+use crate::time::Epoch;
+use crate::vocabulary::Partition;
+
+/// What a run begins with.
+#[derive(Default)]
+pub struct Recovery {
+    /// This run's number.
+    pub generation: u64,
+    /// State to put back.
+    pub restored: Restored,
+    /// Epochs to be repeated, ascending.
+    pub replay: Vec<Claim>,
+    /// New epochs come above this one.
+    pub above: Epoch,
+    /// The epoch of the checkpoint that it begins with.
+    pub checkpoint: Option<Epoch>,
+    /// Where each partition stood at the checkpoint: the next offset.
+    pub ends: BTreeMap<Partition, i64>,
+    /// Where each partition is to be read from: the same, or where it was first opened.
+    pub resume: BTreeMap<Partition, i64>,
+    /// Files of recorded checkpoints, which must have their names.
+    pub staged: Vec<(Epoch, Vec<StagedFile>)>,
+    /// Files of epochs up to here are written and named.
+    pub committed_up_to: Epoch,
+    /// Earlier runs whose epochs may be repeated, with their numbers of workers.
+    pub earlier: Vec<(u64, usize)>,
+}
+
+/// The names under which a run's settings are compared with those of earlier ones.
+pub mod digest {
+    /// The flow's name: a state belongs to one flow.
+    pub const FLOW: &str = "flow";
+    /// The pseudonym key's id: state is kept by pseudonym.
+    pub const KEY: &str = "key";
+    /// What decides the rows: settings, model, version.
+    pub const RULES: &str = "rules";
+}
+
+/// Whether a run with these digests may go on from what is there.
+///
+/// # Errors
+/// A sentence that says what differs and what to do.
+pub fn admit(
+    history: &History,
+    digests: &BTreeMap<String, String>,
+    replay_with_new_code: bool,
+) -> Result<(), String> {
+    let Some(last) = history.seals.last() else { return Ok(()) };
+    let differs = |name: &str| match (last.digests.get(name), digests.get(name)) {
+        (Some(then), Some(now)) if then != now => Some((then.clone(), now.clone())),
+        _ => None,
+    };
+    if let Some((then, now)) = differs(digest::FLOW) {
+        return Err(format!(
+            "state.path holds the state of the flow {then:?}, this is {now:?}; give each flow a state.path of its own"
+        ));
+    }
+    if let Some((then, now)) = differs(digest::KEY) {
+        return Err(format!(
+            "state.path holds pseudonyms made with key {then}, pseudonymise names key {now}; use the same key, or an empty state.path for a new beginning"
+        ));
+    }
+    if differs(digest::RULES).is_some() && !history.claims.is_empty() && !replay_with_new_code {
+        return Err(format!(
+            "the last run did not end cleanly, and {} epochs have to be repeated exactly as they were, but settings, model or version have changed since; \
+             start once more as before and stop with SIGTERM, or accept other rows for these epochs with --replay-with-new-code",
+            history.claims.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the newest state that is whole, and says what follows from it.
+///
+/// # Errors
+/// There are checkpoints, and none can be read; or the log cannot.
+pub fn recover(
+    store: &SharedStore,
+    history: &History,
+    cipher: Option<&StateKey>,
+) -> Result<Recovery, LogError> {
+    let mut found = None;
+    let mut why_not = None;
+    for at in (0..history.checkpoints.len()).rev() {
+        match Restored::fetch(store, &history.chain(&history.checkpoints[at]), cipher) {
+            Ok(restored) => {
+                found = Some((at, restored));
+                break;
+            }
+            Err(why) => {
+                tracing::error!(target: "runtime", "checkpoint {} cannot be used: {why}; trying the one before", history.checkpoints[at].epoch);
+                why_not.get_or_insert(why);
+            }
+        }
+    }
+    match (found, why_not) {
+        (None, Some(why)) => Err(LogError::Corrupt { name: "state".into(), why }),
+        (None, None) => Ok(plan(history, None, Restored::default(), history.claims.clone())),
+        (Some((at, restored)), _) => {
+            let from = &history.checkpoints[at];
+            Ok(plan(history, Some(from), restored, history.claims_since(from.epoch)))
+        }
+    }
+}
+
+/// The name of the counter that says up to which epoch files are written, where that is further than the checkpoint: after falling back.
+pub const FILES_UP_TO: &str = "files_up_to";
+
+fn committed_up_to(checkpoint: &Checkpoint) -> Epoch {
+    checkpoint.epoch.max(checkpoint.counters.get(FILES_UP_TO).copied().unwrap_or(0))
+}
+
+fn plan(history: &History, from: Option<&Checkpoint>, restored: Restored, replay: Vec<Claim>) -> Recovery {
+    let ends: BTreeMap<Partition, i64> = from.iter().flat_map(|from| from.ends.iter().copied()).collect();
+    let mut resume = ends.clone();
+    for (partition, start) in replay.iter().flat_map(|claim| &claim.starts) {
+        resume.entry(*partition).or_insert(*start);
+    }
+    let checkpoint = from.map(|from| from.epoch);
+    // The border above the checkpoint is where collections are put back: nothing else may happen in it.
+    let above = history.last_epoch.unwrap_or(0).max(checkpoint.map_or(0, border_above));
+    let workers = |seal: &Seal| (seal.generation, seal.workers as usize);
+    Recovery {
+        generation: history.generation,
+        restored,
+        replay,
+        above,
+        checkpoint,
+        ends,
+        resume,
+        staged: history.checkpoints.iter().map(|checkpoint| (checkpoint.epoch, checkpoint.staged.clone())).collect(),
+        committed_up_to: history.checkpoints.iter().map(committed_up_to).max().unwrap_or(0),
+        earlier: history.seals.iter().map(workers).collect(),
+    }
+}
