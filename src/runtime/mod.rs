@@ -2,13 +2,16 @@
 
 pub mod delivery;
 pub mod driver;
+pub mod epoch_log;
 pub mod failure;
 pub mod http;
 pub mod live;
 pub mod metrics;
 pub mod progress;
 mod reader;
+pub mod state_files;
 pub mod stop;
+pub mod store;
 pub mod summary;
 pub mod survive;
 #[cfg(test)]
