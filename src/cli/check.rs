@@ -133,7 +133,7 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
     spec.audit = AuditSpec { enabled: false, ..spec.audit };
     spec.model.file = None;
     spec.http.listen = String::new();
-    spec.state.path = scratch.0.join("state");
+    spec.state.path = scratch.0.join("state").display().to_string();
     spec.sink = SinkSpec::default();
     let flow = Flow::check(spec).map_err(Failed::configuration)?;
     let options = Options {

@@ -12,6 +12,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::decode::Settings;
+use crate::runtime::store::Place;
 use crate::time::EventSpan;
 
 mod spec;
@@ -63,6 +64,7 @@ impl Flow {
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
+        check_state(&spec.state)?;
         let files = spec.source.kind == SourceKind::Files;
         let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
         Ok(Flow { spec, decode })
@@ -219,6 +221,36 @@ fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
     }
     at_least("sink.elasticsearch.bulk_bytes", spec.bulk_bytes, 16 << 10)?;
     at_least("sink.elasticsearch.bulk_documents", spec.bulk_documents, 1)
+}
+
+fn check_state(state: &StateSpec) -> Result<(), String> {
+    let place = Place::parse(&state.path).map_err(|why| format!("state.path is {:?}: {why}", state.path))?;
+    at_least("state.checkpoint_seconds", state.checkpoint_seconds as usize, 1)?;
+    at_least("state.keep", state.keep, 1)?;
+    at_least("state.base_every", state.base_every as usize, 1)?;
+    let s3 = [
+        ("endpoint", state.endpoint.is_some()),
+        ("region", state.region.is_some()),
+        ("access_key_file", state.access_key_file.is_some()),
+        ("secret_key_file", state.secret_key_file.is_some()),
+    ];
+    if let (Place::Folder(_), Some((key, _))) = (&place, s3.iter().find(|(_, given)| *given)) {
+        return Err(format!("state.{key} is for s3://bucket/prefix, and state.path is {:?}", state.path));
+    }
+    if state.access_key_file.is_some() != state.secret_key_file.is_some() {
+        return Err("state needs both access_key_file and secret_key_file, or neither".into());
+    }
+    let url = |endpoint: &String| {
+        let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+        // A user name in it would be a secret in the flow, and in messages.
+        host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+    };
+    match &state.endpoint {
+        Some(endpoint) if !url(endpoint) => {
+            Err("state.endpoint must be http://host:port or https://host:port, without user and password".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn positive(key: &str, span: EventSpan) -> Result<(), String> {

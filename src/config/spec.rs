@@ -599,13 +599,47 @@ impl Default for CorrectionSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StateSpec {
-    /// A folder of the engine's own.
-    pub path: PathBuf,
+    /// A place of the engine's own, one for each flow: a folder, or `s3://bucket/prefix`.
+    pub path: String,
+    /// Seconds between two checkpoints.
+    pub checkpoint_seconds: u64,
+    /// Checkpoints that are kept; older ones are removed.
+    pub keep: usize,
+    /// Every so many checkpoints all of the state is saved, in between what changed.
+    pub base_every: u32,
+    /// S3: `http://host:port` or `https://…` of a store that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// S3: the bucket's region; else `AWS_REGION`, else `us-east-1`.
+    pub region: Option<String>,
+    /// S3: a file holding the access key's id; without it the usual `AWS_*` variables or the machine's role.
+    pub access_key_file: Option<PathBuf>,
+    /// S3: a file holding the secret access key.
+    pub secret_key_file: Option<PathBuf>,
+    /// A file holding the key that saved state is encrypted with, as 64 hexadecimal characters; readable by its owner only.
+    pub encryption_key_file: Option<PathBuf>,
 }
 
 impl Default for StateSpec {
     fn default() -> Self {
-        StateSpec { path: "windkessel-state".into() }
+        StateSpec {
+            path: "windkessel-state".into(),
+            checkpoint_seconds: 10,
+            keep: 3,
+            base_every: 16,
+            endpoint: None,
+            region: None,
+            access_key_file: None,
+            secret_key_file: None,
+            encryption_key_file: None,
+        }
+    }
+}
+
+impl StateSpec {
+    /// Where notes go that stay on this machine (documents that Elasticsearch refused): the folder, or the default one if state is in a bucket.
+    pub fn folder(&self) -> PathBuf {
+        let path = if self.path.contains("://") { StateSpec::default().path } else { self.path.clone() };
+        path.into()
     }
 }
 

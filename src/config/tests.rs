@@ -55,6 +55,17 @@ fn what_cannot_work_is_refused_by_name() {
         ("sink.elasticsearch.url=localhost", "http://"),
         ("sink.elasticsearch.index=BP", "lower-case"),
         ("sink.parquet.zstd_level=23", "1..=22"),
+        ("state.path=\"\"", "state.path"),
+        ("state.path=gs://bucket", "gs:// is not known"),
+        ("state.path=s3:///prefix", "no name of a bucket"),
+        ("state.path=s3://bucket/../other", "in parts between"),
+        ("state.checkpoint_seconds=0", "state.checkpoint_seconds"),
+        ("state.keep=0", "state.keep"),
+        ("state.base_every=0", "state.base_every"),
+        ("state.endpoint=\"http://localhost:9000\"", "state.endpoint is for s3://"),
+        ("state={path=\"s3://b\",endpoint=\"localhost:9000\"}", "state.endpoint must be"),
+        ("state={path=\"s3://b\",endpoint=\"https://me:word@host\"}", "without user and password"),
+        ("state={path=\"s3://b\",access_key_file=\"a\"}", "both access_key_file and secret_key_file"),
     ];
     for (set, expected) in table {
         let why = check(SMALL, &[set]).unwrap_err();
@@ -64,7 +75,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 13] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -73,6 +84,11 @@ const OPTIONAL: [&str; 8] = [
     "sink.elasticsearch.password_file",
     "sink.elasticsearch.user",
     "pseudonymise.key_file",
+    "state.access_key_file",
+    "state.encryption_key_file",
+    "state.endpoint",
+    "state.region",
+    "state.secret_key_file",
 ];
 
 /// What the reference flow sets to something else than the default, and why.

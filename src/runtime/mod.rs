@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod delivery;
 pub mod driver;
+pub mod epoch_log;
 pub mod failure;
 pub mod http;
 pub mod live;
@@ -12,7 +13,9 @@ pub mod progress;
 mod reader;
 pub mod recorder;
 pub mod recovery;
+pub mod state_files;
 pub mod stop;
+pub mod store;
 pub mod summary;
 pub mod survive;
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
         sinks.push(sink("ndjson", Box::new(NdjsonSink::ndjson(ndjson, worker, clock(), metrics())?)));
     }
     if let Some(elasticsearch) = &spec.sink.elasticsearch {
-        let deliver = ElasticsearchSink::new(elasticsearch, worker, &spec.state.path, stop.clone(), metrics())?;
+        let deliver = ElasticsearchSink::new(elasticsearch, worker, &spec.state.folder(), stop.clone(), metrics())?;
         sinks.push(sink("elasticsearch", Box::new(deliver)));
     }
     if let Some(kafka) = &spec.sink.kafka {
