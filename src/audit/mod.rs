@@ -68,6 +68,8 @@ pub fn render<'s>(
     assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
     ticks: StreamVec<'s, Epoch, Tick>,
     plan: &Plan,
+    _desk: &crate::runtime::checkpoint::Desk,
+    _put_back_at: Option<Epoch>,
 ) -> StreamVec<'s, Epoch, Shift> {
     let spec = &plan.flow.spec;
     match spec.audit.enabled {

@@ -60,7 +60,7 @@ pub fn render<'s>(
     desk: &Desk,
 ) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
     let metrics = plan.metrics.clone();
-    let mut decoder = Decoder::new(plan.flow.decode.clone(), plan.topics.clone());
+    let mut decoder = Decoder::new(plan.flow.decode.clone());
     let seat = desk.seat("decode", &mut decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
     let machine = (decoder, Some(seat));

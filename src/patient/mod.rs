@@ -139,7 +139,7 @@ pub fn render<'s>(
 }
 
 /// The machine and its telemetry, as the driver wants them.
-struct Stage {
+pub(crate) struct Stage {
     patients: Patients,
     /// Patients and contributions as last told to the gauges, which all workers share.
     held: (i64, i64),

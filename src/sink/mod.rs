@@ -160,3 +160,14 @@ pub enum SinkError {
         source: std::io::Error,
     },
 }
+
+/// x
+pub fn recover(_plan: &Plan, _staged: &[(Epoch, Vec<StagedFile>)]) -> Result<(), SinkError> { Ok(()) }
+/// x
+pub fn folders(_sink: &crate::config::SinkSpec) -> Folders { Folders }
+/// x
+pub struct Folders;
+impl Folders {
+    /// x
+    pub fn publish(&self, _c: Epoch, _f: &[StagedFile]) -> Result<(), String> { Ok(()) }
+}
