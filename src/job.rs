@@ -292,7 +292,7 @@ fn open(plan: &Plan, options: &Options, worker: usize, live: Option<&Arc<Live>>)
         progress: options.read.clone(),
     };
     let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::source)?;
-    let sinks = crate::sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
+    let sinks = crate::sink::open(plan, 0, worker, None, live, &options.stop).map_err(Failed::unavailable)?;
     Ok(Hands { source, sinks })
 }
 

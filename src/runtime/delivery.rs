@@ -263,7 +263,7 @@ impl Hand {
                 Err(RecvTimeoutError::Timeout) => {
                     self.deliver.idle()?;
                     let settled = self.progress.settled();
-                    self.progress.set(settled, self.deliver.durable().unwrap_or(settled));
+                    self.progress.set(settled, settled);
                 }
                 // The run was given up, and whoever did that has said why.
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -289,7 +289,7 @@ impl Hand {
         }
         let bytes = std::mem::take(&mut self.unsettled_bytes);
         self.metrics.sink_inflight_bytes.with_label_values(&[self.name]).sub(bytes);
-        self.progress.set(epoch, self.deliver.durable().filter(|_| epoch != Epoch::MAX).unwrap_or(epoch));
+        self.progress.set(epoch, epoch);
         self.wake();
     }
 

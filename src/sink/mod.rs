@@ -27,10 +27,11 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use self::elasticsearch::ElasticsearchSink;
+use self::files::Folder;
 use self::kafka::KafkaSink;
 use self::ndjson::NdjsonSink;
 use self::parquet::{ParquetSink, Provenance};
-use crate::config::TableName;
+use crate::config::{SinkSpec, TableName};
 use crate::graph::Plan;
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::live::{Live, LiveSink};
@@ -57,8 +58,23 @@ impl Rows {
     }
 }
 
-/// Opens the sinks of one worker: those that the flow names, and the live page's.
-pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
+/// The folders of the flow's file sinks, in which a recorded checkpoint is published.
+pub fn folders(spec: &SinkSpec) -> Vec<Folder> {
+    let parquet = spec.parquet.iter().map(|spec| Folder::of::<parquet::Parquet>(spec.path.clone()));
+    let ndjson = spec.ndjson.iter().map(|spec| Folder::of::<ndjson::Ndjson>(spec.path.clone()));
+    parquet.chain(ndjson).collect()
+}
+
+/// Opens the sinks of one worker: those that the flow names, and the live page's. `generation` is the run's own number; rows of epochs up to `committed`
+/// stand in files of recorded checkpoints already.
+pub fn open(
+    plan: &Plan,
+    generation: u64,
+    worker: usize,
+    committed: Option<Epoch>,
+    live: Option<&Arc<Live>>,
+    stop: &Stop,
+) -> Result<Vec<Sink>, SinkError> {
     let spec = &plan.flow.spec;
     let metrics = || plan.metrics.clone();
     let clock = || -> files::Clock { Arc::new(std::time::Instant::now) };
@@ -72,10 +88,14 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
             rule_set: spec.score.rules.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        sinks.push(sink("parquet", Box::new(ParquetSink::parquet(parquet, provenance, worker, clock(), metrics())?)));
+        let mut deliver = ParquetSink::parquet(parquet, provenance, generation, worker, clock(), metrics())?;
+        committed.into_iter().for_each(|epoch| deliver.skip_up_to(epoch));
+        sinks.push(sink("parquet", Box::new(deliver)));
     }
     if let Some(ndjson) = &spec.sink.ndjson {
-        sinks.push(sink("ndjson", Box::new(NdjsonSink::ndjson(ndjson, worker, clock(), metrics())?)));
+        let mut deliver = NdjsonSink::ndjson(ndjson, generation, worker, clock(), metrics())?;
+        committed.into_iter().for_each(|epoch| deliver.skip_up_to(epoch));
+        sinks.push(sink("ndjson", Box::new(deliver)));
     }
     if let Some(elasticsearch) = &spec.sink.elasticsearch {
         let deliver = ElasticsearchSink::new(elasticsearch, worker, &spec.state.path, stop.clone(), metrics())?;
