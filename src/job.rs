@@ -289,7 +289,11 @@ impl Keeping {
             clock.record(checkpoint);
         }
         let folders = sink::folders(&plan.flow.spec.sink);
-        let publish = move |recorded: &Recorded| folders.publish(recorded.epoch, &recorded.staged);
+        let publish = move |recorded: &Recorded| {
+            folders.iter().try_for_each(|folder| {
+                folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string())
+            })
+        };
         let generation = recovery.generation;
         let writer =
             StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;

@@ -56,8 +56,6 @@ struct Temper {
     /// Fails at the first rows.
     fails: bool,
     panics: bool,
-    /// Nothing is durable before the end.
-    hoards: bool,
 }
 
 /// What a run is made of.
@@ -218,10 +216,6 @@ impl Deliver for Scripted {
         self.closed = epoch;
         sleep(self.temper.slow);
         Ok(())
-    }
-
-    fn durable(&self) -> Option<Epoch> {
-        self.temper.hoards.then_some(1)
     }
 
     fn finish(&mut self) -> Result<(), SinkError> {
@@ -499,8 +493,7 @@ fn all_partitions_are_opened_in_the_first_epoch_even_by_a_worker_that_begins_lat
 #[test]
 fn what_becomes_durable_only_at_the_end_is_reported_to_the_source() {
     for workers in [1, 2, 4] {
-        let mut setup = setup(busy(workers));
-        setup.temper.hoards = true;
+        let setup = setup(busy(workers));
         run(&setup).unwrap();
         let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
         expected(&setup.sources).into_iter().for_each(|at| _ = ends.insert(at.partition, at.offset + 1));

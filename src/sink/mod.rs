@@ -27,11 +27,12 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use self::elasticsearch::ElasticsearchSink;
+use self::files::{Folder, Recovered};
 use self::kafka::KafkaSink;
 use self::ndjson::NdjsonSink;
 use self::parquet::{ParquetSink, Provenance};
-use crate::config::TableName;
-use crate::graph::Plan;
+use crate::config::{SinkSpec, TableName};
+use crate::graph::{Generation, Plan};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::live::{Live, LiveSink};
 use crate::runtime::stop::Stop;
@@ -57,9 +58,28 @@ impl Rows {
     }
 }
 
+/// The folders of the flow's file sinks, in which a recorded checkpoint is published.
+pub fn folders(spec: &SinkSpec) -> Vec<Folder> {
+    let parquet = spec.parquet.iter().map(|spec| Folder::of::<parquet::Parquet>(spec.path.clone()));
+    let ndjson = spec.ndjson.iter().map(|spec| Folder::of::<ndjson::Ndjson>(spec.path.clone()));
+    parquet.chain(ndjson).collect()
+}
+
+/// Makes the folders agree with the log: files of recorded checkpoints get their names, others without one are deleted.
+pub fn recover(plan: &Plan, checkpoints: &[(Epoch, Vec<StagedFile>)]) -> Result<(), SinkError> {
+    for folder in folders(&plan.flow.spec.sink) {
+        let Recovered { named, deleted } = folder.recover(checkpoints, true)?;
+        if named + deleted > 0 {
+            tracing::info!(target: "sink", named, deleted, "files of the last run: named because their checkpoint is recorded, deleted because they will be written again");
+        }
+    }
+    Ok(())
+}
+
 /// Opens the sinks of one worker: those that the flow names, and the live page's.
 pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
     let spec = &plan.flow.spec;
+    let Generation { number: generation, committed_up_to, .. } = plan.generation;
     let metrics = || plan.metrics.clone();
     let clock = || -> files::Clock { Arc::new(std::time::Instant::now) };
     let sink = |name, deliver: Box<dyn Deliver>| Sink { name, deliver, progress: Progress::default() };
@@ -72,10 +92,14 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
             rule_set: spec.score.rules.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        sinks.push(sink("parquet", Box::new(ParquetSink::parquet(parquet, provenance, worker, clock(), metrics())?)));
+        let mut deliver = ParquetSink::parquet(parquet, provenance, generation, worker, clock(), metrics())?;
+        deliver.skip_up_to(committed_up_to);
+        sinks.push(sink("parquet", Box::new(deliver)));
     }
     if let Some(ndjson) = &spec.sink.ndjson {
-        sinks.push(sink("ndjson", Box::new(NdjsonSink::ndjson(ndjson, worker, clock(), metrics())?)));
+        let mut deliver = NdjsonSink::ndjson(ndjson, generation, worker, clock(), metrics())?;
+        deliver.skip_up_to(committed_up_to);
+        sinks.push(sink("ndjson", Box::new(deliver)));
     }
     if let Some(elasticsearch) = &spec.sink.elasticsearch {
         let deliver = ElasticsearchSink::new(elasticsearch, worker, &spec.state.folder(), stop.clone(), metrics())?;
@@ -159,15 +183,4 @@ pub enum SinkError {
         /// Why.
         source: std::io::Error,
     },
-}
-
-/// x
-pub fn recover(_plan: &Plan, _staged: &[(Epoch, Vec<StagedFile>)]) -> Result<(), SinkError> { Ok(()) }
-/// x
-pub fn folders(_sink: &crate::config::SinkSpec) -> Folders { Folders }
-/// x
-pub struct Folders;
-impl Folders {
-    /// x
-    pub fn publish(&self, _c: Epoch, _f: &[StagedFile]) -> Result<(), String> { Ok(()) }
 }

@@ -1,17 +1,17 @@
 //! NDJSON files: the tables' rows as one JSON object a line ([`json`](crate::sink::json)), below `<path>/<table>/`.
 //!
-//! Files appear whole ([`files`](crate::sink::files)); one is finished at 128 MiB or 60 s. Settled (`close`) means handed to the operating system.
+//! Files appear whole, and when their checkpoint is recorded ([`files`](crate::sink::files)); one is finished at a checkpoint, at 128 MiB or at 60 s.
+//! Settled (`close`) means handed to the operating system.
 //! `readings` may be filtered and their columns selected and renamed; the other tables are written as they are.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::{NdjsonSpec, TableName};
 use crate::runtime::metrics::Metrics;
-use crate::sink::files::{Clock, FileSink, Format, Limits};
+use crate::sink::files::{Clock, FileSink, Format, Limits, Output};
 use crate::sink::filter::Filter;
 use crate::sink::{Rows, SinkError, json};
 use crate::time::Epoch;
@@ -36,17 +36,22 @@ pub struct Ndjson {
 
 impl NdjsonSink {
     /// A sink below `spec.path`. That `spec.fields` names existing columns is checked by [`json::select`] at start, and here with the first rows.
-    pub fn ndjson(spec: &NdjsonSpec, worker: usize, clock: Clock, metrics: Metrics) -> Result<Self, SinkError> {
+    pub fn ndjson(
+        spec: &NdjsonSpec,
+        generation: u64,
+        worker: usize,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, SinkError> {
         let limits = Limits { bytes_max: FILE_BYTES_MAX, age_max: FILE_AGE_MAX };
         let format = Ndjson { spec: spec.clone(), plain: BTreeMap::new() };
-        FileSink::new(format, spec.path.clone(), worker, limits, clock, metrics)
+        FileSink::new(format, spec.path.clone(), generation, worker, limits, clock, metrics)
     }
 }
 
 /// A buffered file that knows its length.
-#[derive(Debug)]
 pub struct Lines {
-    file: BufWriter<File>,
+    file: BufWriter<Box<dyn Output>>,
     bytes: u64,
 }
 
@@ -54,7 +59,6 @@ impl Format for Ndjson {
     type Chunk = Vec<u8>;
     type Writer = Lines;
     const NAME: &'static str = "ndjson";
-    const EXTENSION: &'static str = "ndjson";
     const SETTING: &'static str = "sink.ndjson.path";
 
     fn chunk(&self, rows: &Rows) -> Result<Option<Vec<u8>>, SinkError> {
@@ -69,7 +73,12 @@ impl Format for Ndjson {
         Ok((!lines.is_empty()).then_some(lines))
     }
 
-    fn begin(&self, file: File, _: &Vec<u8>) -> io::Result<Lines> {
+    fn rows(chunk: &Vec<u8>) -> u64 {
+        // A newline within a text is written as an escape.
+        memchr::memchr_iter(b'\n', chunk).count() as u64
+    }
+
+    fn begin(&self, file: Box<dyn Output>, _: &Vec<u8>) -> io::Result<Lines> {
         Ok(Lines { file: BufWriter::with_capacity(BUFFER_BYTES, file), bytes: 0 })
     }
 
@@ -86,7 +95,7 @@ impl Format for Ndjson {
         writer.file.flush()
     }
 
-    fn complete(&self, writer: Lines, _: RangeInclusive<Epoch>) -> io::Result<File> {
+    fn complete(&self, writer: Lines, _: RangeInclusive<Epoch>, _: u64) -> io::Result<Box<dyn Output>> {
         writer.file.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }

@@ -1,13 +1,12 @@
 //! Parquet files: one dataset a table, below `<path>/<table>/`, readable by a glob over `*.parquet`.
 //!
-//! Files appear whole ([`files`](crate::sink::files)). Settled (`close`) means handed to the encoder, in memory: what is on the disk for good
-//! is what [`Deliver::durable`](crate::sink::Deliver::durable) says. Memory is bounded by `row_group_bytes` per table and worker.
+//! Files appear whole, and when their checkpoint is recorded ([`files`](crate::sink::files)). Settled (`close`) means handed to the encoder, in memory:
+//! a crash of the process loses it, and the next run writes it again. Memory is bounded by `row_group_bytes` per table and worker.
 //!
-//! Every file says where it comes from, as key-value metadata `windkessel.*`: flow, key_id, rule_set, version, epoch_first, epoch_last.
+//! Every file says where it comes from, as key-value metadata `windkessel.*`: flow, key_id, rule_set, version, epoch_first, epoch_last, generation.
 //! Statistics are kept for numbers and instants, by which readers prune; on texts they would cost more than the encoding itself
 //! and prune nothing (pseudonyms are uniform). `patient` has a Bloom filter instead, so that one patient's rows are found without reading all.
 
-use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::config::ParquetSpec;
 use crate::runtime::metrics::Metrics;
-use crate::sink::files::{Clock, FileSink, Format, Limits};
+use crate::sink::files::{Clock, FileSink, Format, Limits, Output};
 use crate::sink::{Rows, SinkError};
 use crate::time::Epoch;
 
@@ -59,6 +58,7 @@ impl ParquetSink {
     pub fn parquet(
         spec: &ParquetSpec,
         provenance: Provenance,
+        generation: u64,
         worker: usize,
         clock: Clock,
         metrics: Metrics,
@@ -70,28 +70,31 @@ impl ParquetSink {
         let limits = Limits { bytes_max: spec.file_bytes as u64, age_max };
         let compression = Compression::ZSTD(level);
         let format = Parquet { row_group_bytes: spec.row_group_bytes, compression, provenance };
-        FileSink::new(format, spec.path.clone(), worker, limits, clock, metrics)
+        FileSink::new(format, spec.path.clone(), generation, worker, limits, clock, metrics)
     }
 }
 
 impl Format for Parquet {
     type Chunk = RecordBatch;
-    type Writer = ArrowWriter<File>;
+    type Writer = ArrowWriter<Box<dyn Output>>;
     const NAME: &'static str = "parquet";
-    const EXTENSION: &'static str = "parquet";
     const SETTING: &'static str = "sink.parquet.path";
 
     fn chunk(&self, rows: &Rows) -> Result<Option<RecordBatch>, SinkError> {
         Ok((rows.batch.num_rows() > 0).then(|| rows.batch.clone()))
     }
 
-    fn begin(&self, file: File, like: &RecordBatch) -> io::Result<ArrowWriter<File>> {
+    fn rows(chunk: &RecordBatch) -> u64 {
+        chunk.num_rows() as u64
+    }
+
+    fn begin(&self, file: Box<dyn Output>, like: &RecordBatch) -> io::Result<ArrowWriter<Box<dyn Output>>> {
         let schema = like.schema();
         let properties = properties(&schema, self.compression);
         ArrowWriter::try_new(file, schema, Some(properties)).map_err(io_error)
     }
 
-    fn write(&self, writer: &mut ArrowWriter<File>, chunk: &RecordBatch) -> io::Result<()> {
+    fn write(&self, writer: &mut ArrowWriter<Box<dyn Output>>, chunk: &RecordBatch) -> io::Result<()> {
         writer.write(chunk).map_err(io_error)?;
         if writer.in_progress_size() >= self.row_group_bytes {
             writer.flush().map_err(io_error)?;
@@ -99,15 +102,20 @@ impl Format for Parquet {
         Ok(())
     }
 
-    fn bytes(writer: &ArrowWriter<File>) -> u64 {
+    fn bytes(writer: &ArrowWriter<Box<dyn Output>>) -> u64 {
         (writer.bytes_written() + writer.in_progress_size()) as u64
     }
 
-    fn settle(_: &mut ArrowWriter<File>) -> io::Result<()> {
+    fn settle(_: &mut ArrowWriter<Box<dyn Output>>) -> io::Result<()> {
         Ok(())
     }
 
-    fn complete(&self, mut writer: ArrowWriter<File>, epochs: RangeInclusive<Epoch>) -> io::Result<File> {
+    fn complete(
+        &self,
+        mut writer: ArrowWriter<Box<dyn Output>>,
+        epochs: RangeInclusive<Epoch>,
+        generation: u64,
+    ) -> io::Result<Box<dyn Output>> {
         let Provenance { flow, key_id, rule_set, version } = self.provenance.clone();
         let (first, last) = (epochs.start().to_string(), epochs.end().to_string());
         for (key, value) in [
@@ -117,6 +125,7 @@ impl Format for Parquet {
             ("version", version),
             ("epoch_first", first),
             ("epoch_last", last),
+            ("generation", generation.to_string()),
         ] {
             writer.append_key_value_metadata(KeyValue::new(format!("windkessel.{key}"), value));
         }

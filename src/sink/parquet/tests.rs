@@ -1,6 +1,7 @@
 //! Files are read back with parquet-rs and, if `WINDKESSEL_TEST_PYTHON` names an interpreter that has them, with pyarrow and DuckDB.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use arrow::compute::concat_batches;
@@ -9,6 +10,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::TempDir;
 
 use super::*;
+use crate::sink::files::Folder;
 use crate::sink::testing::{self, Hand, many, visible};
 use crate::sink::{Deliver, json};
 
@@ -21,7 +23,17 @@ fn sink(folder: &Path, adapt: impl Fn(&mut ParquetSpec)) -> ParquetSink {
         rule_set: "acc_aha_2017".into(),
         version: "0.1.0".into(),
     };
-    ParquetSink::parquet(&spec, provenance, 2, Hand::new().clock(), Metrics::new()).unwrap()
+    ParquetSink::parquet(&spec, provenance, 4, 2, Hand::new().clock(), Metrics::new()).unwrap()
+}
+
+/// A checkpoint of all that was delivered.
+fn publish(folder: &Path, sink: &mut ParquetSink) {
+    let files = sink.stage(9).unwrap();
+    for file in &files {
+        let path = folder.join(file.table.name()).join(format!(".{}.staged", file.name));
+        assert_eq!(read(&path).num_rows() as u64, file.rows);
+    }
+    Folder::of::<Parquet>(folder.into()).publish(9, &files, true).unwrap();
 }
 
 fn read(path: &Path) -> RecordBatch {
@@ -45,14 +57,14 @@ fn what_was_written_is_read_back_with_the_same_schema() {
     sink.deliver(8, &second).unwrap();
     sink.deliver(8, &rejected).unwrap();
     sink.close(8).unwrap();
-    sink.finish().unwrap();
+    publish(folder.path(), &mut sink);
 
-    let readings = read(&folder.path().join("readings/7-2-0.parquet"));
+    let readings = read(&folder.path().join("readings/7-g4-w2-0.parquet"));
     let expected = concat_batches(&first.batch.schema(), [&first.batch, &second.batch]).unwrap();
     assert_eq!(readings.schema().fields(), expected.schema().fields());
     assert_eq!(lines(&readings), lines(&expected));
-    assert_eq!(lines(&read(&folder.path().join("rejected/8-2-0.parquet"))), lines(&rejected.batch));
-    assert_eq!(visible(folder.path()), ["readings", "rejected"]);
+    assert_eq!(lines(&read(&folder.path().join("rejected/8-g4-w2-0.parquet"))), lines(&rejected.batch));
+    assert_eq!(visible(folder.path()), ["_committed", "readings", "rejected"]);
 }
 
 #[test]
@@ -62,8 +74,8 @@ fn a_file_says_where_it_comes_from_and_what_range_its_numbers_have() {
     for epoch in [7, 9] {
         sink.deliver(epoch, &many(epoch, 100)).unwrap();
     }
-    sink.finish().unwrap();
-    let file = File::open(folder.path().join("readings/7-2-0.parquet")).unwrap();
+    publish(folder.path(), &mut sink);
+    let file = File::open(folder.path().join("readings/7-g4-w2-0.parquet")).unwrap();
     let reader = SerializedFileReader::new(file).unwrap();
     let metadata = reader.metadata();
     let said: Vec<String> = metadata
@@ -75,7 +87,7 @@ fn a_file_says_where_it_comes_from_and_what_range_its_numbers_have() {
         .map(|pair| format!("{}={}", &pair.key[11..], pair.value.as_deref().unwrap()))
         .collect();
     let expected = ["flow=blood_pressure", "key_id=k1", "rule_set=acc_aha_2017", "version=0.1.0"];
-    assert_eq!(said, [&expected[..], &["epoch_first=7", "epoch_last=9"]].concat());
+    assert_eq!(said, [&expected[..], &["epoch_first=7", "epoch_last=9", "generation=4"]].concat());
     let group = metadata.row_group(0);
     for column in group.columns() {
         let name = column.column_path().string();
@@ -92,8 +104,8 @@ fn a_row_group_is_closed_when_it_has_its_bytes() {
         let folder = TempDir::new().unwrap();
         let mut sink = sink(folder.path(), |spec| spec.row_group_bytes = row_group_bytes);
         (1..=3).for_each(|epoch| sink.deliver(epoch, &many(epoch, 50)).unwrap());
-        sink.finish().unwrap();
-        let file = File::open(folder.path().join("readings/1-2-0.parquet")).unwrap();
+        publish(folder.path(), &mut sink);
+        let file = File::open(folder.path().join("readings/1-g4-w2-0.parquet")).unwrap();
         assert_eq!(SerializedFileReader::new(file).unwrap().metadata().num_row_groups(), groups);
     }
 }
@@ -103,7 +115,7 @@ fn a_level_that_zstd_does_not_have_is_refused_by_name() {
     let spec = ParquetSpec { zstd_level: 99, path: TempDir::new().unwrap().path().into(), ..ParquetSpec::default() };
     let provenance =
         Provenance { flow: String::new(), key_id: String::new(), rule_set: String::new(), version: String::new() };
-    let error = ParquetSink::parquet(&spec, provenance, 0, Hand::new().clock(), Metrics::new()).err().unwrap();
+    let error = ParquetSink::parquet(&spec, provenance, 4, 0, Hand::new().clock(), Metrics::new()).err().unwrap();
     assert_eq!(error.to_string(), "sink.parquet.zstd_level must be between 1 and 22, got 99");
 }
 
@@ -113,7 +125,7 @@ fn rows_of_no_rows_make_no_file() {
     let mut sink = sink(folder.path(), |_| {});
     sink.deliver(1, &many(1, 0)).unwrap();
     sink.close(1).unwrap();
-    sink.finish().unwrap();
+    assert_eq!(sink.stage(1).unwrap(), []);
     assert!(testing::names(&folder.path().join("readings")).is_empty());
 }
 
@@ -146,9 +158,9 @@ fn pyarrow_and_duckdb_read_what_we_write() {
     let folder = TempDir::new().unwrap();
     let mut sink = sink(folder.path(), |spec| spec.row_group_bytes = 400_000);
     sink.deliver(7, &many(7, 50_000)).unwrap();
-    sink.finish().unwrap();
+    publish(folder.path(), &mut sink);
     // A temporary beside them is not read.
-    std::fs::write(folder.path().join("readings/.8-2-0.parquet.1.tmp"), "half").unwrap();
+    std::fs::write(folder.path().join("readings/.8-g4-w2-0.parquet.open"), "half").unwrap();
     let output = std::process::Command::new(python).args(["-c", OTHER_READERS]).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let sum: f64 = (0..50_000).map(|at| 110.0 + (at * 7 % 60) as f64).sum();

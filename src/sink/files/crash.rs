@@ -1,0 +1,235 @@
+//! A script of epochs and checkpoints over a folder, ended before each step that changes the disk, by a crash of the process or of the machine.
+//!
+//! They prove: at any moment a reader sees rows of recorded checkpoints alone, each once; after the next start it sees all of them; and when the script
+//! has been run to its end, however often it died on the way, it sees every row once.
+
+use arrow::array::RecordBatch;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tempfile::TempDir;
+
+use super::faults::Faulty;
+use super::*;
+use crate::config::{NdjsonSpec, ParquetSpec};
+use crate::sink::json;
+use crate::sink::ndjson::NdjsonSink;
+use crate::sink::parquet::{ParquetSink, Provenance};
+use crate::sink::testing::{Hand, many, names, rejected};
+
+/// What a run does.
+#[derive(Clone, Copy)]
+enum Act {
+    /// An epoch with so many readings and rejections.
+    Epoch(Epoch, usize, u64),
+    Checkpoint(Epoch),
+}
+use Act::{Checkpoint, Epoch as Rows};
+
+/// Files that are finished by their size, epochs without rows, a checkpoint without files, one table and both.
+const SCRIPT: [Act; 12] = [
+    Rows(1, 2, 1),
+    Rows(2, 0, 0),
+    Rows(3, 1, 0),
+    Checkpoint(3),
+    Rows(4, 6, 0),
+    Rows(5, 5, 2),
+    Rows(6, 1, 0),
+    Checkpoint(7),
+    Checkpoint(9),
+    Rows(10, 0, 1),
+    Rows(11, 4, 0),
+    Checkpoint(12),
+];
+
+/// A file is finished at about five NDJSON rows.
+const LIMITS: Limits = Limits { bytes_max: 2_000, age_max: Duration::from_secs(60) };
+
+type Recorded = Vec<(Epoch, Vec<StagedFile>)>;
+
+/// How a crash goes.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    Process,
+    Machine,
+}
+
+trait Kind: Format + Sized {
+    fn sink(path: &Path, generation: u64) -> FileSink<Self>;
+    fn read(path: &Path) -> Vec<String>;
+}
+
+impl Kind for crate::sink::ndjson::Ndjson {
+    fn sink(path: &Path, generation: u64) -> FileSink<Self> {
+        let spec = NdjsonSpec { path: path.into(), ..NdjsonSpec::default() };
+        NdjsonSink::ndjson(&spec, generation, 0, Hand::new().clock(), Metrics::new()).unwrap()
+    }
+
+    fn read(path: &Path) -> Vec<String> {
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Kind for crate::sink::parquet::Parquet {
+    fn sink(path: &Path, generation: u64) -> FileSink<Self> {
+        let spec = ParquetSpec { path: path.into(), ..ParquetSpec::default() };
+        let text = String::new;
+        let provenance = Provenance { flow: text(), key_id: text(), rule_set: text(), version: text() };
+        ParquetSink::parquet(&spec, provenance, generation, 0, Hand::new().clock(), Metrics::new()).unwrap()
+    }
+
+    fn read(path: &Path) -> Vec<String> {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
+        reader.build().unwrap().flat_map(|batch| lines(&batch.unwrap())).collect()
+    }
+}
+
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let text = json::rows(batch, &BTreeMap::new()).unwrap().into_bytes();
+    String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// All rows of the script up to and including an epoch.
+fn expected(upto: Epoch) -> Vec<String> {
+    let mut rows = Vec::new();
+    for act in SCRIPT {
+        if let Rows(epoch, readings, rejections) = act
+            && epoch <= upto
+        {
+            rows.extend(lines(&many(epoch, readings).batch));
+            rows.extend(lines(&rejected(epoch, rejections).batch));
+        }
+    }
+    rows.sort();
+    rows
+}
+
+/// What a reader sees who asks for names with the sink's ending; each file is read to its end.
+fn seen<F: Kind>(path: &Path) -> Vec<String> {
+    let mut rows = Vec::new();
+    for folder in ["readings", "rejected"].map(|table| path.join(table)) {
+        let named = names(&folder).into_iter().filter(|name| !name.starts_with('.') && name.ends_with(F::NAME));
+        rows.extend(named.flat_map(|name| F::read(&folder.join(name))));
+    }
+    rows.sort();
+    rows
+}
+
+fn newest(recorded: &Recorded) -> Epoch {
+    recorded.last().map_or(0, |(epoch, _)| *epoch)
+}
+
+/// One run: makes the folder agree with the log, then does what follows after checkpoint `from`.
+fn live<F: Kind>(
+    path: &Path,
+    generation: u64,
+    from: Epoch,
+    disk: &Faulty,
+    recorded: &mut Recorded,
+) -> Result<(), SinkError> {
+    let mut folder = Folder::of::<F>(path.into());
+    folder.disk = disk.disk();
+    folder.recover(recorded, true)?;
+    assert_eq!(seen::<F>(path), expected(newest(recorded)), "after a start, all that is recorded is seen");
+    let mut sink = F::sink(path, generation);
+    sink.disk = disk.disk();
+    sink.limits = LIMITS;
+    sink.skip_up_to(newest(recorded));
+    for act in SCRIPT {
+        match act {
+            Rows(epoch, readings, rejections) if epoch > from => {
+                sink.deliver(epoch, &many(epoch, readings))?;
+                sink.deliver(epoch, &rejected(epoch, rejections))?;
+                sink.close(epoch)?;
+            }
+            Checkpoint(epoch) if epoch > from => {
+                let files = sink.stage(epoch)?;
+                if epoch <= newest(recorded) {
+                    assert_eq!(files, [], "its rows are there already");
+                    continue;
+                }
+                // The log is not on this disk, so it has recorded the checkpoint or has not.
+                disk.step("record").map_err(|error| SinkError::Refused(error.to_string()))?;
+                recorded.push((epoch, files.clone()));
+                folder.publish(epoch, &files, true)?;
+                folder.publish(epoch, &files, true)?;
+            }
+            Rows(..) | Checkpoint(_) => {}
+        }
+    }
+    sink.finish()
+}
+
+/// One run that may die. True if it came to its end.
+fn life<F: Kind>(
+    path: &Path,
+    generation: u64,
+    back: usize,
+    disk: &Faulty,
+    how: Crash,
+    recorded: &mut Recorded,
+) -> bool {
+    let from = recorded.iter().rev().nth(back).map_or(0, |(epoch, _)| *epoch);
+    let ended = live::<F>(path, generation, from, disk, recorded).is_ok();
+    let before = expected(newest(recorded));
+    if !ended && matches!(how, Crash::Machine) {
+        disk.lose_power();
+    }
+    let after = seen::<F>(path);
+    assert!(after.windows(2).all(|two| two[0] != two[1]), "a row is seen twice");
+    assert!(after.iter().all(|row| before.binary_search(row).is_ok()), "a row of no recorded checkpoint is seen");
+    ended
+}
+
+fn whole<F: Kind>(path: &Path, recorded: &mut Recorded, generation: u64) {
+    assert!(life::<F>(path, generation, 0, &Faulty::default(), Crash::Process, recorded));
+    assert_eq!(seen::<F>(path), expected(Epoch::MAX));
+    let hidden = |table: &str| names(&path.join(table)).into_iter().filter(|name| name.starts_with('.')).count();
+    assert_eq!(["readings", "rejected", "_committed"].map(hidden), [0; 3], "nothing is left over");
+    assert_eq!(names(&path.join("_committed")).len(), 3, "one list for each checkpoint that has files");
+}
+
+fn dies_at_every_step<F: Kind>() {
+    for how in [Crash::Process, Crash::Machine] {
+        for step in 0.. {
+            let folder = TempDir::new().unwrap();
+            let mut recorded = Recorded::new();
+            println!("{how:?} at step {step}");
+            let ended = life::<F>(folder.path(), 1, 0, &Faulty::dying_at(step), how, &mut recorded);
+            whole::<F>(folder.path(), &mut recorded, 2);
+            if ended {
+                assert!(step > 60, "the script has more steps than {step}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn ndjson_rows_are_seen_once_whatever_step_a_run_dies_at() {
+    dies_at_every_step::<crate::sink::ndjson::Ndjson>();
+}
+
+#[test]
+fn parquet_rows_are_seen_once_whatever_step_a_run_dies_at() {
+    dies_at_every_step::<crate::sink::parquet::Parquet>();
+}
+
+#[test]
+fn rows_are_seen_once_however_often_runs_die_and_however_far_back_they_begin() {
+    let mut state = 20_260_101_u64;
+    let mut draw = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for case in 0..200 {
+        println!("case {case}");
+        let folder = TempDir::new().unwrap();
+        let (mut recorded, mut generation) = (Recorded::new(), 1);
+        for _ in 0..1 + draw(5) {
+            let (disk, back) = (Faulty::dying_at(draw(90) as usize), draw(3) as usize);
+            let how = if draw(2) == 0 { Crash::Process } else { Crash::Machine };
+            life::<crate::sink::ndjson::Ndjson>(folder.path(), generation, back, &disk, how, &mut recorded);
+            generation += 1;
+        }
+        whole::<crate::sink::ndjson::Ndjson>(folder.path(), &mut recorded, generation);
+    }
+}
