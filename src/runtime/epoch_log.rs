@@ -81,12 +81,12 @@ pub struct Seal {
 pub struct Claim {
     /// Which epoch.
     pub epoch: Epoch,
+    /// Partitions that are new here, and their first offset.
+    pub starts: Vec<(Partition, i64)>,
     /// Partitions of which something was read, and the offset after it.
     pub cuts: Vec<(Partition, i64)>,
     /// What happened to partitions, after what was read.
     pub marks: Vec<PartitionMark>,
-    /// True if no epoch comes after it: the input has ended.
-    pub last: bool,
 }
 
 /// [`Mark`], which like everything identified cannot be written down.
@@ -339,7 +339,10 @@ impl EpochLog {
     /// Of the store; what was not removed is removed by a later call.
     pub fn prune(&mut self, keep: usize) -> Result<(), LogError> {
         self.facts.trim(self.recorded);
-        self.begin = self.facts.begin(keep, self.begin).unwrap_or(self.begin);
+        // Until this start has saved something, it may yet be known only to itself to which checkpoint it has fallen back.
+        if self.facts.newest_of(self.generation).is_some() {
+            self.begin = self.facts.begin(keep, self.begin).unwrap_or(self.begin);
+        }
         let Begin { entry, swept, .. } = self.recorded;
         for name in self.store.list(FOLDER)? {
             if number(&name).is_some_and(|number| swept <= number && number < entry) && !self.is_seal(&name)? {

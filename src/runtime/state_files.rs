@@ -22,14 +22,13 @@
 //! Limits: the head is below 4 GiB, which is 10^8 blocks; a block, compressed or not, must fit into memory twice. Another version is refused by its number;
 //! `tests/fixtures/state` holds a file of each kind that must stay readable.
 
-use std::path::Path;
-
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::config::StateSpec;
 use crate::runtime::epoch_log::{LogError, StatePart};
 use crate::runtime::store::Store;
 use crate::runtime::survive::{Blocks, Route};
@@ -55,16 +54,18 @@ const PURPOSE: &[u8] = b"windkessel state file 1";
 pub struct StateKey(Zeroizing<[u8; 32]>);
 
 impl StateKey {
-    /// Reads the key file that `state.encryption_key_file` names.
+    /// Reads the key file that `state.encryption_key_file` names, if it names one.
     ///
     /// # Errors
     /// A sentence with a hint; it never holds a part of the key.
-    pub fn read(path: &Path) -> Result<StateKey, String> {
+    pub fn read(spec: &StateSpec) -> Result<Option<StateKey>, String> {
+        let Some(path) = &spec.encryption_key_file else { return Ok(None) };
         let hint = "make one with: (umask 077; openssl rand -hex 32 > FILE)";
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
         let text =
             text.map_err(|error| format!("could not read state.encryption_key_file {path:?}: {error}; {hint}"))?;
-        Self::from_hex(&text).map_err(|why| format!("could not use state.encryption_key_file {path:?}: {why}; {hint}"))
+        let key = Self::from_hex(&text);
+        key.map(Some).map_err(|why| format!("could not use state.encryption_key_file {path:?}: {why}; {hint}"))
     }
 
     /// From 64 hexadecimal characters, white space around them ignored.

@@ -154,7 +154,7 @@ pub enum StoreErrorKind {
 
 impl StoreError {
     /// True if it may be tried again.
-    pub fn is_unavailable(&self) -> bool {
+    pub fn may_be_retried(&self) -> bool {
         self.kind == StoreErrorKind::Unavailable
     }
 
@@ -165,5 +165,11 @@ impl StoreError {
 
     fn unavailable(action: &'static str, object: &str, place: &str, why: String, hint: &str) -> Self {
         StoreError { kind: StoreErrorKind::Unavailable, ..Self::refused(action, object, place, why, hint) }
+    }
+
+    /// What a time-out gives.
+    #[cfg(test)]
+    pub(crate) fn time_out(name: &str) -> Self {
+        Self::unavailable("create", name, "a test", "no answer".into(), "try again")
     }
 }

@@ -17,7 +17,7 @@ use super::{Entry, LogError, corrupt};
 use crate::time::Epoch;
 
 /// Longest entry, in bytes. A checkpoint of a hundred workers is below 1 MiB.
-pub const ENTRY_BYTES_MAX: usize = 64 << 20;
+pub const ENTRY_BYTES_MAX: usize = 16 << 20;
 
 const MAGIC: &[u8; 8] = b"WKENTRY\n";
 const VERSION: u32 = 1;

@@ -31,7 +31,10 @@ impl Facts {
             }
             Entry::Seal(_) => Ok(()),
             Entry::Claims(claims) => self.check_claims(claims),
-            Entry::Checkpoint(checkpoint) => self.check_checkpoint(generation, checkpoint),
+            Entry::Checkpoint(checkpoint) => {
+                self.check_checkpoint(generation, checkpoint)?;
+                self.check_base(generation, checkpoint)
+            }
         }
     }
 
@@ -56,6 +59,11 @@ impl Facts {
         if let Some(newest) = self.newest_of(generation).filter(|newest| checkpoint.epoch <= *newest) {
             return Err(format!("checkpoint {} is not after {newest}, which is of the same start", checkpoint.epoch));
         }
+        Ok(())
+    }
+
+    /// May a checkpoint of this generation hold changes to what it says?
+    fn check_base(&self, generation: u64, checkpoint: &Checkpoint) -> Result<(), String> {
         let Some(base) = checkpoint.base else { return Ok(()) };
         // Of this start: what an earlier one saved last may be what this one fell back from. And not before the newest base,
         // so that what lies between two checkpoints is either needed for both or for none.
@@ -174,10 +182,10 @@ impl Reader {
         Ok(())
     }
 
-    /// As the writer checks; but what a checkpoint before the beginning holds changes to may be gone.
+    /// As the writer checks; but one that is not kept may hold changes to what is gone already.
     fn check(&self, entry: &Entry) -> Result<(), String> {
         match entry {
-            Entry::Checkpoint(checkpoint) if checkpoint.epoch < self.begin.epoch => Ok(()),
+            Entry::Checkpoint(checkpoint) => self.facts.check_checkpoint(self.generation, checkpoint),
             entry => self.facts.check(self.generation, entry),
         }
     }
@@ -185,7 +193,7 @@ impl Reader {
     /// What all entries say together.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] if the checkpoint with which the log begins was not among them.
+    /// [`LogError::Corrupt`] if a checkpoint that is needed was not among them.
     pub(super) fn finish(mut self) -> Result<(Facts, History), LogError> {
         self.facts.trim(self.begin);
         let begins = self.facts.checkpoints.first().is_some_and(|(_, kept)| kept.epoch == self.begin.epoch);
@@ -194,6 +202,11 @@ impl Reader {
             return Err(corrupt(&name(self.facts.newest), &why));
         }
         let checkpoints: Vec<Checkpoint> = self.facts.checkpoints.iter().map(|(_, kept)| kept.clone()).collect();
+        for (number, kept) in &self.facts.checkpoints {
+            if kept.base.is_some_and(|base| !checkpoints.iter().any(|other| other.epoch == base)) {
+                return Err(corrupt(&name(*number), "holds changes to a checkpoint that is not there"));
+            }
+        }
         let oldest = checkpoints.first().map(|kept| kept.epoch);
         let newest = checkpoints.last().map(|kept| kept.epoch);
         let after = |epoch: Option<Epoch>, claim: &Claim| epoch.is_none_or(|epoch| claim.epoch > epoch);

@@ -1,1 +1,599 @@
+//! That the log is what was appended, whoever dies, races or comes too late; and that a damaged log is refused and never read differently.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::config::TableName;
+use crate::runtime::store::memory;
+use crate::runtime::store::power_loss::Twin;
+use crate::vocabulary::TopicId;
+
+mod model;
+
+fn seal() -> Seal {
+    let digests = [("key", "0123abcd"), ("rules", "7f")].map(|(name, digest)| (name.to_owned(), digest.to_owned()));
+    let topics = vec!["bp-obs".into()];
+    Seal { generation: 0, workers: 2, processes: 1, topics, digests: digests.into(), replay: false }
+}
+
+fn partition(number: i32) -> Partition {
+    Partition { topic: TopicId(0), number }
+}
+
+fn claim(epoch: Epoch) -> Claim {
+    Claim {
+        epoch,
+        starts: vec![(partition(1), 0)],
+        cuts: vec![(partition(0), 10 * epoch as i64), (partition(1), i64::MAX)],
+        marks: vec![PartitionMark::Opened(partition(1)), PartitionMark::Idle(partition(0))],
+    }
+}
+
+fn claims(epochs: impl IntoIterator<Item = Epoch>) -> Entry {
+    Entry::Claims(epochs.into_iter().map(claim).collect())
+}
+
+fn part(epoch: Epoch, generation: u64) -> StatePart {
+    StatePart { name: state_files::name(epoch, generation, 0, "patient"), bytes: 3, crc32c: 7 }
+}
+
+fn checkpoint(epoch: Epoch, generation: u64, base: Option<Epoch>) -> Entry {
+    let staged = StagedFile {
+        sink: "parquet".into(),
+        table: TableName::Readings,
+        name: format!("{epoch}-0-0.parquet"),
+        bytes: 1_000,
+        rows: 10,
+        epochs: (epoch, epoch),
+    };
+    Entry::Checkpoint(Checkpoint {
+        epoch,
+        generation,
+        base,
+        parts: vec![part(epoch, generation)],
+        staged: vec![staged],
+        ends: vec![(partition(0), 10 * epoch as i64)],
+        counters: [("files_up_to".to_owned(), epoch)].into(),
+    })
+}
+
+fn take_over(store: &SharedStore) -> Result<(EpochLog, History), LogError> {
+    EpochLog::take_over(store.clone(), |_| Ok(seal()))
+}
+
+/// As a checkpoint is made: first its state file, then its entry.
+fn save(store: &SharedStore, log: &mut EpochLog, epoch: Epoch, base: Option<Epoch>) -> Result<(), LogError> {
+    let generation = log.generation();
+    store.create(&part(epoch, generation).name, b"abc")?;
+    log.append(&checkpoint(epoch, generation, base))
+}
+
+fn epochs(claims: &[Claim]) -> Vec<Epoch> {
+    claims.iter().map(|claim| claim.epoch).collect()
+}
+
+#[test]
+fn a_start_finds_what_was_appended() {
+    let store = memory();
+    let (mut log, history) = take_over(&store).unwrap();
+    assert_eq!(history, History { generation: 1, ..History::default() });
+    log.append(&claims(1..=4)).unwrap();
+    log.append(&claims(5..=7)).unwrap();
+    save(&store, &mut log, 4, None).unwrap();
+    log.append(&claims([8, 9])).unwrap();
+    let (_, history) = take_over(&store).unwrap();
+    let Entry::Checkpoint(kept) = checkpoint(4, 1, None) else { unreachable!() };
+    assert_eq!(history.generation, 2);
+    assert_eq!(history.seals, [Seal { generation: 1, ..seal() }]);
+    assert_eq!(history.checkpoints, [kept]);
+    assert_eq!(history.claims, [5, 6, 7, 8, 9].map(claim));
+    assert_eq!(history.earlier, []);
+    assert_eq!(history.last_epoch, Some(9));
+}
+
+#[test]
+fn falling_back_finds_the_claims_since() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    for border in [10, 20, 30] {
+        log.append(&claims([border - 3, border - 1, border + 1])).unwrap();
+        save(&store, &mut log, border, (border > 10).then(|| border - 10)).unwrap();
+    }
+    let (_, history) = take_over(&store).unwrap();
+    assert_eq!(epochs(&history.claims), [31]);
+    assert_eq!(epochs(&history.earlier), [11, 17, 19, 21, 27, 29]);
+    assert_eq!(epochs(&history.claims_since(20)), [21, 27, 29, 31]);
+    let chain =
+        |at: usize| -> Vec<Epoch> { history.chain(&history.checkpoints[at]).iter().map(|kept| kept.epoch).collect() };
+    assert_eq!((chain(0), chain(1), chain(2)), (vec![10], vec![10, 20], vec![10, 20, 30]));
+}
+
+#[test]
+fn a_checkpoint_of_a_later_start_gives_up_those_that_were_fallen_back_behind() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    log.append(&claims(1..=30)).unwrap();
+    for border in [10, 20, 30] {
+        save(&store, &mut log, border, None).unwrap();
+    }
+    let (mut log, _) = take_over(&store).unwrap();
+    save(&store, &mut log, 20, None).unwrap();
+    let (_, history) = take_over(&store).unwrap();
+    let kept: Vec<_> = history.checkpoints.iter().map(|kept| (kept.epoch, kept.generation)).collect();
+    assert_eq!(kept, [(10, 1), (20, 2)]);
+    assert_eq!(epochs(&history.claims), (21..=30).collect::<Vec<_>>());
+    assert_eq!(history.last_epoch, Some(30));
+}
+
+#[test]
+fn what_breaks_the_order_is_refused_and_not_appended() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    log.append(&claims([5, 6])).unwrap();
+    save(&store, &mut log, 10, None).unwrap();
+    save(&store, &mut log, 20, Some(10)).unwrap();
+    save(&store, &mut log, 30, None).unwrap();
+    let before = store.list("log/").unwrap();
+    for (entry, why) in [
+        (claims([6]), "6 is claimed"),
+        (claims([8, 7]), "7 is claimed"),
+        (claims([]), "no epoch"),
+        (checkpoint(40, 2, None), "generation 2"),
+        (checkpoint(30, 1, None), "not after 30"),
+        (checkpoint(40, 1, Some(25)), "changes to 25"),
+        (checkpoint(40, 1, Some(20)), "changes to 20"),
+        (checkpoint(40, 1, Some(40)), "changes to 40"),
+        (Entry::Seal(seal()), "seal of generation 0"),
+    ] {
+        let error = log.append(&entry).unwrap_err();
+        assert!(matches!(&error, LogError::Refused(text) if text.contains(why)), "{error}");
+    }
+    assert_eq!(store.list("log/").unwrap(), before);
+    log.append(&claims([7])).unwrap();
+    let (mut log, _) = take_over(&store).unwrap();
+    let error = log.append(&checkpoint(40, 2, Some(30))).unwrap_err();
+    assert!(error.to_string().contains("no checkpoint of this start"), "{error}");
+}
+
+#[test]
+fn a_seal_that_is_not_wanted_leaves_the_log_as_it_is() {
+    let store = memory();
+    take_over(&store).unwrap();
+    let before = store.list("").unwrap();
+    let refused = EpochLog::take_over(store.clone(), |history| {
+        assert_eq!(history.generation, 2);
+        Err("another key".into())
+    });
+    assert_eq!(refused.err(), Some(LogError::Refused("another key".into())));
+    assert_eq!(store.list("").unwrap(), before);
+}
+
+#[test]
+fn who_was_taken_over_is_fenced_for_ever() {
+    let store = memory();
+    let (mut old, _) = take_over(&store).unwrap();
+    old.append(&claims([1])).unwrap();
+    let (mut new, history) = take_over(&store).unwrap();
+    assert_eq!(epochs(&history.claims), [1]);
+    for _ in 0..2 {
+        assert_eq!(old.append(&claims([2])), Err(LogError::Fenced { generation: 1, by: 2 }));
+    }
+    new.append(&claims([3])).unwrap();
+    assert_eq!(old.append(&claims([4])), Err(LogError::Fenced { generation: 1, by: 2 }));
+    assert_eq!(epochs(&take_over(&store).unwrap().1.claims), [1, 3]);
+}
+
+#[test]
+fn who_comes_back_after_the_log_was_pruned_is_fenced_as_well() {
+    let store = memory();
+    let (mut old, _) = take_over(&store).unwrap();
+    old.append(&claims([1])).unwrap();
+    for start in 1..5 {
+        let (mut log, _) = take_over(&store).unwrap();
+        for step in 1..5 {
+            let epoch = 100 * start + 10 * step;
+            log.append(&claims([epoch - 1])).unwrap();
+            save(&store, &mut log, epoch, None).unwrap();
+            log.prune(1).unwrap();
+        }
+    }
+    // Everything around it is gone, but not the seal that stands in its way.
+    let names = store.list("log/").unwrap();
+    assert!(names.contains(&name(3)) && !names.contains(&name(2)) && !names.contains(&name(4)), "{names:?}");
+    assert_eq!(old.append(&claims([2])), Err(LogError::Fenced { generation: 1, by: 2 }));
+    // And it removes nothing that somebody needs.
+    let before = store.list("").unwrap();
+    old.prune(1).unwrap();
+    assert_eq!(store.list("").unwrap(), before);
+}
+
+#[test]
+fn of_successors_that_race_all_but_the_last_are_fenced_and_no_claim_is_lost() {
+    let store = memory();
+    let next = Arc::new(AtomicU64::new(1));
+    let successor = |store: SharedStore, next: Arc<AtomicU64>| {
+        std::thread::spawn(move || {
+            let (mut log, _) = take_over(&store).unwrap();
+            let mut claimed = Vec::new();
+            for _ in 0..20 {
+                let epoch = next.fetch_add(1, Ordering::SeqCst);
+                match log.append(&claims([epoch])) {
+                    Ok(()) => claimed.push(epoch),
+                    Err(LogError::Fenced { generation, by }) if by > generation => {
+                        return (log.generation(), claimed, true);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (log.generation(), claimed, false)
+        })
+    };
+    let successors: Vec<_> = (0..8).map(|_| successor(store.clone(), next.clone())).collect();
+    let mut ends: Vec<(u64, Vec<Epoch>, bool)> = successors.into_iter().map(|thread| thread.join().unwrap()).collect();
+    ends.sort();
+    assert!(ends.windows(2).all(|pair| pair[0].0 < pair[1].0), "every generation once");
+    assert!(!ends.last().unwrap().2, "nobody was after the last");
+    let acknowledged: Vec<Epoch> = ends.iter().flat_map(|(_, claimed, _)| claimed.clone()).collect();
+    let (_, history) = take_over(&store).unwrap();
+    assert_eq!(epochs(&history.claims), acknowledged, "in the order of generations, none lost, none added");
+}
+
+/// A store that answers "unavailable" to every other creation, having done it or not.
+struct Flaky {
+    inner: SharedStore,
+    random: std::sync::Mutex<ChaCha8Rng>,
+}
+
+impl Store for Flaky {
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        let (fails, late) = {
+            let mut random = self.random.lock().unwrap();
+            (random.random_bool(0.5), random.random_bool(0.5))
+        };
+        match (fails, late) {
+            (false, _) => self.inner.create(name, bytes),
+            (true, false) => Err(StoreError::time_out(name)),
+            (true, true) => self.inner.create(name, bytes).and(Err(StoreError::time_out(name))),
+        }
+    }
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get(name)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.inner.list(prefix)
+    }
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete(name)
+    }
+}
+
+/// Repeats what may be repeated.
+fn stubborn<T>(mut attempt: impl FnMut() -> Result<T, LogError>) -> T {
+    loop {
+        match attempt() {
+            Err(LogError::Store(error)) if error.may_be_retried() => {}
+            done => return done.unwrap(),
+        }
+    }
+}
+
+fn flaky(seed: u64) -> (SharedStore, SharedStore) {
+    let inner = memory();
+    let random = std::sync::Mutex::new(ChaCha8Rng::seed_from_u64(seed));
+    (inner.clone(), Arc::new(Flaky { inner, random }))
+}
+
+#[test]
+fn an_entry_whose_answer_was_lost_is_appended_once() {
+    for seed in 0..50 {
+        let (inner, store) = flaky(seed);
+        let (mut log, _) = stubborn(|| take_over(&store));
+        let mut came_at_once = 0;
+        for epoch in [10, 20, 30, 40, 50] {
+            stubborn(|| log.append(&claims([epoch])));
+            stubborn(|| save(&store, &mut log, epoch, None));
+            came_at_once += u32::from(log.append(&claims([epoch + 1])).is_ok());
+            // Another beginning of the log must not make it another entry.
+            log.prune(9).unwrap();
+            let again = loop {
+                match log.append(&claims([epoch + 1])) {
+                    Err(LogError::Store(_)) => {}
+                    done => break done,
+                }
+            };
+            came_at_once -= u32::from(matches!(again, Err(LogError::Refused(_))));
+        }
+        assert_eq!(came_at_once, 0, "seed {seed}: what was acknowledged is refused, what was not is taken");
+        let (_, history) = take_over(&inner).unwrap();
+        assert_eq!(epochs(&history.claims_since(10)), [11, 20, 21, 30, 31, 40, 41, 50, 51], "seed {seed}");
+    }
+}
+
+#[test]
+fn an_entry_of_unknown_fate_comes_before_the_next() {
+    for seed in 0..50 {
+        let (inner, store) = flaky(seed);
+        let (mut log, _) = stubborn(|| take_over(&store));
+        // Each is asked for once; one that failed stays first in line.
+        let mut there: Vec<Epoch> = Vec::new();
+        for epoch in 1..=10 {
+            let first = log.pending.clone();
+            if log.append(&claims([epoch])).is_ok() {
+                there.push(epoch);
+            }
+            // It was first in line, and is not any more.
+            if let (Some(Envelope { entry: Entry::Claims(first), .. }), true) = (first, log.pending.is_none()) {
+                there.extend(epochs(&first));
+            }
+        }
+        stubborn(|| log.append(&claims([11])));
+        let found = epochs(&take_over(&inner).unwrap().1.claims);
+        assert!(found.is_sorted() && found.ends_with(&[11]), "seed {seed}: {found:?}");
+        assert!(there.iter().all(|epoch| found.contains(epoch)), "seed {seed}: {there:?} in {found:?}");
+    }
+}
+
+/// A store that does not know the condition, and overwrites.
+struct Overwriting(SharedStore);
+
+impl Store for Overwriting {
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        self.0.delete(name)?;
+        self.0.create(name, bytes)
+    }
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(name)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.0.list(prefix)
+    }
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.0.delete(name)
+    }
+}
+
+#[test]
+fn a_store_that_overwrites_is_found_out_at_the_start() {
+    let store: SharedStore = Arc::new(Overwriting(memory()));
+    let error = take_over(&store).err().unwrap();
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+}
+
+/// Puts other bytes under a name.
+fn replace(store: &SharedStore, name: &str, bytes: &[u8]) {
+    store.delete(name).unwrap();
+    assert!(store.create(name, bytes).unwrap());
+}
+
+#[test]
+fn a_hole_is_refused_by_name() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    (1..6).for_each(|epoch| log.append(&claims([epoch])).unwrap());
+    for number in 1..6 {
+        let name = name(number);
+        let bytes = store.get(&name).unwrap().unwrap();
+        store.delete(&name).unwrap();
+        let error = take_over(&store).err().unwrap();
+        assert!(matches!(&error, LogError::Corrupt { name: named, .. } if *named == name), "{error}");
+        assert!(error.to_string().contains("is missing") && error.to_string().contains("restore it"), "{error}");
+        store.create(&name, &bytes).unwrap();
+    }
+    assert_eq!(take_over(&store).unwrap().1.claims.len(), 5);
+}
+
+#[test]
+fn an_entry_under_another_number_or_of_another_writer_is_refused() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    (1..4).for_each(|epoch| log.append(&claims([epoch])).unwrap());
+    let second = store.get(&name(2)).unwrap().unwrap();
+    let third = store.get(&name(3)).unwrap().unwrap();
+    replace(&store, &name(3), &second);
+    let error = take_over(&store).err().unwrap();
+    assert!(error.to_string().contains("holds entry 2"), "{error}");
+    let mut foreign = Envelope::decode("", &third).unwrap();
+    foreign.writer = Writer("somebody".into());
+    replace(&store, &name(3), &foreign.encode().unwrap());
+    let error = take_over(&store).err().unwrap();
+    assert!(error.to_string().contains("was not written by generation 1"), "{error}");
+}
+
+/// An entry of each kind, as number 7 of generation 3.
+fn envelopes() -> [(&'static str, Envelope); 3] {
+    let begin = Begin { entry: 4, seal: 2, epoch: 1_023, swept: 3 };
+    let of = |entry| Envelope { number: 7, generation: 3, writer: Writer("00ff".repeat(8)), begin, entry };
+    [
+        ("seal", of(Entry::Seal(Seal { generation: 3, ..seal() }))),
+        ("claims", of(claims([1_025, 1_026]))),
+        ("checkpoint", of(checkpoint(2_047, 3, Some(1_023)))),
+    ]
+}
+
+#[test]
+fn entries_stay_readable() {
+    for (kind, envelope) in envelopes() {
+        let path = format!("tests/fixtures/state/{kind}.v1.entry");
+        let bytes = envelope.encode().unwrap();
+        if std::env::var_os("UPDATE_EXPECT").is_some() && !std::path::Path::new(&path).exists() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap();
+        assert_eq!(Envelope::decode(kind, &kept).unwrap(), envelope, "{path} must be readable by every later version");
+        assert!(
+            kept == bytes,
+            "{path} is written differently now: raise VERSION, keep the file, add one of the new version"
+        );
+    }
+}
+
+#[test]
+fn an_entry_with_any_bit_flipped_or_cut_anywhere_is_refused() {
+    for (kind, envelope) in envelopes() {
+        let bytes = envelope.encode().unwrap();
+        for at in 0..bytes.len() {
+            assert!(
+                matches!(Envelope::decode(kind, &bytes[..at]), Err(LogError::Corrupt { .. })),
+                "{kind} cut at {at}"
+            );
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(Envelope::decode(kind, &damaged).is_err(), "{kind}: bit {bit} of byte {at}");
+            }
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(Envelope::decode(kind, &longer).is_err());
+    }
+}
+
+#[test]
+fn an_entry_of_another_version_is_refused_by_its_number() {
+    let mut bytes = envelopes()[0].1.encode().unwrap();
+    bytes[8] = 2;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[20..]);
+    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+    let error = Envelope::decode("log/7", &bytes).unwrap_err();
+    assert!(matches!(&error, LogError::Refused(text) if text.contains("version 2")), "{error}");
+}
+
+#[test]
+fn a_log_with_a_damaged_entry_is_refused_by_name() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    log.append(&claims([1, 2])).unwrap();
+    save(&store, &mut log, 2, None).unwrap();
+    for number in 1..=3 {
+        let (name, bytes) = (name(number), store.get(&name(number)).unwrap().unwrap());
+        let mut damaged = bytes.clone();
+        damaged[25] ^= 1;
+        for damaged in [damaged, bytes[..bytes.len() - 1].to_vec(), Vec::new()] {
+            replace(&store, &name, &damaged);
+            let error = take_over(&store).err().unwrap();
+            assert!(matches!(&error, LogError::Corrupt { name: named, .. } if *named == name), "{error}");
+        }
+        replace(&store, &name, &bytes);
+    }
+    take_over(&store).unwrap();
+}
+
+#[test]
+fn an_entry_that_is_too_long_is_refused_before_it_is_written() {
+    let store = memory();
+    let (mut log, _) = take_over(&store).unwrap();
+    let mut long = claim(1);
+    long.cuts = vec![(partition(0), i64::MAX); ENTRY_BYTES_MAX / 40];
+    let error = log.append(&Entry::Claims(vec![long])).unwrap_err();
+    assert!(matches!(&error, LogError::Refused(text) if text.contains("at most")), "{error}");
+    log.append(&claims([1])).unwrap();
+}
+
+#[test]
+fn a_checkpoint_with_which_the_log_begins_must_be_there() {
+    let store = memory();
+    take_over(&store).unwrap();
+    let seal = store.get(&name(1)).unwrap().unwrap();
+    let mut first = Envelope::decode("", &seal).unwrap();
+    first.begin.epoch = 7;
+    replace(&store, &name(1), &first.encode().unwrap());
+    let error = take_over(&store).err().unwrap();
+    assert!(error.to_string().contains("checkpoint 7 is kept, and it is not there"), "{error}");
+    first.begin.entry = 2;
+    replace(&store, &name(1), &first.encode().unwrap());
+    let error = take_over(&store).err().unwrap();
+    assert!(error.to_string().contains("begins at 2, after it"), "{error}");
+}
+
+/// A day in the life of a job, with starts and pruning; says after every step what must be there from then on.
+fn day(twin: &Twin, mut acknowledged: impl FnMut(&str)) -> Result<(), LogError> {
+    for start in 1..=3_u64 {
+        let store = twin.open()?;
+        let (mut log, _) = take_over(&store)?;
+        acknowledged("seal");
+        for step in 1..=4 {
+            let epoch = 100 * start + 10 * step;
+            log.append(&claims([epoch - 1, epoch]))?;
+            acknowledged("claims");
+            log.append(&claims([epoch + 1]))?;
+            acknowledged("claims");
+            save(&store, &mut log, epoch, (step == 2).then(|| epoch - 10))?;
+            acknowledged("checkpoint");
+            log.prune(2)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a start would find after so many of the day's steps, from the unpruned list of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Expected {
+    seals: usize,
+    claims: Vec<Epoch>,
+    checkpoints: Vec<Epoch>,
+}
+
+fn expected(steps: usize) -> Expected {
+    let mut expected = Expected::default();
+    let (mut step, mut start) = (0, 0);
+    let mut names =
+        std::iter::repeat(["seal"].into_iter().chain(["claims", "claims", "checkpoint"].repeat(4))).flatten();
+    for _ in 0..steps {
+        match names.next().unwrap() {
+            "seal" => (start, step, expected.seals) = (start + 1, 0, expected.seals + 1),
+            "claims" => {
+                let epoch = 100 * start + 10 * (step / 2 + 1);
+                expected.claims.extend(if step % 2 == 0 { vec![epoch - 1, epoch] } else { vec![epoch + 1] });
+                step += 1;
+            }
+            _ => expected.checkpoints.push(100 * start + 10 * (step / 2)),
+        }
+    }
+    expected
+}
+
+/// Asserts that a history is that of `expected` as far as it must be, and can be restored from any checkpoint it names.
+fn assert_is(history: &History, expected: &Expected, store: &SharedStore, place: &str) {
+    let kept: Vec<Epoch> = history.checkpoints.iter().map(|kept| kept.epoch).collect();
+    assert!(expected.checkpoints.ends_with(&kept), "{place}: {kept:?} of {expected:?}");
+    assert!(kept.len() >= expected.checkpoints.len().min(2), "{place}: {kept:?} of {expected:?}");
+    let since = |epoch: Option<Epoch>| -> Vec<Epoch> {
+        expected.claims.iter().copied().filter(|claim| epoch.is_none_or(|epoch| *claim > epoch)).collect()
+    };
+    assert_eq!(epochs(&history.claims), since(kept.last().copied()), "{place}");
+    for checkpoint in &history.checkpoints {
+        assert_eq!(epochs(&history.claims_since(checkpoint.epoch)), since(Some(checkpoint.epoch)), "{place}");
+        let chain = history.chain(checkpoint);
+        assert_eq!(chain[0].base, None, "{place}");
+        for part in chain.iter().flat_map(|kept| &kept.parts) {
+            assert_eq!(store.get(&part.name).unwrap().as_deref(), Some(&b"abc"[..]), "{place}: {}", part.name);
+        }
+    }
+}
+
+#[test]
+fn after_a_loss_of_power_at_any_moment_a_start_finds_what_was_acknowledged() {
+    let whole = Twin::new();
+    let mut steps = 0;
+    day(&whole, |_| steps += 1).unwrap();
+    assert_eq!(steps, 39);
+    for cut in 0..whole.operations() {
+        let twin = Twin::new();
+        twin.cut_after(cut);
+        let mut done = 0;
+        day(&twin, |_| done += 1).unwrap_err();
+        for seed in 0..3 {
+            let place = format!("cut {cut} seed {seed} done {done}");
+            let store = twin.power_comes_back(seed).open().unwrap();
+            let (_, history) = take_over(&store).unwrap_or_else(|error| panic!("{place}: {error}"));
+            // The step that was under way may have come through.
+            let (least, most) = (expected(done), expected(done + 1));
+            let under_way = epochs(&history.claims_since(0)).last() == most.claims.last()
+                && history.checkpoints.last().map(|kept| kept.epoch) == most.checkpoints.last().copied();
+            assert_is(&history, if under_way { &most } else { &least }, &store, &place);
+        }
+    }
+}
