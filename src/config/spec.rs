@@ -369,9 +369,9 @@ pub struct ParquetSpec {
     pub path: PathBuf,
     /// A row group is closed at about this many bytes.
     pub row_group_bytes: usize,
-    /// A file is finished at about this many bytes …
+    /// A file is finished at a checkpoint in any case, before it at about this many bytes …
     pub file_bytes: usize,
-    /// … or after this long.
+    /// … or after this long. It gets its name at the checkpoint.
     #[schemars(with = "String")]
     pub file_age: EventSpan,
     /// zstd's level.

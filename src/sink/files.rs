@@ -77,13 +77,8 @@ pub trait Format: Send {
     /// Hands over what is buffered as far as the format allows.
     fn settle(writer: &mut Self::Writer) -> io::Result<()>;
 
-    /// Completes the file's content, which holds rows of these epochs, written by this generation.
-    fn complete(
-        &self,
-        writer: Self::Writer,
-        epochs: RangeInclusive<Epoch>,
-        generation: u64,
-    ) -> io::Result<Box<dyn Output>>;
+    /// Completes the file's content, which holds rows of these epochs, written by this generation; syncs it, and returns its length in bytes.
+    fn complete(&self, writer: Self::Writer, epochs: RangeInclusive<Epoch>, generation: u64) -> io::Result<u64>;
 }
 
 /// When a file is finished, if no checkpoint comes before.
@@ -230,9 +225,7 @@ impl<F: Format> FileSink<F> {
     fn finish_file(&mut self, table: TableName, open: Open<F::Writer>) -> Result<(), SinkError> {
         let Open { writer, temporary, name, epochs, rows, .. } = open;
         let finish = || {
-            let mut output = self.format.complete(writer, epochs.clone(), self.generation)?;
-            let bytes = output.sync()?;
-            drop(output);
+            let bytes = self.format.complete(writer, epochs.clone(), self.generation)?;
             let staged = temporary.path.with_file_name(hidden(&name, STAGED));
             self.disk.rename(&temporary.path, &staged)?;
             Ok(bytes)

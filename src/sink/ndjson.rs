@@ -95,8 +95,9 @@ impl Format for Ndjson {
         writer.file.flush()
     }
 
-    fn complete(&self, writer: Lines, _: RangeInclusive<Epoch>, _: u64) -> io::Result<Box<dyn Output>> {
-        writer.file.into_inner().map_err(io::IntoInnerError::into_error)
+    fn complete(&self, mut writer: Lines, _: RangeInclusive<Epoch>, _: u64) -> io::Result<u64> {
+        writer.file.flush()?;
+        writer.file.get_mut().sync()
     }
 }
 

@@ -115,7 +115,7 @@ impl Format for Parquet {
         mut writer: ArrowWriter<Box<dyn Output>>,
         epochs: RangeInclusive<Epoch>,
         generation: u64,
-    ) -> io::Result<Box<dyn Output>> {
+    ) -> io::Result<u64> {
         let Provenance { flow, key_id, rule_set, version } = self.provenance.clone();
         let (first, last) = (epochs.start().to_string(), epochs.end().to_string());
         for (key, value) in [
@@ -129,7 +129,9 @@ impl Format for Parquet {
         ] {
             writer.append_key_value_metadata(KeyValue::new(format!("windkessel.{key}"), value));
         }
-        writer.into_inner().map_err(io_error)
+        // `into_inner` would hide what kind of error the last write had.
+        writer.finish().map_err(io_error)?;
+        writer.inner_mut().sync()
     }
 }
 
