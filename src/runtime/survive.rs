@@ -108,6 +108,9 @@ pub fn entries<T: DeserializeOwned>(
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
