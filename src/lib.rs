@@ -33,5 +33,4 @@ pub mod source;
 pub mod cli;
 pub mod config;
 pub mod job;
-mod stub;
 pub mod runtime;

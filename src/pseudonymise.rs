@@ -12,9 +12,14 @@
 //!    wiped from memory on drop (best effort: the allocator may have copied it) and `Debug` prints `…`.
 //! 3. Same id, same key, same pseudonym, on every worker and in every run.
 //!
+//! What survives is whose the observations are that tombstones may delete; all the rest is worked out again.
+//!
 //! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, and emptied when full, which costs time, never a wrong answer;
-//! and [`OWNERS_MAX`] observations' owners, of which the older half is forgotten when full: a tombstone that names only an observation
-//! forgotten so is counted as ignored (`deletion_of_unknown_observation`), and the observation stands.
+//! and [`OWNERS_MAX`] observations' owners of each partition, of which the older half is forgotten when full: a tombstone that names only an
+//! observation forgotten so, or one that was read from another partition, is counted as ignored (`deletion_of_unknown_observation`), and
+//! the observation stands.
+
+mod owners;
 
 use std::fmt;
 use std::path::Path;
@@ -29,14 +34,15 @@ use crate::graph::Plan;
 use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations};
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{Stream, batches};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
 use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
 
+pub use owners::OWNERS_MAX;
+use owners::Owners;
+
 /// Patients whose pseudonym one worker remembers.
 pub const CACHE_MAX: usize = 1 << 20;
-
-/// Observations whose patient one worker remembers, so that a tombstone that names only the observation can be routed.
-pub const OWNERS_MAX: usize = 1 << 20;
 
 /// Observations in, readings out.
 pub fn render<'s>(
@@ -165,9 +171,7 @@ pub struct Pseudonymiser {
     positions: Hmac<Sha256>,
     topics: Topics,
     cache: HashMap<Box<[u8]>, Pseudonym>,
-    /// The younger half.
-    owners: HashMap<Pseudonym, Pseudonym>,
-    owners_before: HashMap<Pseudonym, Pseudonym>,
+    owners: Owners,
 }
 
 impl Pseudonymiser {
@@ -180,8 +184,7 @@ impl Pseudonymiser {
             positions: key.mac().chain_update(b"Position/"),
             topics,
             cache: HashMap::default(),
-            owners: HashMap::default(),
-            owners_before: HashMap::default(),
+            owners: Owners::new(OWNERS_MAX),
         }
     }
 
@@ -212,24 +215,16 @@ impl Pseudonymiser {
             None => self.position(observation.facts.position),
         };
         if observation.deletable {
-            self.own(pseudonym, patient);
+            self.owners.own(observation.facts.position.partition, pseudonym, patient);
         }
         Reading { patient, observation: pseudonym, facts: observation.facts }
-    }
-
-    /// Remembers whose an observation is, for at least the next half of [`OWNERS_MAX`] others.
-    fn own(&mut self, observation: Pseudonym, patient: Pseudonym) {
-        if self.owners.len() >= OWNERS_MAX / 2 {
-            self.owners_before = std::mem::take(&mut self.owners);
-        }
-        self.owners.insert(observation, patient);
     }
 
     fn deletion(&mut self, arena: &Arena, deletion: Deletion) -> Option<Reading> {
         let observation = self.observation(arena, deletion.id);
         let patient = match deletion.patient {
             Some(patient) => self.patient(arena, patient),
-            None => *self.owners.get(&observation).or_else(|| self.owners_before.get(&observation))?,
+            None => self.owners.patient(deletion.position.partition, &observation)?,
         };
         let facts = Facts {
             position: deletion.position,
@@ -268,6 +263,16 @@ impl Pseudonymiser {
     }
 }
 
+impl Survive for Pseudonymiser {
+    fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        self.owners.save(extent, &self.topics, into);
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        self.owners.load(block, &self.topics)
+    }
+}
+
 fn finish(mac: Hmac<Sha256>) -> Pseudonym {
     let bytes = mac.finalize().into_bytes();
     let mut pseudonym = Pseudonym::default();
@@ -279,7 +284,8 @@ fn finish(mac: Hmac<Sha256>) -> Pseudonym {
 mod tests {
     use super::*;
     use crate::identified::PatientUpdate;
-    use crate::vocabulary::Demographics;
+    use crate::runtime::survive::testing::Saves;
+    use crate::vocabulary::{Demographics, Partition};
 
     fn key() -> Key {
         Key::from_hex(&"0b".repeat(32)).unwrap()
@@ -330,23 +336,24 @@ mod tests {
         assert_eq!(Key::read(&spec).unwrap().id(), made.id());
     }
 
+    fn deletion(position: Position, id: Id) -> Entry {
+        Entry::Deletion(Deletion {
+            patient: None,
+            id,
+            position,
+            received_at: None,
+            version: Default::default(),
+            watermark: Default::default(),
+        })
+    }
+
     #[test]
     fn a_tombstone_finds_the_patient_of_an_observation_seen_before() {
         let mut machine = machine();
         let mut arena = Arena::default();
         let (patient, id) = (Id::new(arena.push(b"p-1")), Id::new(arena.push(b"o-1")));
         let stranger = Id::new(arena.push(b"o-2"));
-        let deletion = |id| {
-            let position = Position::default();
-            Entry::Deletion(Deletion {
-                patient: None,
-                id,
-                position,
-                received_at: None,
-                version: Default::default(),
-                watermark: Default::default(),
-            })
-        };
+        let deletion = |id| deletion(Position::default(), id);
         let entries = vec![
             Entry::Patient(PatientUpdate {
                 patient,
@@ -366,14 +373,48 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_owners_the_older_half_is_forgotten() {
-        let mut machine = machine();
-        let pseudonym = |number: usize| Pseudonym((number as u128).to_be_bytes());
-        (0..OWNERS_MAX).for_each(|number| machine.own(pseudonym(number), pseudonym(7)));
-        assert_eq!(machine.owners.len() + machine.owners_before.len(), OWNERS_MAX);
-        machine.own(pseudonym(OWNERS_MAX), pseudonym(7));
-        assert!(!machine.owners_before.contains_key(&pseudonym(0)));
-        assert!(machine.owners_before.contains_key(&pseudonym(OWNERS_MAX / 2)));
+    fn tombstones_find_their_patients_on_any_number_of_workers() {
+        let topics = || Topics::new(["bp-obs".to_owned()]);
+        let machines = |workers| (0..workers).map(|_| machine()).collect::<Vec<_>>();
+        // Of each of eight partitions and each round: an observation, and the deletions of this one and of an earlier one.
+        let run = |moves: &[usize]| {
+            let (mut workers, mut saves, mut out) = (machines(1), Saves::default(), Vec::new());
+            for round in 0..9_u8 {
+                if round % 2 == 1 && !moves.is_empty() {
+                    saves.save(if round == 1 { Extent::All } else { Extent::Changed }, &mut workers);
+                    workers = machines(moves[usize::from(round / 2)]);
+                    saves.load(&mut workers);
+                }
+                for number in 0..8 {
+                    let partition = Partition { number, ..Partition::default() };
+                    let position = Position { partition, offset: i64::from(round), entry: 0 };
+                    let owner = (topics().route(partition) % workers.len() as u64) as usize;
+                    let (mut arena, mut tally) = (Arena::default(), Tally::default());
+                    let mut id = |round: u8| Id::new(arena.push(&[round, number as u8]));
+                    let facts = Facts { position, ..Facts::default() };
+                    let (patient, own) = (id(100 + round % 3), Some(id(round)));
+                    let entries = vec![
+                        Entry::Observation(Observation { patient, id: own, facts, deletable: true }),
+                        deletion(position, id(round.wrapping_sub(3))),
+                        deletion(
+                            Position { partition: Partition { number: number ^ 1, ..partition }, ..position },
+                            id(round),
+                        ),
+                    ];
+                    workers[owner].pseudonymise(Observations { arena, entries }, &mut out, &mut tally);
+                    out.push(Intake::Reading(Reading {
+                        patient: Pseudonym([tally.total(Outcome::Ignored) as u8; 16]),
+                        observation: Pseudonym::default(),
+                        facts: Facts::default(),
+                    }));
+                }
+            }
+            format!("{out:?}")
+        };
+        let alone = run(&[]);
+        for moves in [[2, 3, 1, 4], [4, 2, 2, 3], [1, 1, 4, 1]] {
+            assert_eq!(run(&moves), alone, "{moves:?}");
+        }
     }
 
     #[test]

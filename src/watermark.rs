@@ -7,12 +7,15 @@
 //!    while all that are open are idle, the furthest of them counts. When all have ended it is [`EventTime::MAX`].
 //! 3. A partition that has been named but has delivered nothing holds it at [`EventTime::MIN`].
 //! 4. What may be forgotten is judged by the watermark before the end of all input: the end shuts nothing out.
+//! 5. An ended partition may be opened again: then its ticks count again. A watermark that is loaded goes on from before the end of all input.
 //!
 //! It judges no reading: timeliness comes with the reading, from its own partition alone.
 //!
 //! Limits: 40 bytes a partition, and an epoch in which a watermark moved looks at all partitions.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Partition, Tick};
@@ -29,6 +32,15 @@ pub struct Watermark {
     reached: EventTime,
     /// The greatest that was not the end of all input.
     reached_open: EventTime,
+}
+
+/// What survives of a watermark. Ended partitions are not in it: one that is not in it has ended, or was never heard of, which is the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedWatermark {
+    reached: EventTime,
+    reached_open: EventTime,
+    /// Ascending by partition.
+    open: Vec<Tick>,
 }
 
 impl Default for Watermark {
@@ -62,6 +74,53 @@ impl Watermark {
         })
     }
 
+    /// The number of a partition that is named by saved state. If nothing else tells of it, it has ended: it holds nothing up.
+    pub fn past_id(&mut self, partition: Partition) -> PartitionId {
+        let known = self.ids.contains_key(&partition);
+        let id = self.id(partition);
+        if !known {
+            self.ticks[id.0 as usize].watermark = EventTime::MAX;
+        }
+        id
+    }
+
+    /// Which partition a number stands for.
+    pub fn partition(&self, id: PartitionId) -> Partition {
+        self.ticks[id.0 as usize].partition
+    }
+
+    /// How far a partition has come that is known and has not ended.
+    pub fn open(&self, partition: Partition) -> Option<EventTime> {
+        let PartitionId(at) = *self.ids.get(&partition)?;
+        Some(self.ticks[at as usize].watermark).filter(|watermark| *watermark < EventTime::MAX)
+    }
+
+    /// What survives.
+    pub fn saved(&self) -> SavedWatermark {
+        let open = self.ids.values().map(|PartitionId(at)| self.ticks[*at as usize]);
+        SavedWatermark {
+            reached: self.reached,
+            reached_open: self.reached_open,
+            open: open.filter(|tick| tick.watermark < EventTime::MAX).collect(),
+        }
+    }
+
+    /// Takes in what was saved, in place of everything known; numbers of partitions stay.
+    ///
+    /// If all input had ended, it goes on from before: what comes now is no late-comer.
+    pub fn restore(&mut self, saved: SavedWatermark) {
+        let ended = saved.reached == EventTime::MAX;
+        self.reached_open = saved.reached_open;
+        self.reached = if ended { saved.reached_open } else { saved.reached };
+        for tick in &mut self.ticks {
+            (tick.watermark, tick.idle) = (EventTime::MAX, false);
+        }
+        for tick in saved.open {
+            let PartitionId(at) = self.id(tick.partition);
+            self.ticks[at as usize] = tick;
+        }
+    }
+
     /// True if nothing more will come from this partition.
     pub fn ended(&self, id: PartitionId) -> bool {
         self.ticks[id.0 as usize].watermark == EventTime::MAX
@@ -75,7 +134,8 @@ impl Watermark {
         for tick in ticks {
             let PartitionId(at) = self.id(tick.partition);
             let known = &mut self.ticks[at as usize];
-            known.watermark = known.watermark.max(tick.watermark);
+            let reopened = known.watermark == EventTime::MAX;
+            known.watermark = if reopened { tick.watermark } else { known.watermark.max(tick.watermark) };
             known.idle = tick.idle;
         }
         self.reached = self.reached.max(self.combine());
@@ -157,6 +217,35 @@ mod tests {
     #[test]
     fn an_ended_partition_does_not_count_while_others_are_open() {
         check("0@open 1@open; 0@30; 0@end; 1@5; 1@7~; 1@9", &[-1, -1, -1, 5, 7, 9]);
+    }
+
+    #[test]
+    fn a_partition_that_is_opened_again_counts_again() {
+        check("0@open 1@open; 0@10 1@20; 0@end; 0@12; 0@30 1@25", &[-1, 10, 20, 20, 25]);
+    }
+
+    #[test]
+    fn a_loaded_watermark_goes_on_from_before_the_end_of_all_input() {
+        let mut watermark = Watermark::new();
+        for epoch in ["0@open 1@open 2@open", "0@30 1@20", "1@20~ 2@end"] {
+            watermark.advance(&epoch.split_whitespace().map(tick).collect::<Vec<_>>());
+        }
+        let (mut loaded, mut ended) = (Watermark::new(), watermark.clone());
+        let past = loaded.past_id(tick("2@open").partition);
+        loaded.restore(watermark.saved());
+        assert_eq!((loaded.saved(), loaded.ended(past)), (watermark.saved(), true));
+        for epoch in ["1@21", "0@40~ 1@25", "2@35", "0@end 1@end"] {
+            let ticks: Vec<_> = epoch.split_whitespace().map(tick).collect();
+            watermark.advance(&ticks);
+            loaded.advance(&ticks);
+            assert_eq!(loaded.saved(), watermark.saved(), "{epoch}");
+        }
+        ended.advance(&[tick("0@end"), tick("1@end")]);
+        assert_eq!(ended.reached(), EventTime::MAX);
+        loaded.restore(ended.saved());
+        assert_eq!((loaded.reached(), loaded.open(tick("0@open").partition)), (EventTime::from_micros(30), None));
+        loaded.advance(&[tick("0@31"), tick("1@32")]);
+        assert_eq!(loaded.reached(), EventTime::from_micros(31));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Bench {
             generator,
             decoder: Decoder::new(settings),
             pseudonymiser: Pseudonymiser::new(&key, Topics::new(["generator".to_owned()])),
-            patients: Patients::new(patient::Settings::new(&patient, &correction, signals)),
+            patients: Patients::new(patient::Settings::new(&patient, &correction, signals, true)),
             epoch: 0,
             offsets: HashMap::new(),
         }

@@ -30,6 +30,7 @@ mod progress;
 mod quantity;
 mod reference;
 pub mod rule;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -60,7 +61,7 @@ pub fn render<'s>(
     desk: &Desk,
 ) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
     let metrics = plan.metrics.clone();
-    let mut decoder = Decoder::new(plan.flow.decode.clone());
+    let mut decoder = Decoder::new(plan.flow.decode.clone()).with_topics(plan.topics.clone());
     let seat = desk.seat("decode", &mut decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
     let machine = (decoder, Some(seat));
@@ -246,6 +247,7 @@ pub struct LateCounts {
 pub struct Decoder {
     settings: Settings,
     progress: Progress,
+    topics: Topics,
     scratch: Scratch,
     items: Vec<Item>,
 }
@@ -254,7 +256,12 @@ impl Decoder {
     /// A decoder that has seen nothing.
     pub fn new(settings: Settings) -> Self {
         let progress = Progress::new(settings.disorder, settings.lateness);
-        Decoder { settings, progress, scratch: Scratch::default(), items: Vec::new() }
+        Decoder { settings, progress, topics: Topics::default(), scratch: Scratch::default(), items: Vec::new() }
+    }
+
+    /// The same, of these topics. Their names say where the state of a partition belongs: a decoder that is saved or loaded must know them.
+    pub fn with_topics(self, topics: Topics) -> Self {
+        Decoder { topics, ..self }
     }
 
     /// Decodes a batch.

@@ -6,8 +6,17 @@
 //!
 //! What does not move the watermark: rejected and ignored inputs (`clock_ahead` above all), and versions that withdraw
 //! (their time may be the error that they withdraw).
+//!
+//! **What survives** is how far each partition has come, those that have ended included: a run that ended with its input may be continued,
+//! and an ended partition is opened again where it left off. Each is an entry of its own, in the block of its partition's route.
+//!
+//! Limits: 80 bytes a partition, kept for ever; a save looks at all of them.
+
+use serde::{Deserialize, Serialize};
 
 use crate::identified::Mark;
+use crate::runtime::survive::{Blocks, Corrupt, Extent, entries};
+use crate::source::Topics;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Partition, Tick, Timeliness};
 
@@ -22,18 +31,39 @@ pub(super) struct Progress {
     last: usize,
 }
 
-/// Where one partition stands.
+/// One partition, as this worker reads it.
 #[derive(Debug)]
-pub(super) struct Standing {
+struct Standing {
     partition: Partition,
+    place: Place,
+    /// What the last tick said; `None` if one is due.
+    told: Option<EventTime>,
+    /// As it was saved last.
+    saved: Option<Place>,
+}
+
+/// How far one partition has come: what survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
     latest: EventTime,
     /// The number of the next resource, if resources are numbered.
     ordinal: i64,
     idle: bool,
     ended: bool,
-    /// What the last tick said; `None` if one is due.
-    told: Option<EventTime>,
 }
+
+impl Place {
+    /// Nothing read yet.
+    const START: Place = Place { latest: EventTime::MIN, ordinal: 0, idle: false, ended: false };
+
+    /// What a tick says of it.
+    fn watermark(self, disorder: EventSpan) -> EventTime {
+        if self.ended { EventTime::MAX } else { self.latest - disorder }
+    }
+}
+
+/// No partition has more resources than this: what was saved with more is no standing.
+const ORDINAL_MAX: i64 = 1 << 62;
 
 impl Progress {
     pub(super) fn new(disorder: EventSpan, lateness: EventSpan) -> Self {
@@ -45,15 +75,7 @@ impl Progress {
             self.last = match self.standings.binary_search_by_key(&partition, |standing| standing.partition) {
                 Ok(at) => at,
                 Err(at) => {
-                    let new = Standing {
-                        partition,
-                        latest: EventTime::MIN,
-                        ordinal: 0,
-                        idle: false,
-                        ended: false,
-                        told: None,
-                    };
-                    self.standings.insert(at, new);
+                    self.standings.insert(at, Standing { partition, place: Place::START, told: None, saved: None });
                     at
                 }
             };
@@ -64,8 +86,8 @@ impl Progress {
     /// A record of this partition is looked at; the partition is not idle any more.
     pub(super) fn wake(&mut self, partition: Partition) {
         let standing = self.standing(partition);
-        if standing.idle {
-            standing.idle = false;
+        if standing.place.idle {
+            standing.place.idle = false;
             standing.told = None;
         }
     }
@@ -73,7 +95,7 @@ impl Progress {
     /// The watermark of a partition as it stands.
     pub(super) fn watermark(&mut self, partition: Partition) -> EventTime {
         let disorder = self.disorder;
-        self.standing(partition).latest - disorder
+        self.standing(partition).place.latest - disorder
     }
 
     /// Judges an event time against the watermark as it stands.
@@ -90,49 +112,66 @@ impl Progress {
 
     /// An Observation of this event time was accepted.
     pub(super) fn advance(&mut self, partition: Partition, at: EventTime) {
-        let standing = self.standing(partition);
-        standing.latest = standing.latest.max(at);
+        let place = &mut self.standing(partition).place;
+        place.latest = place.latest.max(at);
     }
 
     /// The number of the next resource of this partition.
     pub(super) fn ordinal(&mut self, partition: Partition) -> &mut i64 {
-        &mut self.standing(partition).ordinal
+        &mut self.standing(partition).place.ordinal
     }
 
     /// Partitions that hold no window open although they have not ended.
     pub(super) fn idle(&self) -> i64 {
-        self.standings.iter().filter(|standing| standing.idle).count() as i64
+        self.standings.iter().filter(|standing| standing.place.idle && !standing.place.ended).count() as i64
     }
 
-    /// What the source says of a partition.
+    /// What the source says of a partition. One that is opened, for the first time or again, is neither idle nor at its end.
     pub(super) fn mark(&mut self, mark: Mark) {
-        let standing = match mark {
-            Mark::Opened(partition) => self.standing(partition),
-            Mark::Idle(partition) => {
-                let standing = self.standing(partition);
-                standing.idle = true;
-                standing
-            }
-            Mark::Ended(partition) => {
-                let standing = self.standing(partition);
-                standing.ended = true;
-                standing
-            }
-        };
+        let (Mark::Opened(partition) | Mark::Idle(partition) | Mark::Ended(partition)) = mark;
+        let standing = self.standing(partition);
+        let place = &mut standing.place;
+        match mark {
+            Mark::Opened(_) => (place.idle, place.ended) = (false, false),
+            Mark::Idle(_) => place.idle = true,
+            Mark::Ended(_) => place.ended = true,
+        }
         standing.told = None;
     }
 
-    /// One tick for each partition whose state is another than at the last call, ascending; ended partitions are forgotten.
+    /// One tick for each partition whose state is another than at the last call, ascending.
     pub(super) fn ticks(&mut self, into: &mut Vec<Tick>) {
         let disorder = self.disorder;
-        for standing in &mut self.standings {
-            let watermark = if standing.ended { EventTime::MAX } else { standing.latest - disorder };
-            if standing.told != Some(watermark) {
-                standing.told = Some(watermark);
-                into.push(Tick { partition: standing.partition, watermark, idle: standing.idle && !standing.ended });
+        for Standing { partition, place, told, .. } in &mut self.standings {
+            let watermark = place.watermark(disorder);
+            if *told != Some(watermark) {
+                *told = Some(watermark);
+                into.push(Tick { partition: *partition, watermark, idle: place.idle && !place.ended });
             }
         }
-        self.standings.retain(|standing| !standing.ended);
+    }
+
+    /// Saves the partitions that have moved since they were saved last, or all.
+    pub(super) fn save(&mut self, extent: Extent, topics: &Topics, into: &mut Blocks) {
+        for Standing { partition, place, saved, .. } in &mut self.standings {
+            if extent == Extent::All || *saved != Some(*place) {
+                into.push(topics.route(*partition), &(*partition, *place));
+                *saved = Some(*place);
+            }
+        }
+    }
+
+    /// Takes in a block. Between batches no tick is due, and none is due for what was saved there.
+    pub(super) fn load(&mut self, block: &[u8], topics: &Topics) -> Result<(), Corrupt> {
+        let what = "place of a partition";
+        entries(block, what, |(partition, place): (Partition, Place)| {
+            if !topics.has(partition.topic) || !(0..=ORDINAL_MAX).contains(&place.ordinal) {
+                return Err(Corrupt { what });
+            }
+            let told = Some(place.watermark(self.disorder));
+            *self.standing(partition) = Standing { partition, place, told, saved: Some(place) };
+            Ok(())
+        })
     }
 }
 
@@ -188,6 +227,20 @@ mod tests {
         progress.mark(Mark::Ended(P));
         assert_eq!((ticks(&mut progress), progress.idle()), (vec![(0, EventTime::MAX, false)], 0));
         assert_eq!(ticks(&mut progress), []);
+    }
+
+    #[test]
+    fn an_ended_partition_goes_on_where_it_left_off_when_it_is_opened_again() {
+        let mut progress = Progress::new(EventSpan::ZERO, EventSpan::ZERO);
+        progress.mark(Mark::Opened(P));
+        progress.advance(P, at(5));
+        *progress.ordinal(P) += 3;
+        progress.mark(Mark::Idle(P));
+        progress.mark(Mark::Ended(P));
+        assert_eq!((ticks(&mut progress), progress.idle()), (vec![(0, EventTime::MAX, false)], 0));
+        progress.mark(Mark::Opened(P));
+        assert_eq!((ticks(&mut progress), progress.idle()), (vec![(0, at(5), false)], 0));
+        assert_eq!((progress.watermark(P), *progress.ordinal(P)), (at(5), 3));
     }
 
     #[test]

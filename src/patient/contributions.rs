@@ -28,7 +28,7 @@ pub(super) struct Version {
     pub(super) birth_year: Option<i16>,
     pub(super) sex: Sex,
     pub(super) status: Status,
-    flags: u8,
+    pub(super) flags: u8,
 }
 
 impl Version {

@@ -12,6 +12,7 @@
 //! Limits: what lies outside those ranges is moved to their border. A reading that left the ring does not come back when a newer one
 //! is withdrawn.
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::time::EventTime;
@@ -22,7 +23,7 @@ const SCALE: f64 = 100.0;
 const SECONDS_PER_HOUR: f64 = 3_600.0;
 
 /// One reading of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Slot {
     /// Since the chain's origin.
     seconds: i32,
@@ -38,8 +39,8 @@ pub(super) struct Chain {
     /// Whose order it follows.
     pub(super) partition: PartitionId,
     /// Minutes from the Unix epoch to the first reading: the zero of the slots' seconds.
-    origin_minutes: i32,
-    ring: Box<[Slot]>,
+    pub(super) origin_minutes: i32,
+    pub(super) ring: Box<[Slot]>,
 }
 
 impl Chain {

@@ -78,14 +78,17 @@
 //! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
 //! | **together** | **191** | | each revised window, until the horizon | 16 |
 //!
+//! What survives is in `saved.rs`: patients by key group, and the watermark. In a run of which nothing is saved, nothing is kept for it.
+//!
 //! Limits: `patient.patients_max` patients a worker ([`PatientsFull`]); of one patient, contributions are scanned linearly.
-//! Does not: check plausibility, score, or keep anything durable.
+//! Does not: check plausibility, score, or know files.
 
 mod contributions;
 mod features;
 mod history;
 #[cfg(test)]
 mod oracle;
+mod saved;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -94,16 +97,19 @@ mod window;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::config::{CorrectionSpec, PatientSpec};
+use crate::config::{CorrectionSpec, PatientSpec, SourceKind};
 use crate::graph::Plan;
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Keyed, Stream};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, key_group};
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
+use crate::source::Share;
 use crate::time::{Epoch, EventSpan, EventTime};
 use crate::vocabulary::{Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
 use crate::watermark::{PartitionId, Watermark};
 
+use saved::Touched;
 use state::{Moment, Patient};
 use window::{Closings, Grid, Whose};
 
@@ -121,9 +127,12 @@ pub fn render<'s>(
     desk: &Desk,
 ) -> (Stream<'s, Scorable>, Stream<'s, Vec<WindowRow>>) {
     let spec = &plan.flow.spec;
-    let settings = Settings::new(&spec.patient, &spec.correction, plan.flow.decode.signals().to_vec());
-    let mut stage =
-        Stage { patients: Patients::new(settings), held: (0, 0), told: BTreeMap::new(), metrics: plan.metrics.clone() };
+    // A Kafka partition that was read to its end may be read on in a later run.
+    let partitions_end = spec.source.kind != SourceKind::Kafka;
+    let signals = plan.flow.decode.signals().to_vec();
+    let settings = Settings::new(&spec.patient, &spec.correction, signals, partitions_end);
+    let share = Share { worker: intakes.scope().index(), workers: intakes.scope().peers() };
+    let mut stage = Stage::new(Patients::new(settings).with_share(share), plan.metrics.clone());
     let seat = desk.seat("patient", &mut stage);
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
@@ -139,32 +148,44 @@ pub fn render<'s>(
 }
 
 /// The machine and its telemetry, as the driver wants them.
-pub(crate) struct Stage {
+pub struct Stage {
     patients: Patients,
     /// Patients and contributions as last told to the gauges, which all workers share.
     held: (i64, i64),
-    /// How far each open partition had come when `score` was last told.
-    told: BTreeMap<Partition, EventTime>,
     metrics: Metrics,
 }
 
 impl Stage {
-    /// The ticks that are worth a look at everything kept for their partitions: ends, and one a day of event time.
-    fn progress(&mut self, ticks: &[Tick]) -> Vec<Tick> {
-        let mut worth = Vec::new();
-        for tick in ticks {
-            let told = self.told.entry(tick.partition).or_insert(tick.watermark);
-            let ended = tick.watermark == EventTime::MAX;
-            if !ended && tick.watermark - *told < DAY {
-                continue;
-            }
-            *told = tick.watermark;
-            worth.push(*tick);
-            if ended {
-                self.told.remove(&tick.partition);
-            }
-        }
-        worth
+    /// With a machine that has applied nothing yet.
+    pub fn new(patients: Patients, metrics: Metrics) -> Self {
+        Stage { patients, held: (0, 0), metrics }
+    }
+
+    /// The ticks of an epoch that are worth a look at everything kept for their partitions: ends, and one a day of event time.
+    ///
+    /// Asked before they are applied. Only the last tick of a partition counts, so that it does not matter how the epoch was cut into batches.
+    fn progress(&self, ticks: &[Tick]) -> Vec<Tick> {
+        let last: BTreeMap<Partition, Tick> = ticks.iter().map(|tick| (tick.partition, *tick)).collect();
+        let worth = last.into_values().filter(|tick| {
+            let before = self.patients.watermark.open(tick.partition);
+            let another_day = |before: EventTime| before.floor_to(DAY) < tick.watermark.floor_to(DAY);
+            tick.watermark == EventTime::MAX || before.is_some_and(another_day)
+        });
+        worth.collect()
+    }
+}
+
+impl Survive for Stage {
+    fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        self.patients.save(extent, into);
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        self.patients.load(block)
+    }
+
+    fn loaded(&mut self) {
+        self.patients.loaded();
     }
 }
 
@@ -175,7 +196,7 @@ impl Keyed for Stage {
     type Order = Position;
 
     fn route(intake: &Intake) -> u64 {
-        intake.patient().hash64()
+        key_group(intake.patient().hash64())
     }
 
     fn order(intake: &Intake) -> Position {
@@ -189,9 +210,9 @@ impl Keyed for Stage {
         ticks: &[Tick],
     ) -> Result<Option<PatientOutput>, String> {
         let mut output = PatientOutput::default();
+        output.scorable.progress = self.progress(ticks);
         self.patients.apply(epoch, intakes, ticks, &mut output).map_err(|full| full.to_string())?;
         self.metrics.add(&mut output.tally);
-        output.scorable.progress = self.progress(ticks);
         let revised = output.windows.iter().filter(|window| window.revision > 0).count() as u64;
         self.metrics.windows.with_label_values(&["first"]).inc_by(output.windows.len() as u64 - revised);
         self.metrics.windows.with_label_values(&["revised"]).inc_by(revised);
@@ -218,13 +239,21 @@ pub struct Settings {
     signals: Vec<SignalId>,
     systolic_column: Option<usize>,
     diastolic_column: Option<usize>,
+    /// What has ended is not read on in a later run.
+    partitions_end: bool,
 }
 
 impl Settings {
     /// From the sections of a validated flow and its signals, in the order of `decode.signals`: that of the columns.
+    /// `partitions_end` says that nothing ever comes from a partition that has ended: true of files and the generator.
     ///
     /// Panics on what a validated flow rules out: a hop that does not divide the window, a horizon below lateness and window together.
-    pub fn new(patient: &PatientSpec, correction: &CorrectionSpec, signals: Vec<SignalId>) -> Self {
+    pub fn new(
+        patient: &PatientSpec,
+        correction: &CorrectionSpec,
+        signals: Vec<SignalId>,
+        partitions_end: bool,
+    ) -> Self {
         let (window, hop) = (patient.window.micros(), patient.hop.micros());
         assert!(hop > 0 && window >= hop && window % hop == 0, "the hop divides the window");
         assert!(
@@ -245,6 +274,7 @@ impl Settings {
             systolic_column: state::column(&signals, SYSTOLIC),
             diastolic_column: state::column(&signals, DIASTOLIC),
             signals,
+            partitions_end,
         }
     }
 }
@@ -282,6 +312,8 @@ pub struct Patients {
     sweep: usize,
     contributions: usize,
     epoch: Option<Epoch>,
+    share: Share,
+    touched: Touched,
 }
 
 impl Patients {
@@ -296,7 +328,14 @@ impl Patients {
             sweep: 0,
             contributions: 0,
             epoch: None,
+            share: Share { worker: 0, workers: 1 },
+            touched: Touched::default(),
         }
+    }
+
+    /// The same, as one of several workers, the patients being dealt out by [`key_group`].
+    pub fn with_share(self, share: Share) -> Self {
+        Patients { share, ..self }
     }
 
     /// Applies one whole epoch and adds what it makes to `out`. Epochs ascend.
@@ -374,11 +413,17 @@ impl Patients {
         Ok(ending)
     }
 
-    /// Where a patient is; a new one gets a place.
+    /// Where a patient is whom an input touches; a new one gets a place.
     fn locate(&mut self, patient: Pseudonym) -> Result<Whose, PatientsFull> {
-        if let Some(index) = self.index.get(&patient) {
-            return Ok(Whose { patient, index: *index });
-        }
+        let whose = match self.index.get(&patient) {
+            Some(index) => Whose { patient, index: *index },
+            None => self.add(patient)?,
+        };
+        self.touched.touch(whose);
+        Ok(whose)
+    }
+
+    fn add(&mut self, patient: Pseudonym) -> Result<Whose, PatientsFull> {
         let limit = self.settings.patients_max;
         if self.index.len() as u64 >= limit {
             return Err(PatientsFull { limit });
@@ -395,6 +440,10 @@ impl Patients {
             let row = self.slab.get(whose.index).window(whose.patient, *end, &self.settings);
             out.push(row.expect("a window with changes keeps its patient active: it lies within the horizon"));
         }
+        if self.watermark.reached() == EventTime::MAX {
+            // A run that is continued goes on from before: without this it would find them open.
+            due.iter().for_each(|(_, whose)| self.touched.touch(*whose));
+        }
         self.closings.recycle(due);
     }
 
@@ -407,7 +456,9 @@ impl Patients {
             let patient = self.slab.get_mut(self.sweep as u32);
             let before = patient.contributions();
             patient.forget(watermark, until, self.settings.signals.len());
-            patient.forget_ended(&self.watermark);
+            if self.settings.partitions_end {
+                patient.forget_ended(&self.watermark);
+            }
             self.contributions = self.contributions + patient.contributions() - before;
             self.sweep += 1;
         }

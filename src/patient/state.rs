@@ -17,16 +17,16 @@ use crate::watermark::{PartitionId, Watermark};
 /// Everything kept of one patient. At rest, only the chains and the demographics are left.
 #[derive(Debug, Default)]
 pub(super) struct Patient {
-    active: Option<Box<Active>>,
-    chains: SmallVec<[Chain; 1]>,
-    demographics: Option<Demographics>,
+    pub(super) active: Option<Box<Active>>,
+    pub(super) chains: SmallVec<[Chain; 1]>,
+    pub(super) demographics: Option<Demographics>,
 }
 
 /// What is there of a patient with contributions inside the horizon.
 #[derive(Debug, Default)]
 pub(super) struct Active {
-    contributions: Contributions,
-    windows: Windows,
+    pub(super) contributions: Contributions,
+    pub(super) windows: Windows,
 }
 
 /// The circumstances under which an input is applied.
@@ -145,7 +145,7 @@ impl Patient {
         }
     }
 
-    /// Drops the chains of partitions from which nothing will come.
+    /// Drops the chains of partitions that have ended: for sources from which nothing comes after the end.
     pub(super) fn forget_ended(&mut self, watermark: &Watermark) {
         if self.chains.iter().any(|chain| watermark.ended(chain.partition)) {
             self.chains.retain(|chain| !watermark.ended(chain.partition));
@@ -338,7 +338,7 @@ impl Settings {
     }
 
     /// The way back.
-    fn signals(&self, values: &[f64]) -> Signals {
+    pub(super) fn signals(&self, values: &[f64]) -> Signals {
         let mut signals = Signals::default();
         for (signal, value) in self.signals.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
             signals.insert(*signal, *value);

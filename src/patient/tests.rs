@@ -1,5 +1,8 @@
 //! What these tests prove: the rules of the stage's page one by one, as scripts with a printed answer; the same rows as the [oracle](super::oracle)
 //! on random input, and the same bits for any epochs, interleaving of partitions and number of machines; the bytes of the page's table.
+//! Of machines that are saved and loaded: `saved`.
+
+mod saved;
 
 use std::collections::BTreeMap;
 
@@ -42,7 +45,7 @@ fn spec() -> PatientSpec {
 }
 
 fn settings(spec: &PatientSpec, horizon: EventSpan) -> Settings {
-    Settings::new(spec, &CorrectionSpec { horizon }, COLUMNS.to_vec())
+    Settings::new(spec, &CorrectionSpec { horizon }, COLUMNS.to_vec(), true)
 }
 
 // ---------------------------------------------------------------- scripts

@@ -53,9 +53,9 @@ pub(super) struct Change {
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     /// Ends of windows that wait in [`Closings`], ascending; those behind the watermark are leftovers.
-    open: Vec<EventTime>,
+    pub(super) open: Vec<EventTime>,
     /// Ends of windows that were revised, ascending, and how often.
-    revisions: Vec<(EventTime, u32)>,
+    pub(super) revisions: Vec<(EventTime, u32)>,
 }
 
 impl Windows {
@@ -142,6 +142,11 @@ impl Closings {
                 self.pending.entry(end).or_default().push(whose);
             }
         }
+    }
+
+    /// Notes a window that waits already, by what was saved.
+    pub(super) fn wait(&mut self, end: EventTime, whose: Whose) {
+        self.pending.entry(end).or_default().push(whose);
     }
 
     /// Takes every window to emit now that the watermark has come so far: once each, ascending by (end, patient).

@@ -117,6 +117,9 @@ pub fn entries<T: DeserializeOwned>(
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -24,7 +24,7 @@
 //!    in position order. So batches may be cut anywhere and partitions may interleave at will.
 //! 2. Without a model every probability is `None`, nothing else changes.
 //!
-//! State: only persistence, and only for patients with something firing (its size: [`persistence`]).
+//! State: only persistence, and only for patients with something firing (its size: [`persistence`]); it survives. Alarms counted are telemetry.
 
 pub mod describe;
 mod guidelines;
@@ -43,13 +43,14 @@ use ndarray::ArrayView2;
 use timely::dataflow::operators::generic::operator::empty;
 
 use self::logistic::{Logistic, Scratch};
-use self::persistence::{Persistence, Seen, Watch};
+use self::persistence::{Persistence, Seen};
 pub use self::rules::rule_sets;
 use self::rules::{Fired, RuleSet, Vitals, rule_set};
 use crate::config::ScoreSpec;
 use crate::graph::Plan;
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Stream};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::time::EventTime;
 use crate::vocabulary::{Assessed, Assessment, FEATURE_NAMES, Partition, Precision, Reading, Scorable, Timeliness};
 
@@ -165,16 +166,6 @@ impl Scorer {
         self.persistence.forget(partition, watermark);
     }
 
-    /// The state, ascending by stream: for a checkpoint.
-    pub fn snapshot(&self) -> Vec<(persistence::Stream, Watch)> {
-        self.persistence.snapshot()
-    }
-
-    /// Adds what a snapshot of the same rule set held.
-    pub fn restore(&mut self, saved: impl IntoIterator<Item = (persistence::Stream, Watch)>) {
-        self.persistence.restore(saved);
-    }
-
     /// Rules and persistence of one reading.
     fn judge(&mut self, reading: &Reading, features: &[f64]) -> Assessment {
         let facts = &reading.facts;
@@ -217,6 +208,16 @@ impl Scorer {
                 assessment.contributions = scored.contributions;
             }
         }
+    }
+}
+
+impl Survive for Scorer {
+    fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        self.persistence.save(extent, into);
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        self.persistence.load(block)
     }
 }
 

@@ -15,10 +15,13 @@
 //!   come. They may end an episode and never raise. After a merge only the first observation of the instant can be corrected.
 //! * *Memory* is [`MEMORY`]: a patient unheard of for longer starts afresh.
 //!
+//! **What survives** is every stream with something firing, an entry in the block of its patient's key group; a stream that was dropped since the
+//! last save is an entry without a watch. Rules are saved by their number: what one rule set saved is not for another.
+//!
 //! Limits: n ≤ [`READINGS_MAX`]; 24 bytes a reading kept, 40 a rule, about 100 for the entry itself: 250 bytes for a patient with
 //! something firing at the default n = 2. Patients who fire and then fall silent are dropped by [`Scorer::forget`](super::Scorer::forget).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,7 @@ use smallvec::SmallVec;
 
 use super::rules::Fired;
 use crate::config::ScoreSpec;
+use crate::runtime::survive::{Blocks, Corrupt, Extent, entries, key_group};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Partition, Pseudonym};
 
@@ -87,6 +91,8 @@ pub(super) struct Seen {
 pub(super) struct Persistence {
     demand: Demand,
     watches: HashMap<Stream, Watch, BuildHasherDefault<Uniform>>,
+    /// Streams changed or dropped since the last save; `None` before the first save or load, when everything is to be saved.
+    changed: Option<HashSet<Stream, BuildHasherDefault<Uniform>>>,
 }
 
 /// What an alarm needs.
@@ -98,9 +104,9 @@ struct Demand {
     refractory: EventSpan,
 }
 
-/// What is remembered of one patient in one partition. Opaque: made by a snapshot, read by a restore.
+/// What is remembered of one patient in one partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Watch {
+struct Watch {
     /// The last n readings, ascending in time; those before the first firing one are missing, which is the same as not firing.
     history: SmallVec<[Entry; 2]>,
     /// Rules with something to remember, ascending.
@@ -151,7 +157,7 @@ impl Persistence {
             hold: spec.alarm_hold,
             refractory: spec.alarm_refractory,
         };
-        Ok(Persistence { demand, watches: HashMap::default() })
+        Ok(Persistence { demand, watches: HashMap::default(), changed: None })
     }
 
     /// Takes a reading in, in position order, and says which rules alarm at it.
@@ -161,6 +167,7 @@ impl Persistence {
             None if seen.fired == 0 || !seen.on_time => return 0,
             None => self.watches.entry(seen.stream).or_default(),
         };
+        touch(&mut self.changed, seen.stream);
         let raised = watch.observe(seen, &self.demand);
         if watch.is_idle() {
             self.watches.remove(&seen.stream);
@@ -171,6 +178,7 @@ impl Persistence {
     /// Takes back what a version of this observation said: it was withdrawn, or its new version says nothing about alarms.
     pub(super) fn withdraw(&mut self, stream: Stream, observation: u64) {
         if let Some(watch) = self.watches.get_mut(&stream) {
+            touch(&mut self.changed, stream);
             watch.history.retain(|entry| entry.observation != observation);
             watch.end_episodes(&self.demand);
             if watch.is_idle() {
@@ -182,7 +190,13 @@ impl Persistence {
     /// Drops patients of this partition whom [`MEMORY`] no longer covers at its watermark. Never changes what is raised later.
     pub(super) fn forget(&mut self, partition: Partition, watermark: EventTime) {
         let expired = |watch: &Watch| watch.latest().is_none_or(|latest| watermark - latest > MEMORY);
-        self.watches.retain(|stream, watch| stream.partition != partition || !expired(watch));
+        self.watches.retain(|stream, watch| {
+            let kept = stream.partition != partition || !expired(watch);
+            if !kept {
+                touch(&mut self.changed, *stream);
+            }
+            kept
+        });
     }
 
     /// Number of (patient, partition) pairs with something firing.
@@ -190,20 +204,40 @@ impl Persistence {
         self.watches.len()
     }
 
-    /// Everything remembered, ascending by stream.
-    pub(super) fn snapshot(&self) -> Vec<(Stream, Watch)> {
-        let mut all: Vec<_> = self.watches.iter().map(|(stream, watch)| (*stream, watch.clone())).collect();
-        all.sort_unstable_by_key(|(stream, _)| *stream);
-        all
+    /// Saves what was changed or dropped since the last save, or everything; ascending by stream.
+    pub(super) fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        let changed = self.changed.replace(HashSet::default()).filter(|_| extent == Extent::Changed);
+        let mut streams: Vec<Stream> = match changed {
+            Some(changed) => changed.into_iter().collect(),
+            None => self.watches.keys().copied().collect(),
+        };
+        streams.sort_unstable();
+        for stream in streams {
+            into.push(key_group(stream.patient.hash64()), &(stream, self.watches.get(&stream)));
+        }
     }
 
-    /// Puts back what a snapshot held. If the flow now asks for fewer readings, the oldest are left out.
-    pub(super) fn restore(&mut self, saved: impl IntoIterator<Item = (Stream, Watch)>) {
-        let n = self.demand.n;
-        self.watches.extend(saved.into_iter().map(|(stream, mut watch)| {
-            watch.history.drain(..watch.history.len().saturating_sub(n));
-            (stream, watch)
-        }));
+    /// Takes in a block. If the flow now asks for fewer readings, the oldest are left out.
+    pub(super) fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        let what = "persistence of an alarm";
+        self.changed.get_or_insert_default();
+        entries(block, what, |(stream, watch): (Stream, Option<Watch>)| {
+            match watch {
+                Some(watch) if !watch.is_possible() => return Err(Corrupt { what }),
+                Some(mut watch) => {
+                    watch.history.drain(..watch.history.len().saturating_sub(self.demand.n));
+                    self.watches.insert(stream, watch);
+                }
+                None => drop(self.watches.remove(&stream)),
+            }
+            Ok(())
+        })
+    }
+}
+
+fn touch(changed: &mut Option<HashSet<Stream, BuildHasherDefault<Uniform>>>, stream: Stream) {
+    if let Some(changed) = changed {
+        changed.insert(stream);
     }
 }
 
@@ -302,6 +336,14 @@ impl Watch {
     fn latest(&self) -> Option<EventTime> {
         let alarms = self.episodes.iter().filter_map(|episode| episode.alarmed);
         self.history.last().map(|entry| entry.at).into_iter().chain(alarms).max()
+    }
+
+    /// True of everything that a machine can have saved.
+    fn is_possible(&self) -> bool {
+        self.history.len() <= READINGS_MAX as usize
+            && self.history.is_sorted_by_key(|entry| entry.at)
+            && self.episodes.is_sorted_by(|a, b| a.rule < b.rule)
+            && self.episodes.iter().all(|episode| u32::from(episode.rule) < Fired::BITS)
     }
 
     fn is_idle(&self) -> bool {

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::logistic::ModelFile;
 use super::*;
+use crate::runtime::survive::testing::Saves;
 use crate::signals::{DIASTOLIC, HEART_RATE, SYSTOLIC, SignalId};
 use crate::vocabulary::{Demographics, Facts, Position, Pseudonym, Signals, Status, TopicId};
 
@@ -180,7 +181,7 @@ fn an_unknown_rule_set_is_refused_with_the_known_ones() {
 }
 
 #[test]
-fn batches_may_be_cut_anywhere_and_a_snapshot_carries_on() {
+fn batches_may_be_cut_anywhere_and_saved_state_carries_on() {
     for seed in 0..20 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let readings: Vec<Reading> = (0..400)
@@ -195,15 +196,15 @@ fn batches_may_be_cut_anywhere_and_a_snapshot_carries_on() {
             .collect();
         let mut scorer = Scorer::new(&ScoreSpec::default(), Some(model())).unwrap();
         let whole = scorer.score(scorable(readings.clone()));
-        let mut scorer = Scorer::new(&ScoreSpec::default(), Some(model())).unwrap();
-        let mut parts = Vec::new();
+        let mut scorers = [Scorer::new(&ScoreSpec::default(), Some(model())).unwrap()];
+        let (mut parts, mut saves) = (Vec::new(), Saves::default());
         let mut left = readings.as_slice();
         while !left.is_empty() {
             let (part, rest) = left.split_at(random.random_range(1..=left.len().min(50)));
-            parts.extend(scorer.score(scorable(part.to_vec())).assessments);
-            let saved = scorer.snapshot();
-            scorer = Scorer::new(&ScoreSpec::default(), Some(model())).unwrap();
-            scorer.restore(saved);
+            parts.extend(scorers[0].score(scorable(part.to_vec())).assessments);
+            saves.save(if random.random_bool(0.2) { Extent::All } else { Extent::Changed }, &mut scorers);
+            scorers = [Scorer::new(&ScoreSpec::default(), Some(model())).unwrap()];
+            saves.load(&mut scorers);
             left = rest;
         }
         assert_eq!(parts, whole.assessments, "seed {seed}");

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crate::config::{SourceKind, SourceSpec};
 use crate::identified::Records;
 use crate::runtime::stop::Stop;
+use crate::runtime::survive::Route;
 use crate::vocabulary::{Partition, TopicId};
 
 /// A keyed hash of a path, of which six bytes name a file's topic. Keyed, because file names can be guessed.
@@ -93,7 +94,7 @@ impl Share {
 /// Where a partition goes: the topic's hash plus the partition's number, so that neighbours never pile up on one worker.
 ///
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): a fixed algorithm, because all workers of all processes must agree.
-fn route(topic: &str, number: i32) -> u64 {
+fn route(topic: &str, number: i32) -> Route {
     let hash = topic
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -157,6 +158,18 @@ impl Topics {
     /// The number of a topic, if it belongs to the flow.
     pub fn id(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
+    }
+
+    /// Where a partition of the flow is read ([`Share::takes`]: this modulo the workers), and so the block in which its state is saved.
+    ///
+    /// Panics if the flow has no such topic ([`Topics::has`]).
+    pub fn route(&self, partition: Partition) -> Route {
+        route(self.name(partition.topic), partition.number)
+    }
+
+    /// True if the number is that of a topic of the flow.
+    pub fn has(&self, topic: TopicId) -> bool {
+        (topic.0 as usize) < self.0.len()
     }
 
     /// All names, in order of their numbers.
@@ -235,6 +248,19 @@ mod tests {
             }
             assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn a_partition_is_read_where_its_route_leads() {
+        let topics = Topics::new(["bp-obs".to_owned(), "labs".to_owned()]);
+        for (workers, number) in [(1, 0), (2, 7), (3, 7), (5, 12)] {
+            for name in ["bp-obs", "labs"] {
+                let route = topics.route(Partition { topic: topics.id(name).unwrap(), number });
+                let worker = (route % workers) as usize;
+                assert!(Share { worker, workers: workers as usize }.takes(name, number));
+            }
+        }
+        assert!(topics.has(TopicId(1)) && !topics.has(TopicId(2)));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! * `poison`: no bytes make the decoder panic, and damaged documents are rejected.
 //! * `grammar`: the JSON reader accepts and reads exactly what an independent one does.
 //! * `stream`: positions, watermarks, tombstones and marks over several records; batching changes nothing.
+//! * `saved`: decoders that are saved and loaded, on any number of workers, go on as one that was not.
 //! * `samples`: public FHIR data, if present, with expected values that another program computed.
 
 mod examples;
 mod grammar;
 mod poison;
 mod samples;
+mod saved;
 mod stream;
 
 use std::fmt::Write;

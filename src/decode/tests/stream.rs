@@ -4,13 +4,13 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
-fn heart_rate(id: &str, at: &str) -> String {
+pub(super) fn heart_rate(id: &str, at: &str) -> String {
     format!(
         r#"{{"resourceType":"Observation","id":"{id}","status":"final","code":{{"coding":[{{"system":"http://loinc.org","code":"8867-4"}}]}},"subject":{{"reference":"Patient/p1"}},"effectiveDateTime":"{at}","valueQuantity":{{"value":61,"code":"/min"}}}}"#
     )
 }
 
-fn bundle(ids: &[&str]) -> String {
+pub(super) fn bundle(ids: &[&str]) -> String {
     let entries: Vec<_> =
         ids.iter().map(|id| format!("{{\"resource\":{}}}", heart_rate(id, "2026-01-01T00:00:00Z"))).collect();
     format!("{{\"resourceType\":\"Bundle\",\"entry\":[{}]}}", entries.join(","))

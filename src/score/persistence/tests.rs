@@ -1,11 +1,13 @@
 //! Scripts of one patient's readings with their alarms; a slow oracle that keeps every reading; and what must not matter:
-//! interleaving of partitions, forgetting, snapshots.
+//! interleaving of partitions, forgetting, saving and loading on any number of workers.
 
 use expect_test::{Expect, expect};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::runtime::survive::testing::{Saves, mutilated};
+use crate::runtime::survive::{Route, Survive};
 use crate::vocabulary::TopicId;
 
 fn spec(k: u32, n: u32, hold: &str, refractory: &str) -> ScoreSpec {
@@ -371,40 +373,119 @@ fn the_machine_raises_what_a_recomputation_of_everything_raises() {
     }
 }
 
+impl Survive for Persistence {
+    fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        Persistence::save(self, extent, into);
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        Persistence::load(self, block)
+    }
+}
+
+/// A stream of one of several patients.
+fn of_patient(seen: &Seen, patient: u8) -> Seen {
+    Seen { stream: Stream { patient: Pseudonym([patient; 16]), ..seen.stream }, ..*seen }
+}
+
+/// Runs several partitions of several patients, interleaved at random, now and then forgetting, saving and loading into any number of workers.
+fn interleaved(spec: &ScoreSpec, streams: &[Vec<Seen>], random: &mut ChaCha8Rng) -> Vec<Vec<Fired>> {
+    let machines = |count| (0..count).map(|_| Persistence::new(spec).unwrap()).collect::<Vec<_>>();
+    let (mut workers, mut saves) = (machines(2), Saves::default());
+    let mut raised = vec![Vec::new(); streams.len()];
+    saves.save(Extent::All, &mut workers);
+    loop {
+        let open: Vec<_> = (0..streams.len()).filter(|&at| raised[at].len() < streams[at].len()).collect();
+        if open.is_empty() {
+            return raised;
+        }
+        let at = open[random.random_range(0..open.len())];
+        let seen = &streams[at][raised[at].len()];
+        if random.random_bool(0.1) {
+            let extent = if random.random_bool(0.2) { Extent::All } else { Extent::Changed };
+            saves.save(extent, &mut workers);
+            if random.random_bool(0.5) {
+                workers = machines(random.random_range(1..=4));
+                saves.load(&mut workers);
+            }
+        }
+        let owner = (key_group(seen.stream.patient.hash64()) % workers.len() as Route) as usize;
+        if random.random_bool(0.3) {
+            // Times never go back, so the next reading's own time is a watermark that no later one is behind.
+            workers[owner].forget(seen.stream.partition, seen.at);
+        }
+        raised[at].push(workers[owner].observe(seen));
+    }
+}
+
 #[test]
-fn interleaving_forgetting_and_snapshots_change_nothing() {
+fn interleaving_forgetting_saving_and_loading_change_nothing() {
     for seed in 0..100 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let spec = random_spec(&mut random);
-        let partitions: Vec<_> = (0..3).map(|number| readings(&mut random, number, 60)).collect();
-        let alone: Vec<Vec<Fired>> = partitions
+        // One partition a patient: forgetting looks at all of a partition.
+        let streams: Vec<Vec<Seen>> = (0..5)
+            .map(|number| {
+                let readings = readings(&mut random, number, 60);
+                readings.iter().map(|seen| of_patient(seen, number as u8 % 3)).collect()
+            })
+            .collect();
+        let alone: Vec<Vec<Fired>> = streams
             .iter()
             .map(|readings| {
                 let mut machine = Persistence::new(&spec).unwrap();
                 readings.iter().map(|seen| machine.observe(seen)).collect()
             })
             .collect();
-
-        let mut machine = Persistence::new(&spec).unwrap();
-        let mut together = vec![Vec::new(); 3];
-        while let Some(partition) = {
-            let open: Vec<_> = (0..3).filter(|&number| together[number].len() < 60).collect();
-            (!open.is_empty()).then(|| open[random.random_range(0..open.len())])
-        } {
-            let seen = &partitions[partition][together[partition].len()];
-            if random.random_bool(0.3) {
-                // Times never go back, so the next reading's own time is a watermark that no later one is behind.
-                machine.forget(seen.stream.partition, seen.at);
-            }
-            if random.random_bool(0.1) {
-                let saved = serde_json::to_string(&machine.snapshot()).unwrap();
-                machine = Persistence::new(&spec).unwrap();
-                machine.restore(serde_json::from_str::<Vec<(Stream, Watch)>>(&saved).unwrap());
-            }
-            together[partition].push(machine.observe(seen));
-        }
-        assert_eq!(together, alone, "seed {seed}");
+        assert_eq!(interleaved(&spec, &streams, &mut random), alone, "seed {seed}");
     }
+}
+
+#[test]
+fn what_was_dropped_does_not_come_back() {
+    let machine = || vec![Persistence::new(&spec(2, 2, "0s", "30m")).unwrap()];
+    let seen = |number| Seen { stream: stream(number), at: minute(0), observation: 1, fired: 1, on_time: true };
+    let (mut machines, mut saves) = (machine(), Saves::default());
+    for number in 0..3 {
+        machines[0].observe(&seen(number));
+    }
+    saves.save(Extent::All, &mut machines);
+    machines[0].forget(stream(0).partition, EventTime::MAX);
+    machines[0].withdraw(stream(1), 1);
+    saves.save(Extent::Changed, &mut machines);
+    machines = machine();
+    saves.load(&mut machines);
+    assert_eq!(machines[0].watches.keys().collect::<Vec<_>>(), [&stream(2)]);
+    let bytes = saves.bytes();
+    saves.save(Extent::Changed, &mut machines);
+    assert_eq!(saves.bytes(), bytes, "nothing has changed since it was loaded");
+}
+
+#[test]
+fn a_mutilated_block_is_corrupt_or_possible() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let spec = spec(2, 5, "0s", "30d");
+    let (mut machines, mut saves, mut refused) = (vec![Persistence::new(&spec).unwrap()], Saves::default(), 0);
+    for number in 0..8 {
+        for seen in &readings(&mut random, number, 60) {
+            machines[0].observe(seen);
+        }
+    }
+    saves.save(Extent::All, &mut machines);
+    for _ in 0..4_000 {
+        let block = mutilated(saves.blocks().next().unwrap(), &mut random);
+        let mut machine = Persistence::new(&spec).unwrap();
+        match machine.load(&block) {
+            Err(corrupt) => refused += usize::from(corrupt.what.contains("alarm")),
+            Ok(()) => {
+                let streams: Vec<Stream> = machine.watches.keys().copied().collect();
+                for stream in streams {
+                    machine.observe(&Seen { stream, at: minute(9_999), observation: 1, fired: 7, on_time: true });
+                }
+            }
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
 }
 
 #[test]

@@ -1,0 +1,305 @@
+//! What survives of patients: each is an entry in the block of its key group, as it stands; and the watermark is the first entry of every save
+//! in every key group, because every worker needs it and any group may be the only one of its worker.
+//!
+//! Invariants:
+//!
+//! 1. An entry is all that is kept of its patient: a later one replaces it. It names partitions and signals, not columns or
+//!    [`PartitionId`]s, which are another worker's.
+//! 2. A patient is saved again after it was touched: an input was about it, or a window of it closed at the end of all input. What else changes
+//!    it (windows that close, what falls behind the horizon) follows from the watermark, and is done again when everything is loaded.
+//! 3. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
+//!
+//! Bytes, as a test measures them: about 110 a patient at rest with a ring of 12 readings, and 60 each contribution of three signals.
+//! Limits: what is read from a block takes at most 60 times its bytes. More patients than `patient.patients_max` are loaded; a new one is then refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::contributions::{Contributions, Version};
+use super::history::{Chain, Slot};
+use super::state::{Active, Patient};
+use super::window::{Whose, Windows};
+use super::{Closings, Patients, Settings, state};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
+use crate::signals::SignalId;
+use crate::time::EventTime;
+use crate::vocabulary::{self, Demographics, Measured, Partition, Pseudonym, Sex, Status};
+use crate::watermark::{PartitionId, SavedWatermark, Watermark};
+
+const CORRUPT: Corrupt = Corrupt { what: "patient" };
+
+/// Most revisions of one window that are believed.
+const REVISIONS_MAX: u32 = 1 << 31;
+
+/// One thing in a block, borrowed when it is written.
+#[derive(Serialize, Deserialize)]
+enum Entry<W, P> {
+    Watermark(W),
+    Patient(P),
+}
+
+/// One patient: lists laid end to end, so that one buffer serves all.
+#[derive(Default, Serialize, Deserialize)]
+struct SavedPatient {
+    patient: Pseudonym,
+    demographics: Option<Demographics>,
+    /// Those that chains and versions are of, which name them by place.
+    partitions: Vec<Partition>,
+    chains: Vec<SavedChain>,
+    slots: Vec<Slot>,
+    versions: Vec<SavedVersion>,
+    measured: Vec<Measured>,
+    open: Vec<EventTime>,
+    revisions: Vec<(EventTime, u32)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedChain {
+    partition: u32,
+    origin_minutes: i32,
+    /// How many of the slots are its own.
+    slots: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedVersion {
+    observation: Pseudonym,
+    at: EventTime,
+    version: vocabulary::Version,
+    partition: u32,
+    birth_year: Option<i16>,
+    sex: Sex,
+    status: Status,
+    flags: u8,
+    /// How many of the measured values are its own.
+    measured: u8,
+}
+
+/// The patients that were touched since the last save. Kept from the first save or load on: before, everything is to be saved.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    kept: bool,
+    /// A bit for each place of a patient.
+    marks: Vec<u64>,
+    list: Vec<Whose>,
+}
+
+impl Touched {
+    /// Notes one, once.
+    pub(super) fn touch(&mut self, whose: Whose) {
+        if !self.kept {
+            return;
+        }
+        let (word, bit) = (whose.index as usize / 64, 1 << (whose.index % 64));
+        if word >= self.marks.len() {
+            self.marks.resize(word + 1, 0);
+        }
+        if self.marks[word] & bit == 0 {
+            self.marks[word] |= bit;
+            self.list.push(whose);
+        }
+    }
+
+    /// All since the last call; `None` if that is not known.
+    fn take(&mut self) -> Option<Vec<Whose>> {
+        let list = std::mem::take(&mut self.list);
+        self.marks.fill(0);
+        std::mem::replace(&mut self.kept, true).then_some(list)
+    }
+}
+
+impl Survive for Patients {
+    fn save(&mut self, extent: Extent, into: &mut Blocks) {
+        let watermark = self.watermark.saved();
+        for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
+            into.push(group, &Entry::<_, ()>::Watermark(&watermark));
+        }
+        let touched = self.touched.take().filter(|_| extent == Extent::Changed);
+        let mut saved = SavedPatient::default();
+        let mut save = |patient: Pseudonym, index: u32| {
+            saved.fill(patient, self.slab.get(index), &self.watermark, &self.settings);
+            into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
+        };
+        match touched {
+            Some(touched) => touched.iter().for_each(|whose| save(whose.patient, whose.index)),
+            None => self.index.iter().for_each(|(patient, index)| save(*patient, *index)),
+        }
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        entries(block, CORRUPT.what, |entry| match entry {
+            Entry::Watermark(saved) => {
+                let saved: SavedWatermark = saved;
+                self.watermark.restore(saved);
+                Ok(())
+            }
+            Entry::Patient(saved) => self.put(saved),
+        })
+    }
+
+    /// What follows from the watermark: windows that closed meanwhile, and what has fallen behind the horizon.
+    fn loaded(&mut self) {
+        let reached = self.watermark.reached();
+        let until = self.until();
+        (self.closings, self.contributions) = (Closings::default(), 0);
+        for (patient, index) in &self.index {
+            let state = self.slab.get_mut(*index);
+            state.forget(reached, until, self.settings.signals.len());
+            self.contributions += state.contributions();
+            let Some(active) = &mut state.active else { continue };
+            active.windows.open.retain(|end| *end > reached);
+            let whose = Whose { patient: *patient, index: *index };
+            active.windows.open.iter().for_each(|end| self.closings.wait(*end, whose));
+        }
+        self.touched.take();
+    }
+}
+
+impl Patients {
+    /// What was measured before can change no window any more.
+    fn until(&self) -> EventTime {
+        self.watermark.frozen(self.settings.horizon) - self.settings.grid.window
+    }
+
+    /// Puts a saved patient in its place, or in that of what was loaded of it before.
+    fn put(&mut self, saved: SavedPatient) -> Result<(), Corrupt> {
+        let patient = saved.restore(&mut self.watermark, &self.settings)?;
+        let index = match self.index.get(&saved.patient) {
+            Some(index) => *index,
+            None if self.slab.len() < u32::MAX as usize => {
+                let index = self.slab.add();
+                self.index.insert(saved.patient, index);
+                index
+            }
+            None => return Err(CORRUPT),
+        };
+        *self.slab.get_mut(index) = patient;
+        Ok(())
+    }
+}
+
+impl SavedPatient {
+    /// Takes what is kept of a patient, in place of what is here.
+    fn fill(&mut self, patient: Pseudonym, state: &Patient, watermark: &Watermark, settings: &Settings) {
+        self.clear();
+        (self.patient, self.demographics) = (patient, state.demographics);
+        for chain in &state.chains {
+            let partition = self.place(watermark.partition(chain.partition));
+            self.slots.extend_from_slice(&chain.ring);
+            let slots = chain.ring.len() as u32;
+            self.chains.push(SavedChain { partition, origin_minutes: chain.origin_minutes, slots });
+        }
+        let Some(active) = &state.active else { return };
+        let until = watermark.frozen(settings.horizon) - settings.grid.window;
+        for place in active.contributions.between(until, EventTime::MAX) {
+            let values = active.contributions.values(place, settings.signals.len());
+            self.add(active.contributions.get(place), values, watermark, settings);
+        }
+        let reached = watermark.reached();
+        self.open.extend(active.windows.open.iter().filter(|end| **end > reached));
+        self.revisions.extend(active.windows.revisions.iter().filter(|(end, _)| *end > until));
+    }
+
+    fn clear(&mut self) {
+        self.partitions.clear();
+        self.chains.clear();
+        self.slots.clear();
+        self.versions.clear();
+        self.measured.clear();
+        self.open.clear();
+        self.revisions.clear();
+    }
+
+    /// The place of a partition among those named here.
+    fn place(&mut self, partition: Partition) -> u32 {
+        let place = self.partitions.iter().position(|other| *other == partition).unwrap_or_else(|| {
+            self.partitions.push(partition);
+            self.partitions.len() - 1
+        });
+        place as u32
+    }
+
+    fn add(&mut self, version: &Version, values: &[f64], watermark: &Watermark, settings: &Settings) {
+        let partition = self.place(watermark.partition(version.partition));
+        let before = self.measured.len();
+        let measured = settings.signals.iter().zip(values).filter(|(_, value)| !value.is_nan());
+        self.measured.extend(measured.map(|(signal, value)| Measured { signal: *signal, value: *value }));
+        let Version { observation, at, version, birth_year, sex, status, flags, .. } = *version;
+        let measured = (self.measured.len() - before) as u8;
+        self.versions.push(SavedVersion {
+            observation,
+            at,
+            version,
+            partition,
+            birth_year,
+            sex,
+            status,
+            flags,
+            measured,
+        });
+    }
+
+    /// The patient, with the numbers that partitions have on this worker.
+    fn restore(&self, watermark: &mut Watermark, settings: &Settings) -> Result<Patient, Corrupt> {
+        let partitions: Vec<PartitionId> =
+            self.partitions.iter().map(|partition| watermark.past_id(*partition)).collect();
+        let named = |place: u32| partitions.get(place as usize).copied().ok_or(CORRUPT);
+        let mut patient = Patient { demographics: self.demographics, ..Patient::default() };
+        let mut slots = self.slots.as_slice();
+        for SavedChain { partition, origin_minutes, slots: count } in &self.chains {
+            let own = take(&mut slots, *count as usize)?;
+            // If the flow now asks for fewer readings, the oldest are left out.
+            let ring = own[own.len().saturating_sub(settings.baseline_readings)..].into();
+            let partition = named(*partition)?;
+            patient.chains.push(Chain { partition, origin_minutes: *origin_minutes, ring });
+        }
+        let contributions = self.contributions(named, settings)?;
+        let windows = self.windows()?;
+        if contributions.len() > 0 || !windows.is_empty() {
+            patient.active = Some(Box::new(Active { contributions, windows }));
+        }
+        Ok(patient)
+    }
+
+    fn contributions(
+        &self,
+        named: impl Fn(u32) -> Result<PartitionId, Corrupt>,
+        settings: &Settings,
+    ) -> Result<Contributions, Corrupt> {
+        let mut contributions = Contributions::default();
+        let mut measured = self.measured.as_slice();
+        let mut values = vec![f64::NAN; settings.signals.len()];
+        for saved in &self.versions {
+            values.fill(f64::NAN);
+            for Measured { signal, value } in take(&mut measured, usize::from(saved.measured))? {
+                // A signal that the flow has no column for any more is left out.
+                if let Some(column) = column(settings, *signal) {
+                    values[column] = *value;
+                }
+            }
+            let SavedVersion { observation, at, version, partition, birth_year, sex, status, flags, .. } = *saved;
+            let partition = named(partition)?;
+            let version = Version { observation, at, version, partition, birth_year, sex, status, flags };
+            contributions.insert(version, &values);
+        }
+        Ok(contributions)
+    }
+
+    fn windows(&self) -> Result<Windows, Corrupt> {
+        let ascending = self.open.is_sorted_by(|a, b| a < b) && self.revisions.is_sorted_by(|a, b| a.0 < b.0);
+        if !ascending || self.revisions.iter().any(|(_, count)| *count > REVISIONS_MAX) {
+            return Err(CORRUPT);
+        }
+        Ok(Windows { open: self.open.clone(), revisions: self.revisions.clone() })
+    }
+}
+
+fn column(settings: &Settings, signal: SignalId) -> Option<usize> {
+    state::column(&settings.signals, signal)
+}
+
+/// The next few of a list.
+fn take<'a, T>(list: &mut &'a [T], count: usize) -> Result<&'a [T], Corrupt> {
+    let (taken, rest) = list.split_at_checked(count).ok_or(CORRUPT)?;
+    *list = rest;
+    Ok(taken)
+}
