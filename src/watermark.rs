@@ -10,9 +10,13 @@
 //!
 //! It judges no reading: timeliness comes with the reading, from its own partition alone.
 //!
+//! It can be saved, and is then a worker's own: the numbers of partitions come back as they were.
+//!
 //! Limits: 40 bytes a partition, and an epoch in which a watermark moved looks at all partitions.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Partition, Tick};
@@ -22,13 +26,40 @@ use crate::vocabulary::{Partition, Tick};
 pub struct PartitionId(u32);
 
 /// All known partitions and the watermark they amount to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
 pub struct Watermark {
     ids: BTreeMap<Partition, PartitionId>,
     ticks: Vec<Tick>,
     reached: EventTime,
     /// The greatest that was not the end of all input.
     reached_open: EventTime,
+}
+
+/// What is saved of a [`Watermark`]: the numbers of the partitions follow from their order.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    ticks: Vec<Tick>,
+    reached: EventTime,
+    reached_open: EventTime,
+}
+
+impl From<Watermark> for Saved {
+    fn from(Watermark { ticks, reached, reached_open, .. }: Watermark) -> Self {
+        Saved { ticks, reached, reached_open }
+    }
+}
+
+impl TryFrom<Saved> for Watermark {
+    type Error = &'static str;
+
+    fn try_from(Saved { ticks, reached, reached_open }: Saved) -> Result<Self, Self::Error> {
+        let ids: BTreeMap<_, _> = (0..).map(PartitionId).zip(&ticks).map(|(id, tick)| (tick.partition, id)).collect();
+        if ids.len() < ticks.len() {
+            return Err("a partition is named twice");
+        }
+        Ok(Watermark { ids, ticks, reached, reached_open })
+    }
 }
 
 impl Default for Watermark {
@@ -168,5 +199,26 @@ mod tests {
         watermark.advance(&[tick("7@end")]);
         assert!(watermark.ended(id));
         assert_eq!(watermark.reached(), EventTime::from_micros(10));
+    }
+
+    #[test]
+    fn a_saved_watermark_comes_back_with_its_numbers_and_goes_on() {
+        let mut watermark = Watermark::new();
+        watermark.advance(&["7@30", "0@10", "3@end", "1@5~"].map(tick));
+        let mut back: Watermark = postcard::from_bytes(&postcard::to_allocvec(&watermark).unwrap()).unwrap();
+        assert_eq!(back, watermark);
+        assert_eq!(back.id(tick("1@0").partition), watermark.id(tick("1@0").partition));
+        for next in ["0@40", "1@35", "7@end", "0@end", "1@end"].map(tick) {
+            back.advance(&[next]);
+            watermark.advance(&[next]);
+            assert_eq!((back.reached(), back.frozen(EventSpan::ZERO)), (watermark.reached(), watermark.reached_open));
+        }
+    }
+
+    #[test]
+    fn a_watermark_that_names_a_partition_twice_is_none() {
+        let saved =
+            Saved { ticks: vec![tick("0@1"), tick("0@2")], reached: EventTime::MIN, reached_open: EventTime::MIN };
+        assert!(postcard::from_bytes::<Watermark>(&postcard::to_allocvec(&saved).unwrap()).is_err());
     }
 }
