@@ -25,7 +25,8 @@ use crate::vocabulary::{Partition, Tick};
 pub struct PartitionId(u32);
 
 /// All known partitions and the watermark they amount to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "SavedWatermark", into = "SavedWatermark")]
 pub struct Watermark {
     ids: BTreeMap<Partition, PartitionId>,
     ticks: Vec<Tick>,
@@ -41,6 +42,20 @@ pub struct SavedWatermark {
     reached_open: EventTime,
     /// Ascending by partition.
     open: Vec<Tick>,
+}
+
+impl From<Watermark> for SavedWatermark {
+    fn from(watermark: Watermark) -> Self {
+        watermark.saved()
+    }
+}
+
+impl From<SavedWatermark> for Watermark {
+    fn from(saved: SavedWatermark) -> Self {
+        let mut watermark = Watermark::new();
+        watermark.restore(saved);
+        watermark
+    }
 }
 
 impl Default for Watermark {
@@ -257,5 +272,25 @@ mod tests {
         watermark.advance(&[tick("7@end")]);
         assert!(watermark.ended(id));
         assert_eq!(watermark.reached(), EventTime::from_micros(10));
+    }
+
+    #[test]
+    fn a_saved_watermark_comes_back_with_its_numbers_and_goes_on() {
+        let mut watermark = Watermark::new();
+        watermark.advance(&["7@30", "0@10", "3@end", "1@5~"].map(tick));
+        let mut back: Watermark = postcard::from_bytes(&postcard::to_allocvec(&watermark).unwrap()).unwrap();
+        assert_eq!(back.saved(), watermark.saved());
+        for next in ["0@40", "1@35", "7@end", "0@end", "1@end"].map(tick) {
+            back.advance(&[next]);
+            watermark.advance(&[next]);
+            assert_eq!((back.reached(), back.frozen(EventSpan::ZERO)), (watermark.reached(), watermark.reached_open));
+        }
+    }
+
+    #[test]
+    fn a_watermark_that_names_a_partition_twice_is_none() {
+        let saved =
+            Saved { ticks: vec![tick("0@1"), tick("0@2")], reached: EventTime::MIN, reached_open: EventTime::MIN };
+        assert!(postcard::from_bytes::<Watermark>(&postcard::to_allocvec(&saved).unwrap()).is_err());
     }
 }

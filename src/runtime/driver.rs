@@ -291,6 +291,6 @@ fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
 }
 
 /// The lower of two epochs, either of which may not be there.
-fn earlier(a: Option<Epoch>, b: Option<Epoch>) -> Option<Epoch> {
+pub fn earlier(a: Option<Epoch>, b: Option<Epoch>) -> Option<Epoch> {
     a.into_iter().chain(b).min()
 }
