@@ -30,6 +30,7 @@ mod progress;
 mod quantity;
 mod reference;
 pub mod rule;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -50,6 +51,7 @@ use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeli
 use document::Document;
 use progress::Progress;
 use reference::{IdSource, Scratch};
+use templates::Templates;
 use verdict::{Broken, Found, Item};
 
 /// Records in; observations, rejections and ticks out.
@@ -244,13 +246,14 @@ pub struct Decoder {
     progress: Progress,
     scratch: Scratch,
     items: Vec<Item>,
+    templates: Templates,
 }
 
 impl Decoder {
     /// A decoder that has seen nothing.
     pub fn new(settings: Settings) -> Self {
         let progress = Progress::new(settings.disorder, settings.lateness);
-        Decoder { settings, progress, scratch: Scratch::default(), items: Vec::new() }
+        Decoder { settings, progress, scratch: Scratch::default(), items: Vec::new(), templates: Templates::new() }
     }
 
     /// Decodes a batch.
@@ -300,13 +303,13 @@ impl Decoder {
 
     /// Reads a payload into `items`. Returns the slice of the arena that the ids in them are ranges of.
     fn read(&mut self, record: &Record, slice: Slice, arena: &mut Arena) -> Slice {
-        let (settings, received_at) = (&self.settings, record.received_at);
-        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        let received_at = record.received_at;
+        let Decoder { settings, scratch, items, templates, .. } = self;
+        let mut document = Document { settings, received_at, scratch, items, templates };
         if document.read(arena.bytes(slice), false) == document::Outcome::Done {
             return slice;
         }
-        let inner = arena.push(&self.scratch.inner);
-        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        let inner = arena.push(&document.scratch.inner);
         document.read(arena.bytes(inner), true);
         inner
     }

@@ -12,9 +12,9 @@ use crate::vocabulary::Leniencies;
 const UCUM: &[u8] = b"http://unitsofmeasure.org";
 
 /// What stands in the place of a value.
-#[derive(Default)]
-pub(super) struct Value<'a> {
-    pub(super) quantity: Option<Quantity<'a>>,
+#[derive(Clone, Default)]
+pub(super) struct Value<T> {
+    pub(super) quantity: Option<Quantity<T>>,
     /// A value of another type than Quantity.
     pub(super) other: bool,
     /// `dataAbsentReason` is there.
@@ -22,24 +22,50 @@ pub(super) struct Value<'a> {
 }
 
 /// A FHIR Quantity.
-#[derive(Default)]
-pub(super) struct Quantity<'a> {
-    pub(super) value: Number<'a>,
+#[derive(Clone, Default)]
+pub(super) struct Quantity<T> {
+    pub(super) value: Number<T>,
     /// `_value`: an extension says why there is no value.
     pub(super) explained: bool,
-    pub(super) unit: Option<Text<'a>>,
-    pub(super) system: Option<Text<'a>>,
-    pub(super) code: Option<Text<'a>>,
+    pub(super) unit: Option<T>,
+    pub(super) system: Option<T>,
+    pub(super) code: Option<T>,
     pub(super) comparator: bool,
 }
 
 /// `Quantity.value`.
-#[derive(Default)]
-pub(super) enum Number<'a> {
+#[derive(Clone, Copy, Default)]
+pub(super) enum Number<T> {
     #[default]
     Missing,
-    Literal(&'a [u8]),
+    Literal(T),
     Other,
+}
+
+impl<T: Copy> Value<T> {
+    /// The same with every text exchanged.
+    pub(super) fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Value<U> {
+        let Value { ref quantity, other, absent_reason } = *self;
+        Value { quantity: quantity.as_ref().map(|quantity| quantity.map(of)), other, absent_reason }
+    }
+}
+
+impl<T: Copy> Quantity<T> {
+    fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Quantity<U> {
+        let Quantity { value, explained, unit, system, code, comparator } = *self;
+        let value = match value {
+            Number::Missing => Number::Missing,
+            Number::Literal(literal) => Number::Literal(of(literal)),
+            Number::Other => Number::Other,
+        };
+        let (unit, system, code) = (unit.map(&mut *of), system.map(&mut *of), code.map(&mut *of));
+        Quantity { value, explained, unit, system, code, comparator }
+    }
+
+    /// Its value as it is written, if that is a number.
+    pub(super) fn literal(&self) -> Option<T> {
+        if let Number::Literal(literal) = self.value { Some(literal) } else { None }
+    }
 }
 
 /// What a value comes to.
@@ -55,7 +81,7 @@ pub(super) enum Finding {
 
 /// Judges a value as one of `signal`.
 pub(super) fn judge(
-    value: &Value<'_>,
+    value: &Value<Text<'_>>,
     signal: &Signal,
     unit_missing: MissingUnit,
     text: &mut Vec<u8>,
@@ -69,7 +95,7 @@ pub(super) fn judge(
 }
 
 fn measure(
-    value: &Value<'_>,
+    value: &Value<Text<'_>>,
     signal: &Signal,
     unit_missing: MissingUnit,
     text: &mut Vec<u8>,
@@ -91,7 +117,7 @@ fn measure(
     if quantity.comparator {
         return Err(Broken::new(rule::COMPARATOR, "valueQuantity.comparator"));
     }
-    let Some(number) = decimal(literal) else {
+    let Some(number) = decimal(literal.raw()) else {
         return Err(Broken::new(rule::VALUE_NOT_FINITE, "valueQuantity.value"));
     };
     let value = match unit(quantity, signal, text, leniencies)? {
@@ -112,7 +138,7 @@ fn measure(
 ///
 /// A UCUM code decides, whatever the text says (row 11). Under another code system a code says little, so the text is heard as well (row 50).
 fn unit<'s>(
-    quantity: &Quantity<'_>,
+    quantity: &Quantity<Text<'_>>,
     signal: &'s Signal,
     buffer: &mut Vec<u8>,
     leniencies: &mut Leniencies,

@@ -4,6 +4,7 @@
 //! * `poison`: no bytes make the decoder panic, and damaged documents are rejected.
 //! * `grammar`: the JSON reader accepts and reads exactly what an independent one does.
 //! * `stream`: positions, watermarks, tombstones and marks over several records; batching changes nothing.
+//! * `templates`: with templates and without, every record comes to the same.
 //! * `samples`: public FHIR data, if present, with expected values that another program computed.
 
 mod examples;
@@ -11,6 +12,7 @@ mod grammar;
 mod poison;
 mod samples;
 mod stream;
+mod templates;
 
 use std::fmt::Write;
 
