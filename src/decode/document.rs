@@ -165,7 +165,7 @@ impl<'a> Document<'_, '_> {
         reader.end()?;
         let item = self.judged(&draft, reader.repeats() > repeats, None, &Names::default());
         if matches!(item, Item::Observation(_)) && reader.repeats() == 0 {
-            self.templates.learn(bytes, &draft);
+            self.templates.learn(bytes, &draft, self.settings);
         }
         self.items.push(item);
         Ok(Outcome::Done)

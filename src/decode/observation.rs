@@ -60,6 +60,10 @@ impl<T: Copy> Draft<T> {
         let Draft { id, meta, implicit_rules, modified, status, code, subject, effective, issued, .. } = *self;
         let Draft { ref value, ref components, component_count, has_member, derived, wrong, .. } = *self;
         let Effective { text, instant, kinds } = effective;
+        let mut others = SmallVec::new();
+        for one in components {
+            others.push(one.map(of));
+        }
         Draft {
             id: id.map(&mut *of),
             meta: Meta { version_id: meta.version_id.map(&mut *of), last_updated: meta.last_updated.map(&mut *of) },
@@ -71,7 +75,7 @@ impl<T: Copy> Draft<T> {
             effective: Effective { text: text.map(&mut *of), instant, kinds },
             issued: issued.map(&mut *of),
             value: value.map(of),
-            components: components.iter().map(|one| one.map(of)).collect(),
+            components: others,
             component_count,
             has_member,
             derived,

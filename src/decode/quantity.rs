@@ -5,7 +5,7 @@ use super::leniency::Leniency;
 use super::rule;
 use super::verdict::Broken;
 use crate::config::MissingUnit;
-use crate::signals::{Signal, Unit};
+use crate::signals::{Conversion, Signal, Unit};
 use crate::vocabulary::Leniencies;
 
 /// UCUM's URI as a code system.
@@ -31,6 +31,17 @@ pub(super) struct Quantity<T> {
     pub(super) system: Option<T>,
     pub(super) code: Option<T>,
     pub(super) comparator: bool,
+    /// What the unit comes to, if that is known already; its texts are not looked at then.
+    pub(super) scale: Option<Scale>,
+}
+
+/// What the unit of a quantity comes to.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    /// `None`: there is no unit, and the canonical one is assumed.
+    conversion: Option<Conversion>,
+    /// What was overlooked to find it.
+    leniencies: Leniencies,
 }
 
 /// `Quantity.value`.
@@ -52,14 +63,14 @@ impl<T: Copy> Value<T> {
 
 impl<T: Copy> Quantity<T> {
     fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Quantity<U> {
-        let Quantity { value, explained, unit, system, code, comparator } = *self;
+        let Quantity { value, explained, unit, system, code, comparator, scale } = *self;
         let value = match value {
             Number::Missing => Number::Missing,
             Number::Literal(literal) => Number::Literal(of(literal)),
             Number::Other => Number::Other,
         };
         let (unit, system, code) = (unit.map(&mut *of), system.map(&mut *of), code.map(&mut *of));
-        Quantity { value, explained, unit, system, code, comparator }
+        Quantity { value, explained, unit, system, code, comparator, scale }
     }
 
     /// Its value as it is written, if that is a number.
@@ -120,18 +131,34 @@ fn measure(
     let Some(number) = decimal(literal.raw()) else {
         return Err(Broken::new(rule::VALUE_NOT_FINITE, "valueQuantity.value"));
     };
-    let value = match unit(quantity, signal, text, leniencies)? {
-        Some(unit) => unit.canonical(number),
-        None if unit_missing == MissingUnit::AssumeCanonical => {
-            Leniency::UnitAssumed.add_to(leniencies);
-            number
-        }
-        None => return Err(Broken::new(rule::UNIT_MISSING, "valueQuantity.unit")),
+    let scale = match quantity.scale {
+        Some(scale) => scale,
+        None => scale(quantity, signal, unit_missing, text)?,
     };
+    leniencies.0 |= scale.leniencies.0;
+    let value = scale.conversion.map_or(number, |conversion| conversion.canonical(number));
     if !signal.plausible(value) {
         return Err(Broken::new(rule::IMPLAUSIBLE, "valueQuantity.value"));
     }
     Ok(Some(value))
+}
+
+/// What the unit of a quantity of `signal` comes to, whatever its value is.
+pub(super) fn scale(
+    quantity: &Quantity<Text<'_>>,
+    signal: &Signal,
+    unit_missing: MissingUnit,
+    text: &mut Vec<u8>,
+) -> Result<Scale, Broken> {
+    let mut leniencies = Leniencies::default();
+    let unit = unit(quantity, signal, text, &mut leniencies)?;
+    if unit.is_none() && unit_missing != MissingUnit::AssumeCanonical {
+        return Err(Broken::new(rule::UNIT_MISSING, "valueQuantity.unit"));
+    }
+    if unit.is_none() {
+        Leniency::UnitAssumed.add_to(&mut leniencies);
+    }
+    Ok(Scale { conversion: unit.map(Unit::conversion), leniencies })
 }
 
 /// The unit of a quantity: its UCUM code, else a code that is a known spelling, else its text. `None` if it says nothing.

@@ -22,9 +22,9 @@
 //!
 //! It knows nothing of envelopes and Bundles.
 
-use super::grammar;
 use super::json::Text;
 use super::observation::Draft;
+use super::{Settings, grammar, quantity};
 
 /// Templates that a worker keeps; the one that was used longest ago is replaced.
 pub(super) const TEMPLATES_MAX: usize = 16;
@@ -259,7 +259,7 @@ impl Templates {
     }
 
     /// Learns from a record that was parsed with [`Templates::lesson`] and came to this.
-    pub(super) fn learn(&mut self, bytes: &[u8], draft: &Draft<Text<'_>>) {
+    pub(super) fn learn(&mut self, bytes: &[u8], draft: &Draft<Text<'_>>, settings: &Settings) {
         if self.credit < LESSON_RECORDS || self.resting {
             return;
         }
@@ -280,7 +280,7 @@ impl Templates {
                 slot
             }
             None => {
-                let template = Template::new(bytes, tokens, draft);
+                let template = Template::new(bytes, tokens, draft, settings);
                 self.place(template)
             }
         };
@@ -314,15 +314,16 @@ impl Templates {
 }
 
 impl Template {
-    fn new(bytes: &[u8], tokens: &[Token], draft: &Draft<Text<'_>>) -> Self {
+    fn new(bytes: &[u8], tokens: &[Token], draft: &Draft<Text<'_>>, settings: &Settings) -> Self {
         let told: Vec<usize> = told(draft).map(|(text, _)| text.start()).collect();
-        let told_by_token = draft.map(&mut |text: Text<'_>| {
+        let mut told_by_token = draft.map(&mut |text: Text<'_>| {
             let span = Span { start: text.start(), end: text.start() + text.raw().len(), escaped: text.is_escaped() };
             match tokens.binary_search_by_key(&span.start, |token| token.start) {
                 Ok(at) => Spot::Token(at),
                 Err(_) => Spot::Constant(span),
             }
         });
+        settle(&mut told_by_token, draft, settings);
         let tokens = tokens.iter().map(|token| (*token, told.contains(&token.start))).collect();
         let blank = Draft::default();
         let sample = bytes.into();
@@ -411,6 +412,22 @@ impl Template {
             };
             Text::new(bytes, (span.start, span.end), span.escaped)
         })
+    }
+}
+
+/// Units are constants, so what they come to is found out once.
+fn settle(told: &mut Draft<Spot>, draft: &Draft<Text<'_>>, settings: &Settings) {
+    let whole = (draft.code, &mut told.value, &draft.value);
+    let components = told.components.iter_mut().zip(&draft.components);
+    let components = components.map(|(ours, theirs)| (theirs.code, &mut ours.value, &theirs.value));
+    for (code, ours, theirs) in components.chain([whole]) {
+        let (Some(signal), Some(ours), Some(theirs)) = (code.signal, &mut ours.quantity, &theirs.quantity) else {
+            continue;
+        };
+        let signal = settings.table.signal(signal);
+        if let Ok(scale) = quantity::scale(theirs, signal, settings.unit_missing, &mut Vec::new()) {
+            (ours.scale, ours.unit, ours.system, ours.code) = (Some(scale), None, None, None);
+        }
     }
 }
 
