@@ -151,7 +151,8 @@ impl<'a> Document<'_, '_> {
 
     /// Reads a record that is like earlier ones; false if it is not.
     fn templated(&mut self, bytes: &[u8]) -> bool {
-        let Some(draft) = self.templates.read(bytes) else { return false };
+        let Some(slot) = self.templates.fit(bytes) else { return false };
+        let draft = self.templates.draft(slot, bytes);
         let names = Names::default();
         let bench = Bench { settings: self.settings, received_at: self.received_at, names: &names, full_url: None };
         self.items.push(judge(&draft, bench, self.scratch).map_or_else(Item::from, Item::Observation));

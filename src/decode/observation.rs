@@ -55,7 +55,7 @@ pub(super) struct Effective<T> {
 
 impl<T: Copy> Draft<T> {
     /// The same with every text exchanged. Templates live by this: what a Draft gains, they have.
-    #[inline]
+    #[inline(always)]
     pub(super) fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Draft<U> {
         let Draft { id, meta, implicit_rules, modified, status, code, subject, effective, issued, .. } = *self;
         let Draft { ref value, ref components, component_count, has_member, derived, wrong, .. } = *self;

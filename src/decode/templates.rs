@@ -89,9 +89,17 @@ struct Hole {
 /// What a hole holds, in a record.
 #[derive(Clone, Copy, Default)]
 struct Span {
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
     escaped: bool,
+}
+
+impl Span {
+    /// Within a record, of which templates know the length.
+    #[inline(always)]
+    fn new(start: usize, end: usize, escaped: bool) -> Self {
+        Span { start: start as u32, end: end as u32, escaped }
+    }
 }
 
 /// Where a text of a record is found.
@@ -100,9 +108,9 @@ enum Spot {
     /// The same as in the sample.
     Constant(Span),
     /// A token, by number.
-    Token(usize),
+    Token(u32),
     /// A hole, by number.
-    Hole(usize),
+    Hole(u32),
     #[default]
     Nowhere,
 }
@@ -203,9 +211,9 @@ impl Templates {
         self.lessons
     }
 
-    /// What a record says, if a template fits.
+    /// Which template a record fits, if one does; [`Templates::draft`] is for it alone.
     #[inline]
-    pub(super) fn read<'t>(&'t mut self, bytes: &'t [u8]) -> Option<Draft<Text<'t>>> {
+    pub(super) fn fit(&mut self, bytes: &[u8]) -> Option<usize> {
         self.credit = (self.credit + 1).min(LESSON_RECORDS * LESSONS_SAVED_MAX);
         self.resting = self.drought >= DROUGHT_RECORDS && !self.drought.is_multiple_of(DROUGHT_STEP);
         self.drought = self.drought.wrapping_add(1);
@@ -218,7 +226,13 @@ impl Templates {
         {
             self.fitted += 1;
         }
-        Some(self.slots[slot].draft(bytes, &self.spans))
+        Some(slot)
+    }
+
+    /// What the record says that was just found to fit.
+    #[inline(always)]
+    pub(super) fn draft<'t>(&'t self, slot: usize, bytes: &'t [u8]) -> Draft<Text<'t>> {
+        self.slots[slot].draft(bytes, &self.spans)
     }
 
     /// Looks for a template that fits; what its holes hold is in `spans` then.
@@ -316,13 +330,11 @@ impl Templates {
 impl Template {
     fn new(bytes: &[u8], tokens: &[Token], draft: &Draft<Text<'_>>, settings: &Settings) -> Self {
         let told: Vec<usize> = told(draft).map(|(text, _)| text.start()).collect();
-        let mut told_by_token = draft.map(&mut |text: Text<'_>| {
-            let span = Span { start: text.start(), end: text.start() + text.raw().len(), escaped: text.is_escaped() };
-            match tokens.binary_search_by_key(&span.start, |token| token.start) {
-                Ok(at) => Spot::Token(at),
-                Err(_) => Spot::Constant(span),
-            }
-        });
+        let mut told_by_token =
+            draft.map(&mut |text: Text<'_>| match tokens.binary_search_by_key(&text.start(), |token| token.start) {
+                Ok(at) => Spot::Token(at as u32),
+                Err(_) => Spot::Constant(Span::new(text.start(), text.start() + text.raw().len(), text.is_escaped())),
+            });
         settle(&mut told_by_token, draft, settings);
         let tokens = tokens.iter().map(|token| (*token, told.contains(&token.start))).collect();
         let blank = Draft::default();
@@ -337,7 +349,7 @@ impl Template {
         self.holes.clear();
         let (mut start, mut by_token) = (0, Vec::new());
         for &(token, hole) in &self.tokens {
-            by_token.push(self.holes.len());
+            by_token.push(self.holes.len() as u32);
             if hole {
                 self.sample[token.start..token.end].fill(b' ');
                 self.holes.push(Hole { start, end: token.start, number: token.number });
@@ -346,7 +358,7 @@ impl Template {
         }
         self.tail = start;
         self.form = self.told.map(&mut |spot| match spot {
-            Spot::Token(at) => Spot::Hole(by_token[at]),
+            Spot::Token(at) => Spot::Hole(by_token[at as usize]),
             other => other,
         });
     }
@@ -386,7 +398,7 @@ impl Template {
     /// That it ends as it should was looked at before.
     #[inline]
     fn fit(&self, bytes: &[u8], spans: &mut [Span; TOKENS_MAX], from: usize) -> Result<(), usize> {
-        let mut at = if from == 0 { 0 } else { spans[from - 1].end };
+        let mut at = if from == 0 { 0 } else { spans[from - 1].end as usize };
         for (nth, (hole, span)) in self.holes.iter().zip(spans.iter_mut()).enumerate().skip(from) {
             let piece = &self.sample[hole.start..hole.end];
             match bytes.get(at..at + piece.len()) {
@@ -395,22 +407,22 @@ impl Template {
             }
             let found = if hole.number { number(bytes, at) } else { grammar::unchecked_string(bytes, at) };
             let Some((end, escaped)) = found else { return Err(nth) };
-            *span = Span { start: at, end, escaped };
+            *span = Span::new(at, end, escaped);
             at = end;
         }
         if bytes.len() - at == self.sample.len() - self.tail { Ok(()) } else { Err(self.holes.len()) }
     }
 
     /// What the record says that fits.
-    #[inline]
+    #[inline(always)]
     fn draft<'t>(&'t self, bytes: &'t [u8], spans: &[Span; TOKENS_MAX]) -> Draft<Text<'t>> {
         self.form.map(&mut |spot| {
             let (bytes, span) = match spot {
-                Spot::Hole(at) => (bytes, spans[at]),
+                Spot::Hole(at) => (bytes, spans[at as usize]),
                 Spot::Constant(span) => (&*self.sample, span),
                 Spot::Token(_) | Spot::Nowhere => return Text::default(),
             };
-            Text::new(bytes, (span.start, span.end), span.escaped)
+            Text::new(bytes, (span.start as usize, span.end as usize), span.escaped)
         })
     }
 }
