@@ -45,19 +45,21 @@ use owners::Owners;
 pub const CACHE_MAX: usize = 1 << 20;
 
 /// Observations in, readings out.
-pub fn render<'s>(
-    observations: Stream<'s, Observations>,
-    plan: &Plan,
-    desk: &Desk,
-) -> Stream<'s, Intake> {
+pub fn render<'s>(observations: Stream<'s, Observations>, plan: &Plan, desk: &Desk) -> Stream<'s, Intake> {
     let metrics = plan.metrics.clone();
     let mut machine = Pseudonymiser::new(&plan.key, plan.topics.clone());
     let seat = desk.seat("pseudonymise", &mut machine);
-    batches(observations, "pseudonymise", metrics.clone(), (machine, Some(seat)), move |machine, _, observations, out| {
-        let mut tally = Tally::default();
-        machine.pseudonymise(observations, out, &mut tally);
-        metrics.add(&mut tally);
-    })
+    batches(
+        observations,
+        "pseudonymise",
+        metrics.clone(),
+        (machine, Some(seat)),
+        move |machine, _, observations, out| {
+            let mut tally = Tally::default();
+            machine.pseudonymise(observations, out, &mut tally);
+            metrics.add(&mut tally);
+        },
+    )
 }
 
 /// The secret that pseudonyms are made with: 32 bytes.

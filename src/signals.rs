@@ -17,7 +17,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use index::{CodeIndex, Meaning, System};
-pub use table::{Panel, Signal, SignalTable, Unit, Variant};
+pub use table::{Conversion, Panel, Signal, SignalTable, Unit, Variant};
 
 /// Index of a signal in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -286,11 +286,4 @@ mod tests {
             assert_eq!((back.reached(), back.frozen(EventSpan::ZERO)), (watermark.reached(), watermark.reached_open));
         }
     }
-
-    #[test]
-    fn a_watermark_that_names_a_partition_twice_is_none() {
-        let saved =
-            Saved { ticks: vec![tick("0@1"), tick("0@2")], reached: EventTime::MIN, reached_open: EventTime::MIN };
-        assert!(postcard::from_bytes::<Watermark>(&postcard::to_allocvec(&saved).unwrap()).is_err());
-    }
 }

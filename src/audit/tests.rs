@@ -187,13 +187,20 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Shift)>, Vec<res
             let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
             let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
             let collected = collected.clone();
-            let shifts = shifts(assessed_stream, tick_stream.broadcast(), &spec(), restore, counting, publishing)
-                .inspect_core(move |event| {
-                    if let Ok((stamp, shifts)) = event {
-                        let epoch = *stamp.least().unwrap();
-                        collected.lock().unwrap().extend(shifts.iter().map(|shift| (epoch, shift.clone())));
-                    }
-                });
+            let shifts = shifts(
+                assessed_stream,
+                tick_stream.broadcast(),
+                &spec(),
+                restore,
+                (counting, None),
+                (publishing, None),
+            )
+            .inspect_core(move |event| {
+                if let Ok((stamp, shifts)) = event {
+                    let epoch = *stamp.least().unwrap();
+                    collected.lock().unwrap().extend(shifts.iter().map(|shift| (epoch, shift.clone())));
+                }
+            });
             (assessed, ticks, shifts.probe().0)
         });
         assessed.advance_to(first);
@@ -468,7 +475,7 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
                 let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
                 let share = Share { worker: 0, workers: 1 };
                 let (counting, publishing) = machines(&spec(), horizon, share, &Metrics::new());
-                let shifts = shifts(assessed_stream, tick_stream, &spec(), None, counting, publishing);
+                let shifts = shifts(assessed_stream, tick_stream, &spec(), None, (counting, None), (publishing, None));
                 (assessed, ticks, shifts.probe().0)
             });
             for (at, of_epoch) in script.iter().enumerate() {

@@ -73,8 +73,13 @@ fn entries<'a>(
     document: &mut Document<'_, '_>,
     reader: &mut Reader<'a>,
 ) -> Result<Result<Vec<Entry<'a>>, Broken>, Fault> {
-    let mut walk =
-        Walk { reader: reader.clone(), settings: document.settings, text: &mut document.scratch.text, wrong: None };
+    let mut walk = Walk {
+        reader: reader.clone(),
+        settings: document.settings,
+        text: &mut document.scratch.text,
+        wrong: None,
+        lesson: None,
+    };
     let (mut members, mut seen) = (walk.reader.enter()?, Seen::default());
     let mut entries = Ok(Vec::new());
     while let Some(key) = walk.reader.key(&mut members)? {
@@ -238,7 +243,7 @@ fn last_version<'a>(
 ) -> Result<(Option<IdSource>, Version), Fault> {
     let settings = document.settings;
     let mut draft = Draft::default();
-    observation::read(&mut resource.clone(), settings, &mut document.scratch.text, &mut draft)?;
+    observation::read(&mut resource.clone(), settings, &mut document.scratch.text, None, &mut draft)?;
     let identifiers = settings.subject_identifier == crate::config::Choice::Accept;
     let scratch: &mut Scratch = document.scratch;
     let patient = reference::patient(&draft.subject, names, identifiers, scratch, &mut Leniencies::default()).ok();

@@ -44,7 +44,7 @@ pub(super) fn instant(text: &[u8]) -> Option<EventTime> {
 /// `-dd` if a dash comes next: the number and what follows. The outer `None` is a grammar error.
 fn dashed(text: &[u8]) -> Option<(Option<i64>, &[u8])> {
     match text {
-        [b'-', a, b, rest @ ..] => Some((Some(number(&[*a, *b])?), rest)),
+        [b'-', a, b, rest @ ..] => Some((Some(two(*a, *b)?), rest)),
         [b'-', ..] => None,
         rest => Some((None, rest)),
     }
@@ -53,9 +53,9 @@ fn dashed(text: &[u8]) -> Option<(Option<i64>, &[u8])> {
 /// `Thh:mm:ss[.f…](Z|±hh:mm)` in microseconds from midnight UTC.
 fn time_of_day(text: &[u8]) -> Option<i64> {
     let [b'T', h1, h2, b':', m1, m2, b':', s1, s2, rest @ ..] = text else { return None };
-    let hour = at_most(number(&[*h1, *h2])?, 23)?;
-    let minute = at_most(number(&[*m1, *m2])?, 59)?;
-    let second = at_most(number(&[*s1, *s2])?, 60)?;
+    let hour = at_most(two(*h1, *h2)?, 23)?;
+    let minute = at_most(two(*m1, *m2)?, 59)?;
+    let second = at_most(two(*s1, *s2)?, 60)?;
     let (fraction, rest) = match rest {
         [b'.', rest @ ..] => fraction(rest)?,
         rest => (0, rest),
@@ -63,8 +63,8 @@ fn time_of_day(text: &[u8]) -> Option<i64> {
     let offset = match rest {
         b"Z" => 0,
         [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
-            let hours = at_most(number(&[*h1, *h2])?, 14)?;
-            let minutes = at_most(number(&[*m1, *m2])?, if hours == 14 { 0 } else { 59 })?;
+            let hours = at_most(two(*h1, *h2)?, 14)?;
+            let minutes = at_most(two(*m1, *m2)?, if hours == 14 { 0 } else { 59 })?;
             let offset = hours * 3_600 + minutes * 60;
             if *sign == b'+' { offset } else { -offset }
         }
@@ -77,15 +77,19 @@ fn time_of_day(text: &[u8]) -> Option<i64> {
 fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     let length = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(length);
-    let mut micros = 0;
-    for place in 0..6 {
-        micros = micros * 10 + digits.get(place).map_or(0, |&digit| i64::from(digit - b'0'));
-    }
+    const TENS: [i64; 7] = [1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
+    let kept = &digits[..length.min(6)];
+    let micros = kept.iter().fold(0, |value, &digit| value * 10 + i64::from(digit - b'0')) * TENS[kept.len()];
     (length > 0).then_some((micros, rest))
 }
 
 fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |value, &byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
+}
+
+fn two(tens: u8, ones: u8) -> Option<i64> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then(|| i64::from(tens * 10 + ones))
 }
 
 fn at_most(value: i64, max: i64) -> Option<i64> {

@@ -9,6 +9,7 @@ use super::json::{Reader, Seen, Text};
 use super::judge::{Bench, judge};
 use super::observation::Draft;
 use super::reference::{Names, Scratch};
+use super::templates::Templates;
 use super::verdict::{Broken, Item};
 use super::{Settings, bundle, observation, patient, rule};
 use crate::time::IngestTime;
@@ -19,6 +20,7 @@ pub(super) struct Document<'s, 'i> {
     pub(super) received_at: Option<IngestTime>,
     pub(super) scratch: &'i mut Scratch,
     pub(super) items: &'i mut Vec<Item>,
+    pub(super) templates: &'i mut Templates,
 }
 
 /// How a record was read.
@@ -54,6 +56,10 @@ impl<'a> Document<'_, '_> {
     }
 
     fn try_read(&mut self, bytes: &'a [u8], inner: bool) -> Result<Outcome, Fault> {
+        let bare = inner || self.settings.unwrap.is_none();
+        if bare && self.templated(bytes) {
+            return Ok(Outcome::Done);
+        }
         if let Err(error) = std::str::from_utf8(bytes) {
             return Err(Fault::new(FaultKind::NotUtf8, error.valid_up_to()));
         }
@@ -71,6 +77,9 @@ impl<'a> Document<'_, '_> {
         if outline.kind.is_some() {
             // The outline stops at the type when that comes first, so the document is checked to its end here.
             let mut reader = begin;
+            if outline.kind.is_some_and(|kind| kind.is(b"Observation")) {
+                return self.bare(&mut reader, bytes);
+            }
             self.resource(&mut reader, outline.kind, None, &Names::default())?;
             reader.end()?;
             return Ok(Outcome::Done);
@@ -140,26 +149,59 @@ impl<'a> Document<'_, '_> {
         Ok(())
     }
 
+    /// Reads a record that is like earlier ones; false if it is not.
+    fn templated(&mut self, bytes: &[u8]) -> bool {
+        let Some(slot) = self.templates.fit(bytes) else { return false };
+        let draft = self.templates.draft(slot, bytes);
+        let names = Names::default();
+        let bench = Bench { settings: self.settings, received_at: self.received_at, names: &names, full_url: None };
+        self.items.push(judge(&draft, bench, self.scratch).map_or_else(Item::from, Item::Observation));
+        true
+    }
+
+    /// Reads an Observation that is the whole record, and learns from it.
+    fn bare(&mut self, reader: &mut Reader<'a>, bytes: &'a [u8]) -> Result<Outcome, Fault> {
+        let (repeats, mut draft) = (reader.repeats(), Draft::default());
+        observation::read(reader, self.settings, &mut self.scratch.text, self.templates.lesson(), &mut draft)?;
+        reader.end()?;
+        let item = self.judged(&draft, reader.repeats() > repeats, None, &Names::default());
+        if matches!(item, Item::Observation(_)) && reader.repeats() == 0 {
+            self.templates.learn(bytes, &draft, self.settings);
+        }
+        self.items.push(item);
+        Ok(Outcome::Done)
+    }
+
     fn observation(
         &mut self,
         reader: &mut Reader<'a>,
         full_url: Option<Text<'a>>,
         names: &Names<'a, '_>,
     ) -> Result<(), Fault> {
-        let repeats = reader.repeats();
-        let mut draft = Draft::default();
-        observation::read(reader, self.settings, &mut self.scratch.text, &mut draft)?;
+        let (repeats, mut draft) = (reader.repeats(), Draft::default());
+        observation::read(reader, self.settings, &mut self.scratch.text, None, &mut draft)?;
+        let item = self.judged(&draft, reader.repeats() > repeats, full_url, names);
+        self.items.push(item);
+        Ok(())
+    }
+
+    fn judged(
+        &mut self,
+        draft: &Draft<Text<'a>>,
+        repeated: bool,
+        full_url: Option<Text<'a>>,
+        names: &Names<'a, '_>,
+    ) -> Item {
         let bench = Bench { settings: self.settings, received_at: self.received_at, names, full_url };
-        self.items.push(match judge(&draft, bench, self.scratch) {
+        match judge(draft, bench, self.scratch) {
             Ok(mut found) => {
-                if reader.repeats() > repeats {
+                if repeated {
                     super::leniency::Leniency::DuplicateKey.add_to(&mut found.leniencies);
                 }
                 Item::Observation(found)
             }
             Err(stop) => stop.into(),
-        });
-        Ok(())
+        }
     }
 
     /// Follows `decode.unwrap` to the resource, or to a string that holds it.

@@ -99,6 +99,21 @@ pub(super) fn string(bytes: &[u8], at: usize) -> Result<(usize, bool), Fault> {
     if byte(bytes, end) == b'"' { Ok((end, false)) } else { Ok((escaped_string(bytes, end)?, true)) }
 }
 
+/// The same in text of which it is not known that it is UTF-8, what stands before the string apart; `None` if it is no string.
+#[inline(always)]
+pub(super) fn unchecked_string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let end = ascii_end(bytes, at);
+    if byte(bytes, end) == b'"' { Some((end, false)) } else { checked_string(bytes, at) }
+}
+
+#[inline(never)]
+fn checked_string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let (end, escaped) = string(bytes, at).ok()?;
+    // The quotes around it are ASCII, so it is UTF-8 for itself or not at all.
+    std::str::from_utf8(&bytes[at..end]).ok()?;
+    Some((end, escaped))
+}
+
 /// The closing quote of a string that holds more than plain characters.
 #[inline(never)]
 fn escaped_string(bytes: &[u8], mut at: usize) -> Result<usize, Fault> {
@@ -135,31 +150,44 @@ pub(super) fn code_unit(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The first place from `at` on that a string cannot simply contain: a quote, a backslash, a control character, the end.
-///
+#[inline(always)]
+fn plain_end(bytes: &[u8], at: usize) -> usize {
+    stop(bytes, at, 0)
+}
+
+/// The same, stopping at what is not ASCII as well.
+#[inline(always)]
+fn ascii_end(bytes: &[u8], at: usize) -> usize {
+    stop(bytes, at, HIGH)
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = ONES << 7;
+
 /// Eight bytes at a time. `x - n` sets the high bit of a byte below `n`; a borrow can set it wrongly only above a byte that is set
 /// rightly, so the lowest set bit is always right (after Mycroft's test for a zero byte). Exchanging bit 1 puts the quote (0x22)
 /// right behind the control characters, at 0x20, and what was there beyond it: one comparison finds both.
+/// Bytes that have a bit of `others` stop as well.
 #[inline(always)]
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
+fn stop(bytes: &[u8], mut at: usize, others: u64) -> usize {
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*chunk);
         let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
         let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        let stop = (quote_or_control | backslash) & !word & HIGH;
-        if stop != 0 {
-            return at + (stop.trailing_zeros() / 8) as usize;
+        let stops = (quote_or_control | backslash) & !word & HIGH | word & others;
+        if stops != 0 {
+            return at + (stops.trailing_zeros() / 8) as usize;
         }
         at += 8;
     }
-    last_plain_end(bytes, at)
+    last_stop(bytes, at, others as u8)
 }
 
 /// The same within the last bytes of a document.
 #[inline(never)]
-fn last_plain_end(bytes: &[u8], mut at: usize) -> usize {
-    while bytes.get(at).is_some_and(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+fn last_stop(bytes: &[u8], mut at: usize, others: u8) -> usize {
+    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\' && byte & others == 0;
+    while bytes.get(at).is_some_and(|&byte| plain(byte)) {
         at += 1;
     }
     at

@@ -18,8 +18,8 @@ use super::grammar::{self, DEPTH_MAX, Fault, FaultKind, code_unit};
 /// Longest key that can be known, in bytes; a longer one is unknown.
 const KEY_MAX: usize = 32;
 
-/// A string of the document, still escaped.
-#[derive(Clone, Copy)]
+/// A string of the document, still escaped; or a number as it is written.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Text<'a> {
     raw: &'a [u8],
     start: usize,
@@ -50,6 +50,27 @@ pub(super) struct Members {
 pub(super) struct Seen(u32);
 
 impl<'a> Text<'a> {
+    /// Bytes `start..end` of a document, which the grammar has passed as the inside of a string or as a number.
+    #[inline(always)]
+    pub(super) fn new(bytes: &'a [u8], (start, end): (usize, usize), escaped: bool) -> Self {
+        Text { raw: bytes.get(start..end).unwrap_or_default(), start, escaped }
+    }
+
+    /// The bytes as they stand in the document.
+    pub(super) fn raw(self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// Where in the document they begin.
+    pub(super) fn start(self) -> usize {
+        self.start
+    }
+
+    /// True if they hold escapes.
+    pub(super) fn is_escaped(self) -> bool {
+        self.escaped
+    }
+
     /// The text, unescaped into `buffer` if need be.
     #[inline]
     pub(super) fn plain<'b>(self, buffer: &'b mut Vec<u8>) -> &'b [u8]
@@ -267,10 +288,10 @@ impl<'a> Reader<'a> {
 
     /// The number that begins here, as it is written.
     #[inline]
-    pub(super) fn number(&mut self) -> Result<&'a [u8], Fault> {
+    pub(super) fn number(&mut self) -> Result<Text<'a>, Fault> {
         let start = self.at;
         self.at = grammar::number(self.bytes, start)?;
-        Ok(&self.bytes[start..self.at])
+        Ok(Text { raw: &self.bytes[start..self.at], start, escaped: false })
     }
 
     /// Passes the value that begins here, whatever it is, and checks it.

@@ -6,7 +6,7 @@
 use super::Settings;
 use super::datetime::{date_time, instant};
 use super::leniency::Leniency;
-use super::observation::{Component, Draft, Meta, status};
+use super::observation::{Coded, Draft, Meta, status};
 use super::quantity::{self, Finding};
 use super::reference::{self, Names, Scratch};
 use super::rule;
@@ -26,8 +26,17 @@ pub(super) struct Bench<'b, 'a, 'o> {
     pub(super) full_url: Option<Text<'a>>,
 }
 
+/// A value, judged.
+struct Weighed {
+    /// The component's; `usize::MAX` for the Observation's own value.
+    ordinal: usize,
+    code: Coded,
+    finding: Finding,
+    leniencies: Leniencies,
+}
+
 /// Judges an Observation.
-pub(super) fn judge(draft: &Draft<'_>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Result<Found, Stop> {
+pub(super) fn judge(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Result<Found, Stop> {
     if let Some(path) = draft.wrong {
         return Err(Broken::new(rule::WRONG_TYPE, path).into());
     }
@@ -65,7 +74,7 @@ pub(super) fn judge(draft: &Draft<'_>, bench: Bench<'_, '_, '_>, scratch: &mut S
 
 /// An Observation that only takes an earlier version back. Its time may be the very error, so it is not judged.
 fn withdrawal(
-    draft: &Draft<'_>,
+    draft: &Draft<Text<'_>>,
     status: Status,
     bench: Bench<'_, '_, '_>,
     scratch: &mut Scratch,
@@ -83,7 +92,7 @@ fn withdrawal(
 }
 
 /// Is there anything that the flow takes?
-fn relevant(draft: &Draft<'_>) -> Result<(), Stop> {
+fn relevant(draft: &Draft<Text<'_>>) -> Result<(), Stop> {
     let panels = draft.code.panels;
     if panels.has(Panel::Elsewhere) {
         return Err(Stop::Ignored(rule::NOT_SYSTEMIC_ARTERIAL));
@@ -98,7 +107,7 @@ fn relevant(draft: &Draft<'_>) -> Result<(), Stop> {
     }))
 }
 
-fn modifiers(draft: &Draft<'_>) -> Result<(), Broken> {
+fn modifiers(draft: &Draft<Text<'_>>) -> Result<(), Broken> {
     if draft.modified {
         return Err(Broken::new(rule::MODIFIER_EXTENSION, "modifierExtension"));
     }
@@ -109,7 +118,7 @@ fn modifiers(draft: &Draft<'_>) -> Result<(), Broken> {
 }
 
 /// What the code of the whole says of its components (rows 4 and 5).
-fn panel(draft: &Draft<'_>, settings: &Settings, leniencies: &mut Leniencies) -> Result<(), Broken> {
+fn panel(draft: &Draft<Text<'_>>, settings: &Settings, leniencies: &mut Leniencies) -> Result<(), Broken> {
     let code = &draft.code;
     if code.ambiguous {
         return Err(Broken::new(rule::CODE_AMBIGUOUS, "code.coding"));
@@ -136,20 +145,22 @@ fn panel(draft: &Draft<'_>, settings: &Settings, leniencies: &mut Leniencies) ->
 
 /// The values, and whether any of them is an average.
 fn signals(
-    draft: &Draft<'_>,
+    draft: &Draft<Text<'_>>,
     settings: &Settings,
     scratch: &mut Scratch,
     leniencies: &mut Leniencies,
 ) -> Result<(Signals, bool), Stop> {
-    let whole = draft.code.signal.map(|signal| {
-        let (signal, mut needed) = (settings.table.signal(signal), Leniencies::default());
-        let finding = quantity::judge(&draft.value, signal, settings.unit_missing, &mut scratch.text, &mut needed);
-        Component { ordinal: usize::MAX, code: draft.code, finding, leniencies: needed }
-    });
+    let mut weigh = |ordinal, code: Coded, value| {
+        let (signal, mut needed) = (settings.table.signal(code.signal?), Leniencies::default());
+        let finding = quantity::judge(value, signal, settings.unit_missing, &mut scratch.text, &mut needed);
+        Some(Weighed { ordinal, code, finding, leniencies: needed })
+    };
+    let whole = weigh(usize::MAX, draft.code, &draft.value);
     // The code of a pure panel of components may be a signal's as well; without a value of its own it says nothing then.
     let whole = whole.filter(|one| one.finding != Finding::Absent || draft.components.is_empty());
     let (mut signals, mut average, mut seen) = (Signals::default(), false, 0u128);
-    for one in whole.iter().chain(&draft.components) {
+    let components = draft.components.iter().filter_map(|one| weigh(one.ordinal, one.code, &one.value));
+    for one in whole.into_iter().chain(components) {
         let at = |broken: Broken| if one.ordinal == usize::MAX { broken } else { broken.at(one.ordinal) };
         let Some(signal) = one.code.signal else { continue };
         if one.code.ambiguous {
@@ -168,7 +179,7 @@ fn signals(
             return Err(at(Broken::new(rule::TOO_MANY_SIGNALS, "component")).into());
         }
         average |= one.code.average;
-        coded(one, settings, leniencies).map_err(at)?;
+        coded(&one, settings, leniencies).map_err(at)?;
     }
     if signals.is_empty() {
         return Err(Stop::Ignored(if draft.has_member { rule::NO_VALUE_MEMBERS } else { rule::NO_VALUE }));
@@ -182,7 +193,7 @@ fn signals(
 }
 
 /// The leniencies that a value and its code needed.
-fn coded(one: &Component, settings: &Settings, leniencies: &mut Leniencies) -> Result<(), Broken> {
+fn coded(one: &Weighed, settings: &Settings, leniencies: &mut Leniencies) -> Result<(), Broken> {
     leniencies.0 |= one.leniencies.0;
     if one.code.without_system {
         let component = one.ordinal != usize::MAX;
@@ -214,7 +225,7 @@ fn certain(status: Status, settings: &Settings, leniencies: &mut Leniencies) -> 
 
 /// When it was measured (rows 30 to 34).
 fn measured_at(
-    draft: &Draft<'_>,
+    draft: &Draft<Text<'_>>,
     bench: Bench<'_, '_, '_>,
     scratch: &mut Scratch,
     leniencies: &mut Leniencies,
@@ -240,7 +251,7 @@ fn measured_at(
 
 /// What stands for a missing effective time. Never "now": a replay must read the same.
 fn stand_in(
-    draft: &Draft<'_>,
+    draft: &Draft<Text<'_>>,
     bench: Bench<'_, '_, '_>,
     scratch: &mut Scratch,
     leniencies: &mut Leniencies,
@@ -262,7 +273,7 @@ fn stand_in(
 }
 
 /// `meta.versionId` if it is an integer, else `meta.lastUpdated` if it is an instant, else none.
-pub(super) fn version(meta: &Meta<'_>, scratch: &mut Scratch) -> Version {
+pub(super) fn version(meta: &Meta<Text<'_>>, scratch: &mut Scratch) -> Version {
     if let Some(number) = meta.version_id.and_then(|text| reference::integer(text.plain(&mut scratch.text))) {
         return Version::Number(number);
     }

@@ -31,6 +31,7 @@ mod quantity;
 mod reference;
 pub mod rule;
 mod saved;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -52,6 +53,7 @@ use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeli
 use document::Document;
 use progress::Progress;
 use reference::{IdSource, Scratch};
+use templates::Templates;
 use verdict::{Broken, Found, Item};
 
 /// Records in; observations, rejections and ticks out.
@@ -250,13 +252,21 @@ pub struct Decoder {
     topics: Topics,
     scratch: Scratch,
     items: Vec<Item>,
+    templates: Templates,
 }
 
 impl Decoder {
     /// A decoder that has seen nothing.
     pub fn new(settings: Settings) -> Self {
         let progress = Progress::new(settings.disorder, settings.lateness);
-        Decoder { settings, progress, topics: Topics::default(), scratch: Scratch::default(), items: Vec::new() }
+        Decoder {
+            settings,
+            progress,
+            topics: Topics::default(),
+            scratch: Scratch::default(),
+            items: Vec::new(),
+            templates: Templates::new(),
+        }
     }
 
     /// The same, of these topics. Their names say where the state of a partition belongs: a decoder that is saved or loaded must know them.
@@ -311,13 +321,13 @@ impl Decoder {
 
     /// Reads a payload into `items`. Returns the slice of the arena that the ids in them are ranges of.
     fn read(&mut self, record: &Record, slice: Slice, arena: &mut Arena) -> Slice {
-        let (settings, received_at) = (&self.settings, record.received_at);
-        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        let received_at = record.received_at;
+        let Decoder { settings, scratch, items, templates, .. } = self;
+        let mut document = Document { settings, received_at, scratch, items, templates };
         if document.read(arena.bytes(slice), false) == document::Outcome::Done {
             return slice;
         }
-        let inner = arena.push(&self.scratch.inner);
-        let mut document = Document { settings, received_at, scratch: &mut self.scratch, items: &mut self.items };
+        let inner = arena.push(&document.scratch.inner);
         document.read(arena.bytes(inner), true);
         inner
     }

@@ -8,26 +8,27 @@ use smallvec::SmallVec;
 use super::Settings;
 use super::grammar::{Fault, FaultKind};
 use super::json::{Members, Reader, Seen, Text};
-use super::quantity::{Finding, Number, Quantity, Value, judge};
+use super::quantity::{Number, Quantity, Value};
 use super::reference::Subject;
+use super::templates::Lesson;
 use crate::signals::{Meaning, Panel, SignalId, Variant};
-use crate::vocabulary::{Leniencies, Status};
+use crate::vocabulary::Status;
 
-/// What an Observation says, as far as anybody asks.
-#[derive(Default)]
-pub(super) struct Draft<'a> {
-    pub(super) id: Option<Text<'a>>,
-    pub(super) meta: Meta<'a>,
+/// What an Observation says, as far as anybody asks. `T` is a [`Text`] of the record, or where a template finds it.
+#[derive(Clone, Default)]
+pub(super) struct Draft<T> {
+    pub(super) id: Option<T>,
+    pub(super) meta: Meta<T>,
     pub(super) implicit_rules: bool,
     pub(super) modified: bool,
-    pub(super) status: Option<Text<'a>>,
+    pub(super) status: Option<T>,
     pub(super) code: Coded,
-    pub(super) subject: Subject<'a>,
-    pub(super) effective: Effective<'a>,
-    pub(super) issued: Option<Text<'a>>,
-    pub(super) value: Value<'a>,
+    pub(super) subject: Subject<T>,
+    pub(super) effective: Effective<T>,
+    pub(super) issued: Option<T>,
+    pub(super) value: Value<T>,
     /// The components whose code means a signal.
-    pub(super) components: SmallVec<[Component; 4]>,
+    pub(super) components: SmallVec<[Component<T>; 2]>,
     /// All components.
     pub(super) component_count: usize,
     pub(super) has_member: bool,
@@ -37,19 +38,50 @@ pub(super) struct Draft<'a> {
 }
 
 /// `Resource.meta`.
-#[derive(Default)]
-pub(super) struct Meta<'a> {
-    pub(super) version_id: Option<Text<'a>>,
-    pub(super) last_updated: Option<Text<'a>>,
+#[derive(Clone, Copy, Default)]
+pub(super) struct Meta<T> {
+    pub(super) version_id: Option<T>,
+    pub(super) last_updated: Option<T>,
 }
 
 /// The effective times that are given, and the text of the last.
-#[derive(Default)]
-pub(super) struct Effective<'a> {
-    pub(super) text: Option<Text<'a>>,
+#[derive(Clone, Copy, Default)]
+pub(super) struct Effective<T> {
+    pub(super) text: Option<T>,
     pub(super) instant: bool,
     /// One bit for each kind.
     pub(super) kinds: u8,
+}
+
+impl<T: Copy> Draft<T> {
+    /// The same with every text exchanged. Templates live by this: what a Draft gains, they have.
+    #[inline(always)]
+    pub(super) fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Draft<U> {
+        let Draft { id, meta, implicit_rules, modified, status, code, subject, effective, issued, .. } = *self;
+        let Draft { ref value, ref components, component_count, has_member, derived, wrong, .. } = *self;
+        let Effective { text, instant, kinds } = effective;
+        let mut others = SmallVec::new();
+        for one in components {
+            others.push(one.map(of));
+        }
+        Draft {
+            id: id.map(&mut *of),
+            meta: Meta { version_id: meta.version_id.map(&mut *of), last_updated: meta.last_updated.map(&mut *of) },
+            implicit_rules,
+            modified,
+            status: status.map(&mut *of),
+            code,
+            subject: subject.map(of),
+            effective: Effective { text: text.map(&mut *of), instant, kinds },
+            issued: issued.map(&mut *of),
+            value: value.map(of),
+            components: others,
+            component_count,
+            has_member,
+            derived,
+            wrong,
+        }
+    }
 }
 
 /// What the codings of a CodeableConcept mean, taken together.
@@ -84,11 +116,17 @@ impl Panels {
 }
 
 /// A component that means a signal.
-pub(super) struct Component {
+#[derive(Clone)]
+pub(super) struct Component<T> {
     pub(super) ordinal: usize,
     pub(super) code: Coded,
-    pub(super) finding: Finding,
-    pub(super) leniencies: Leniencies,
+    pub(super) value: Value<T>,
+}
+
+impl<T: Copy> Component<T> {
+    fn map<U>(&self, of: &mut impl FnMut(T) -> U) -> Component<U> {
+        Component { ordinal: self.ordinal, code: self.code, value: self.value.map(of) }
+    }
 }
 
 /// FHIR's code of a status.
@@ -112,6 +150,8 @@ pub(super) struct Walk<'a, 's> {
     pub(super) settings: &'s Settings,
     pub(super) text: &'s mut Vec<u8>,
     pub(super) wrong: Option<&'static str>,
+    /// Notes what means nothing to the walk, for a template.
+    pub(super) lesson: Option<&'s mut Lesson>,
 }
 
 /// Reads the Observation that begins where the reader stands into a blank draft; the reader is left behind it.
@@ -119,10 +159,11 @@ pub(super) fn read<'a>(
     reader: &mut Reader<'a>,
     settings: &Settings,
     text: &mut Vec<u8>,
-    draft: &mut Draft<'a>,
+    lesson: Option<&mut Lesson>,
+    draft: &mut Draft<Text<'a>>,
 ) -> Result<(), Fault> {
     // The walk owns its reader: one indirection less at every byte.
-    let mut walk = Walk { reader: reader.clone(), settings, text, wrong: None };
+    let mut walk = Walk { reader: reader.clone(), settings, text, wrong: None, lesson };
     walk.observation(draft)?;
     draft.wrong = walk.wrong;
     *reader = walk.reader;
@@ -130,7 +171,7 @@ pub(super) fn read<'a>(
 }
 
 impl<'a> Walk<'a, '_> {
-    fn observation(&mut self, draft: &mut Draft<'a>) -> Result<(), Fault> {
+    fn observation(&mut self, draft: &mut Draft<Text<'a>>) -> Result<(), Fault> {
         let (mut members, mut seen) = (self.reader.enter()?, Seen::default());
         while let Some(key) = self.reader.key(&mut members)? {
             match key {
@@ -153,7 +194,7 @@ impl<'a> Walk<'a, '_> {
                 b"hasMember" => draft.has_member = self.present(&mut seen, 16)?,
                 b"derivedFrom" => draft.derived = self.present(&mut seen, 17)?,
                 key if key.starts_with(b"value") => draft.value.other |= self.not_null()?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok(())
@@ -167,6 +208,18 @@ impl<'a> Walk<'a, '_> {
             return self.reader.fault(FaultKind::TypeTwice);
         }
         self.reader.skip()
+    }
+
+    /// Passes a value that means nothing here, whatever stands in it.
+    #[inline(always)]
+    fn skip(&mut self) -> Result<(), Fault> {
+        self.reader.peek();
+        let start = self.reader.at();
+        self.reader.skip()?;
+        if let Some(lesson) = &mut self.lesson {
+            lesson.passed(start, self.reader.at());
+        }
+        Ok(())
     }
 
     /// A string; null is none.
@@ -196,7 +249,7 @@ impl<'a> Walk<'a, '_> {
         if self.reader.peek() != b'n' {
             self.wrong.get_or_insert(path);
         }
-        self.reader.skip()
+        self.skip()
     }
 
     #[inline(always)]
@@ -221,7 +274,7 @@ impl<'a> Walk<'a, '_> {
     /// Passes a value; true unless it is null.
     fn not_null(&mut self) -> Result<bool, Fault> {
         let null = self.reader.peek() == b'n';
-        self.reader.skip()?;
+        self.skip()?;
         Ok(!null)
     }
 
@@ -238,7 +291,7 @@ impl<'a> Walk<'a, '_> {
         Ok(any)
     }
 
-    pub(super) fn meta(&mut self, seen: &mut Seen, bit: u32) -> Result<Meta<'a>, Fault> {
+    pub(super) fn meta(&mut self, seen: &mut Seen, bit: u32) -> Result<Meta<Text<'a>>, Fault> {
         self.reader.once(seen, bit)?;
         let mut meta = Meta::default();
         let Some(mut members) = self.object("meta")? else { return Ok(meta) };
@@ -247,13 +300,13 @@ impl<'a> Walk<'a, '_> {
             match key {
                 b"versionId" => meta.version_id = self.once_text(&mut seen, 0, "meta.versionId")?,
                 b"lastUpdated" => meta.last_updated = self.once_text(&mut seen, 1, "meta.lastUpdated")?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok(meta)
     }
 
-    fn subject(&mut self, seen: &mut Seen, bit: u32) -> Result<Subject<'a>, Fault> {
+    fn subject(&mut self, seen: &mut Seen, bit: u32) -> Result<Subject<Text<'a>>, Fault> {
         self.reader.once(seen, bit)?;
         let mut subject = Subject::default();
         let Some(mut members) = self.object("subject")? else { return Ok(subject) };
@@ -266,7 +319,7 @@ impl<'a> Walk<'a, '_> {
                     self.reader.once(&mut seen, 2)?;
                     (subject.system, subject.value) = self.identifier()?;
                 }
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok(subject)
@@ -280,14 +333,14 @@ impl<'a> Walk<'a, '_> {
             match key {
                 b"system" => system = self.once_text(&mut seen, 0, "subject.identifier.system")?,
                 b"value" => value = self.once_text(&mut seen, 1, "subject.identifier.value")?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok((system, value))
     }
 
     /// `kind` is the first letter behind `effective`.
-    fn effective(&mut self, kind: u8, seen: &mut Seen, effective: &mut Effective<'a>) -> Result<(), Fault> {
+    fn effective(&mut self, kind: u8, seen: &mut Seen, effective: &mut Effective<Text<'a>>) -> Result<(), Fault> {
         let bit = match kind {
             b'D' => 8,
             b'I' => 9,
@@ -296,7 +349,7 @@ impl<'a> Walk<'a, '_> {
         };
         self.reader.once(seen, bit)?;
         if self.reader.peek() == b'n' {
-            return self.reader.skip();
+            return self.skip();
         }
         effective.kinds |= 1 << (bit - 8);
         effective.instant = kind == b'I';
@@ -316,7 +369,7 @@ impl<'a> Walk<'a, '_> {
         while let Some(key) = self.reader.key(&mut members)? {
             match key {
                 b"start" => start = self.once_text(&mut seen, 0, "effectivePeriod.start")?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok(start)
@@ -328,7 +381,7 @@ impl<'a> Walk<'a, '_> {
         let mut seen = Seen::default();
         while let Some(key) = self.reader.key(&mut members)? {
             if key != b"event" {
-                self.reader.skip()?;
+                self.skip()?;
                 continue;
             }
             self.reader.once(&mut seen, 0)?;
@@ -349,7 +402,7 @@ impl<'a> Walk<'a, '_> {
         let mut seen = Seen::default();
         while let Some(key) = self.reader.key(&mut members)? {
             if key != b"coding" {
-                self.reader.skip()?;
+                self.skip()?;
                 continue;
             }
             self.reader.once(&mut seen, 0)?;
@@ -370,7 +423,7 @@ impl<'a> Walk<'a, '_> {
             match key {
                 b"system" => system = self.once_text(&mut seen, 0, "code.coding.system")?,
                 b"code" => code = self.once_text(&mut seen, 1, "code.coding.code")?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         let Some(code) = code else { return Ok(()) };
@@ -388,7 +441,7 @@ impl<'a> Walk<'a, '_> {
         Ok(())
     }
 
-    fn components(&mut self, seen: &mut Seen, bit: u32, draft: &mut Draft<'a>) -> Result<(), Fault> {
+    fn components(&mut self, seen: &mut Seen, bit: u32, draft: &mut Draft<Text<'a>>) -> Result<(), Fault> {
         self.reader.once(seen, bit)?;
         draft.components.clear();
         draft.component_count = 0;
@@ -400,7 +453,7 @@ impl<'a> Walk<'a, '_> {
         Ok(())
     }
 
-    fn component(&mut self, draft: &mut Draft<'a>) -> Result<(), Fault> {
+    fn component(&mut self, draft: &mut Draft<Text<'a>>) -> Result<(), Fault> {
         let (mut code, mut value) = (Coded::default(), Value::default());
         let Some(mut members) = self.object("component")? else { return Ok(()) };
         let mut seen = Seen::default();
@@ -411,22 +464,19 @@ impl<'a> Walk<'a, '_> {
                 b"dataAbsentReason" => value.absent_reason = self.present(&mut seen, 2)?,
                 b"modifierExtension" => draft.modified |= self.present(&mut seen, 3)?,
                 key if key.starts_with(b"value") => value.other |= self.not_null()?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         if code.panels.has(Panel::Elsewhere) {
             draft.code.panels.add(Panel::Elsewhere);
         }
-        let Some(signal) = code.signal else { return Ok(()) };
-        let mut leniencies = Leniencies::default();
-        let settings = self.settings;
-        let signal = settings.table.signal(signal);
-        let finding = judge(&value, signal, settings.unit_missing, self.text, &mut leniencies);
-        draft.components.push(Component { ordinal: draft.component_count, code, finding, leniencies });
+        if code.signal.is_some() {
+            draft.components.push(Component { ordinal: draft.component_count, code, value });
+        }
         Ok(())
     }
 
-    fn quantity(&mut self, seen: &mut Seen, bit: u32) -> Result<Option<Quantity<'a>>, Fault> {
+    fn quantity(&mut self, seen: &mut Seen, bit: u32) -> Result<Option<Quantity<Text<'a>>>, Fault> {
         self.reader.once(seen, bit)?;
         let Some(mut members) = self.object("valueQuantity")? else { return Ok(None) };
         let (mut quantity, mut seen) = (Quantity::default(), Seen::default());
@@ -438,18 +488,27 @@ impl<'a> Walk<'a, '_> {
                 b"system" => quantity.system = self.once_text(&mut seen, 2, "valueQuantity.system")?,
                 b"code" => quantity.code = self.once_text(&mut seen, 3, "valueQuantity.code")?,
                 b"comparator" => quantity.comparator = self.present(&mut seen, 4)?,
-                _ => self.reader.skip()?,
+                _ => self.skip()?,
             }
         }
         Ok(Some(quantity))
     }
 
-    fn number(&mut self, seen: &mut Seen, bit: u32) -> Result<Number<'a>, Fault> {
+    fn number(&mut self, seen: &mut Seen, bit: u32) -> Result<Number<Text<'a>>, Fault> {
         self.reader.once(seen, bit)?;
         match self.reader.peek() {
-            b'-' | b'0'..=b'9' => self.reader.number().map(Number::Literal),
+            b'-' | b'0'..=b'9' => self.literal().map(Number::Literal),
             _ => Ok(if self.not_null()? { Number::Other } else { Number::Missing }),
         }
+    }
+
+    fn literal(&mut self) -> Result<Text<'a>, Fault> {
+        let literal = self.reader.number()?;
+        if let Some(lesson) = &mut self.lesson {
+            // Of a component without a signal nobody else knows it.
+            lesson.passed(literal.start(), self.reader.at());
+        }
+        Ok(literal)
     }
 }
 

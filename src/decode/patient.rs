@@ -19,7 +19,7 @@ pub(super) fn read<'a>(
     counted: bool,
     scratch: &mut Scratch,
 ) -> Result<Item, Fault> {
-    let mut walk = Walk { reader: reader.clone(), settings, text: &mut scratch.text, wrong: None };
+    let mut walk = Walk { reader: reader.clone(), settings, text: &mut scratch.text, wrong: None, lesson: None };
     let (mut id, mut meta, mut birth, mut gender) = (None, Meta::default(), None, None);
     let (mut members, mut seen) = (walk.reader.enter()?, Seen::default());
     while let Some(key) = walk.reader.key(&mut members)? {

@@ -198,17 +198,30 @@ impl<'a, 'o> Names<'a, 'o> {
 }
 
 /// What an Observation says of its subject.
-#[derive(Default)]
-pub(super) struct Subject<'a> {
-    pub(super) reference: Option<Text<'a>>,
-    pub(super) kind: Option<Text<'a>>,
-    pub(super) system: Option<Text<'a>>,
-    pub(super) value: Option<Text<'a>>,
+#[derive(Clone, Copy, Default)]
+pub(super) struct Subject<T> {
+    pub(super) reference: Option<T>,
+    pub(super) kind: Option<T>,
+    pub(super) system: Option<T>,
+    pub(super) value: Option<T>,
+}
+
+impl<T: Copy> Subject<T> {
+    /// The same with every text exchanged.
+    pub(super) fn map<U>(self, of: &mut impl FnMut(T) -> U) -> Subject<U> {
+        let Subject { reference, kind, system, value } = self;
+        Subject {
+            reference: reference.map(&mut *of),
+            kind: kind.map(&mut *of),
+            system: system.map(&mut *of),
+            value: value.map(&mut *of),
+        }
+    }
 }
 
 /// The canonical patient id of a subject.
 pub(super) fn patient(
-    subject: &Subject<'_>,
+    subject: &Subject<Text<'_>>,
     names: &Names<'_, '_>,
     identifier_allowed: bool,
     scratch: &mut Scratch,
@@ -253,7 +266,7 @@ fn referred(
 
 /// A logical identifier as key: `system|value`. No id holds a `|`, so it meets none.
 fn identified(
-    subject: &Subject<'_>,
+    subject: &Subject<Text<'_>>,
     allowed: bool,
     scratch: &mut Scratch,
     leniencies: &mut Leniencies,

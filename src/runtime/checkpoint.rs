@@ -343,21 +343,25 @@ impl Seat {
 
 /// Emits this worker's pieces of each border, at the checkpoint's epoch, as soon as all are in.
 pub fn gather<'s>(scope: Scope<'s, Epoch>, desk: Desk, clock: EpochClock) -> Stream<'s, Gathered> {
-    operator::source::<_, CapacityContainerBuilder<Vec<Gathered>>, _, _>(scope, "gather", move |mut capability, info| {
-        let activator = scope.activator_for(info.address);
-        capability.downgrade(&checkpoint_of(desk.0.borrow().first_border));
-        let mut held = Some(capability);
-        move |output| {
-            let Some(capability) = held.as_mut() else { return };
-            activator.activate_after(NAP);
-            while let Some((border, gathered)) = desk.take() {
-                output.session(capability).give(gathered);
-                capability.downgrade(&checkpoint_of(border_above(border)));
-                if clock.final_border().is_some_and(|last| last <= border) {
-                    held = None;
-                    return;
+    operator::source::<_, CapacityContainerBuilder<Vec<Gathered>>, _, _>(
+        scope,
+        "gather",
+        move |mut capability, info| {
+            let activator = scope.activator_for(info.address);
+            capability.downgrade(&checkpoint_of(desk.0.borrow().first_border));
+            let mut held = Some(capability);
+            move |output| {
+                let Some(capability) = held.as_mut() else { return };
+                activator.activate_after(NAP);
+                while let Some((border, gathered)) = desk.take() {
+                    output.session(capability).give(gathered);
+                    capability.downgrade(&checkpoint_of(border_above(border)));
+                    if clock.final_border().is_some_and(|last| last <= border) {
+                        held = None;
+                        return;
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }

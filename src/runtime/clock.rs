@@ -196,7 +196,16 @@ mod tests {
     use super::*;
 
     fn cut(worker: usize, epoch: Epoch) -> Cut {
-        Cut { worker, epoch, starts: Vec::new(), ends: Vec::new(), marks: Vec::new(), first: false, ended: false, draining: false }
+        Cut {
+            worker,
+            epoch,
+            starts: Vec::new(),
+            ends: Vec::new(),
+            marks: Vec::new(),
+            first: false,
+            ended: false,
+            draining: false,
+        }
     }
 
     #[test]

@@ -350,7 +350,8 @@ impl Reader {
     fn stopped_while_repeating(&mut self) -> bool {
         let stopped = self.context.stop.drain();
         if stopped {
-            let text = "asked to end while what an earlier run had read was read again; the next run does so".to_owned();
+            let text =
+                "asked to end while what an earlier run had read was read again; the next run does so".to_owned();
             self.context.failure.report_as(Cause::Undelivered, text);
             self.phase = Phase::Ended;
         }

@@ -62,11 +62,7 @@ pub mod digest {
 ///
 /// # Errors
 /// A sentence that says what differs and what to do.
-pub fn admit(
-    history: &History,
-    digests: &BTreeMap<String, String>,
-    replay_with_new_code: bool,
-) -> Result<(), String> {
+pub fn admit(history: &History, digests: &BTreeMap<String, String>, replay_with_new_code: bool) -> Result<(), String> {
     let Some(last) = history.seals.last() else { return Ok(()) };
     let differs = |name: &str| match (last.digests.get(name), digests.get(name)) {
         (Some(then), Some(now)) if then != now => Some((then.clone(), now.clone())),
@@ -96,11 +92,7 @@ pub fn admit(
 ///
 /// # Errors
 /// There are checkpoints, and none can be read; or the log cannot.
-pub fn recover(
-    store: &SharedStore,
-    history: &History,
-    cipher: Option<&StateKey>,
-) -> Result<Recovery, LogError> {
+pub fn recover(store: &SharedStore, history: &History, cipher: Option<&StateKey>) -> Result<Recovery, LogError> {
     let mut found = None;
     let mut why_not = None;
     for at in (0..history.checkpoints.len()).rev() {

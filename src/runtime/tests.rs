@@ -14,22 +14,30 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
 
+use super::checkpoint::{self, Desk, Restored, StateWriter};
+use super::clock::{BORDER, EpochClock, border_above};
 use super::delivery::{self, Progress, Sink};
-use super::driver::{self, EpochClock, Keyed, SourceContext};
+use super::driver::{self, Keyed, SourceContext};
+use super::epoch_log::{EpochLog, Seal};
 use super::failure::{Cause, Failure, Reported};
 use super::http::Health;
 use super::metrics::Metrics;
+use super::recorder::{self, Publisher, Recorder, Stamp};
+use super::recovery::{self, Recovery};
 use super::stop::Stop;
+use super::store::{self, SharedStore};
+use super::survive::{Blocks, Corrupt, Extent, Survive, entries, key_group};
 use super::worker;
 use crate::config::{EpochSpec, InflightSpec};
 use crate::identified::{Mark, Payload, Record, Records};
-use crate::sink::{Deliver, Rows, SinkError, testing};
-use crate::source::{Lag, Poll, Polled, SourceError, Topics};
+use crate::sink::{Deliver, Rows, SinkError, StagedFile, testing};
+use crate::source::{Lag, Poll, Polled, Share, SourceError, Topics};
 use crate::time::{Epoch, EventTime};
 use crate::vocabulary::{Partition, Position, Rejection, Tick, TopicId};
 
-/// The first epoch of every run.
-const FIRST: Epoch = 1_000;
+/// New epochs come above this one in a first run, and the first of them.
+const ABOVE: Epoch = 4 * BORDER;
+const FIRST: Epoch = ABOVE + 1;
 /// Bytes of a record.
 const RECORD_BYTES: usize = 10;
 /// No test comes near: a run that takes longer hangs.
@@ -74,6 +82,10 @@ struct Setup {
     late: bool,
     stop: Stop,
     seen: Seen,
+    /// Where the log and the state are: a second run with the same store goes on.
+    store: SharedStore,
+    /// A checkpoint is due as often as this.
+    every: Duration,
 }
 
 /// One call of the machine: worker, epoch, positions, ticks.
@@ -88,6 +100,10 @@ struct Seen {
     finished: Arc<AtomicUsize>,
     read: Arc<AtomicUsize>,
     durable: Arc<Mutex<BTreeMap<Partition, i64>>>,
+    /// The machines' state, as of their last call.
+    counts: Arc<Mutex<BTreeMap<u64, u64>>>,
+    /// Staged, and recorded.
+    published: Arc<Mutex<Vec<StagedFile>>>,
 }
 
 fn setup(sources: Vec<Vec<Step>>) -> Setup {
@@ -101,6 +117,8 @@ fn setup(sources: Vec<Vec<Step>>) -> Setup {
         late: false,
         stop: Stop::default(),
         seen: Seen::default(),
+        store: store::memory(),
+        every: Duration::from_secs(3_600),
     }
 }
 
@@ -138,6 +156,8 @@ struct Script {
     endless: bool,
     opened: bool,
     next: BTreeMap<i32, i64>,
+    /// Where reading begins, if not at the beginning: what lies before is passed over.
+    resume: BTreeMap<i32, i64>,
     seen: Seen,
 }
 
@@ -145,11 +165,14 @@ impl Script {
     fn read(&mut self, number: i32, count: usize, into: &mut Records) {
         for _ in 0..count {
             let offset = self.next.entry(number).or_default();
-            let payload = Payload::Bytes(into.arena.push(&[b'x'; RECORD_BYTES]));
-            into.records.push(Record { position: position(number, *offset), received_at: None, payload, key: None });
+            if *offset >= self.resume.get(&number).copied().unwrap_or(0) {
+                let payload = Payload::Bytes(into.arena.push(&[b'x'; RECORD_BYTES]));
+                let position = position(number, *offset);
+                into.records.push(Record { position, received_at: None, payload, key: None });
+                self.seen.read.fetch_add(1, Ordering::SeqCst);
+            }
             *offset += 1;
         }
-        self.seen.read.fetch_add(count, Ordering::SeqCst);
     }
 }
 
@@ -172,12 +195,17 @@ impl Poll for Script {
         Ok(Polled::Some)
     }
 
+    fn limit(&mut self, _: Option<&BTreeMap<Partition, i64>>) {}
+
     fn durable(&mut self, ends: &[(Partition, i64)]) {
         self.seen.durable.lock().unwrap().extend(ends.iter().copied());
     }
 
     fn lag(&self) -> Vec<Lag> {
-        Vec::new()
+        let begun = self.next.iter().map(|(number, position)| (*number, *position));
+        let all: BTreeMap<i32, i64> = self.resume.iter().map(|(number, at)| (*number, *at)).chain(begun).collect();
+        let lag = |(number, at)| Lag { partition: position(number, 0).partition, position: at, records: 0 };
+        all.into_iter().map(lag).collect()
     }
 }
 
@@ -218,19 +246,42 @@ impl Deliver for Scripted {
         Ok(())
     }
 
+    /// A file a checkpoint, named for what it covers.
+    fn stage(&mut self, epoch: Epoch) -> Result<Vec<StagedFile>, SinkError> {
+        assert_eq!(epoch, self.closed, "staged right behind the closing");
+        let name = format!("{epoch}-{}", self.worker);
+        let (sink, table) = ("scripted".to_owned(), crate::config::TableName::Rejected);
+        Ok(vec![StagedFile { sink, table, name, bytes: 0, rows: 0, epochs: (epoch, epoch) }])
+    }
+
     fn finish(&mut self) -> Result<(), SinkError> {
         self.seen.finished.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 }
 
-/// Writes down what it is given, and passes it on as rows.
+/// Writes down what it is given, and passes it on as rows. Its state is how many inputs of each key group it has seen.
 struct Ledger {
     worker: usize,
     fails: Option<(i64, bool)>,
     seen: Seen,
     last: Option<Epoch>,
     failed: bool,
+    counts: BTreeMap<u64, u64>,
+}
+
+impl Survive for Ledger {
+    fn save(&mut self, _: Extent, into: &mut Blocks) {
+        assert!(!self.failed, "not saved after a failure");
+        self.counts.iter().for_each(|entry| into.push(*entry.0, &entry));
+    }
+
+    fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        entries(block, "count", |(group, count)| {
+            self.counts.insert(group, count);
+            Ok(())
+        })
+    }
 }
 
 impl Keyed for Ledger {
@@ -240,7 +291,7 @@ impl Keyed for Ledger {
     type Order = Position;
 
     fn route(input: &Position) -> u64 {
-        input.offset as u64
+        key_group(input.offset as u64)
     }
 
     fn order(input: &Position) -> Position {
@@ -252,6 +303,10 @@ impl Keyed for Ledger {
         assert!(inputs.is_sorted(), "sorted by position");
         assert!(!self.failed, "not called again after a failure");
         self.last = Some(epoch);
+        for position in inputs.iter() {
+            *self.counts.entry(key_group(position.offset as u64)).or_default() += 1;
+        }
+        self.seen.counts.lock().unwrap().extend(self.counts.iter().map(|(group, count)| (*group, *count)));
         if let Some((offset, panics)) = self.fails
             && inputs.iter().any(|position| position.offset == offset)
         {
@@ -279,32 +334,52 @@ fn run(setup: &Setup) -> Result<(), Reported> {
 
 fn execute(setup: Setup) -> Result<(), Reported> {
     let (metrics, failure, workers) = (Metrics::new(), Failure::default(), setup.sources.len());
-    let clock = EpochClock::starting_at(FIRST, workers);
+    let (log, recovery) = begin(&setup.store, workers);
+    let clock = EpochClock::starting_above(recovery.above.max(ABOVE), workers, setup.every);
+    clock.record(recovery.checkpoint.unwrap_or(0));
     let progress: Vec<Progress> = (0..workers).map(|_| Progress::default()).collect();
+    let (stop, store) = (setup.stop.clone(), setup.store.clone());
+    let writer =
+        StateWriter::start(store, recovery.generation, None, stop.clone(), failure.clone(), metrics.clone()).unwrap();
+    let recorder = Recorder::start(log, 3, stop, failure.clone(), metrics.clone()).unwrap();
+    let published = Arc::clone(&setup.seen.published);
+    let publish = move |recorded: &recorder::Recorded| {
+        published.lock().unwrap().extend(recorded.staged.iter().cloned());
+        Ok(())
+    };
+    let publisher = Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone()).unwrap()));
     worker::execute(workers, Health::new(workers), failure.clone(), move |worker, scope| {
         if setup.late && worker == workers - 1 {
             sleep(Duration::from_millis(200));
         }
-        let (seen, settled, all) = (setup.seen.clone(), Handle::new(), progress.clone());
+        let (seen, settled) = (setup.seen.clone(), Handle::new());
         let script = Script {
             steps: setup.sources[worker].clone().into(),
             endless: setup.endless,
             opened: false,
             next: BTreeMap::new(),
+            resume: recovery.resume.iter().map(|(partition, at)| (partition.number, *at)).collect(),
             seen: seen.clone(),
         };
         let context = SourceContext {
+            worker,
             epoch: setup.epoch.clone(),
             inflight: setup.inflight.clone(),
             clock: clock.clone(),
             settled: settled.clone(),
-            durable: Box::new(move || all.iter().map(Progress::durable).min().unwrap()),
+            replay: recovery.replay.clone(),
             stop: setup.stop.clone(),
             failure: failure.clone(),
             metrics: metrics.clone(),
             topics: Topics::new(["bp-obs".to_owned()]),
         };
-        let (records, tail) = driver::source(scope, "source", Box::new(script), context);
+        let start = recovery.replay.first().map_or(clock.start(), |claim| claim.epoch);
+        let (share, telling) = (Share { worker, workers }, (metrics.clone(), failure.clone()));
+        let restored = recovery.restored.clone();
+        let desk = Desk::new(share, restored, None, start, 4, writer.clone(), failure.clone(), metrics.clone());
+        let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
+        let cuts = cuts.broadcast();
+        let claimed = recorder::claim(cuts.clone(), recorder.clone(), clock.clone());
         let (positions, marks) =
             driver::split(records, "decode", metrics.clone(), |records: Records, positions, marks| {
                 positions.extend(records.records.iter().map(|record| record.position));
@@ -314,15 +389,39 @@ fn execute(setup: Setup) -> Result<(), Reported> {
             let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
             Tick { partition, watermark: EventTime::MIN, idle: false }
         });
-        let machine = Ledger { worker, fails: setup.machine_fails, seen: seen.clone(), last: None, failed: false };
-        let rows = driver::keyed(positions, ticks.broadcast(), "ledger", metrics.clone(), failure.clone(), machine);
+        let fails = setup.machine_fails;
+        let mut machine =
+            Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
+        let seat = desk.seat("ledger", &mut machine);
+        let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
         let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
         let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
         let sink = Sink { name: "scripted", deliver, progress: progress[worker].clone() };
-        let metrics = metrics.clone();
-        delivery::sink(rows, sink, metrics, failure.clone()).probe_with(&settled);
+        delivery::sink(rows, claimed, sink, &desk, telling).probe_with(&settled);
+        let pieces = checkpoint::gather(scope, desk, clock.clone());
+        let stamp = Stamp {
+            generation: recovery.generation,
+            base_every: 4,
+            ends: recovery.ends.clone(),
+            replay: recovery.replay.clone(),
+            committed_up_to: recovery.committed_up_to,
+        };
+        let recorded = recorder::record(pieces, cuts, stamp, recorder.clone());
+        recorder::publish(recorded.broadcast(), publisher.lock().unwrap().take());
         move || tail.finish()
     })
+}
+
+/// Takes over the log as a job does.
+fn begin(store: &SharedStore, workers: usize) -> (EpochLog, Recovery) {
+    let seal = |_: &_| {
+        let topics = vec!["bp-obs".to_owned()];
+        let workers = workers as u32;
+        Ok(Seal { generation: 0, workers, processes: 1, topics, digests: BTreeMap::new(), replay: false })
+    };
+    let (log, history) = EpochLog::take_over(store.clone(), seal).unwrap();
+    let recovery = recovery::recover(store, &history, None).unwrap();
+    (log, recovery)
 }
 
 impl Seen {
@@ -491,12 +590,69 @@ fn all_partitions_are_opened_in_the_first_epoch_even_by_a_worker_that_begins_lat
 }
 
 #[test]
-fn what_becomes_durable_only_at_the_end_is_reported_to_the_source() {
+fn what_a_checkpoint_covers_is_reported_to_the_source() {
     for workers in [1, 2, 4] {
         let setup = setup(busy(workers));
         run(&setup).unwrap();
         let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
         expected(&setup.sources).into_iter().for_each(|at| _ = ends.insert(at.partition, at.offset + 1));
         assert_eq!(*setup.seen.durable.lock().unwrap(), ends);
+    }
+}
+
+#[test]
+fn checkpoints_are_recorded_with_the_state_and_the_files_of_all_workers() {
+    for workers in [1, 2, 4] {
+        let mut setup = setup(busy(workers));
+        (setup.every, setup.temper.slow) = (Duration::ZERO, Duration::from_micros(100));
+        run(&setup).unwrap();
+        let (_, recovery) = begin(&setup.store, workers);
+        let published = setup.seen.published.lock().unwrap().clone();
+        let epochs: BTreeSet<Epoch> = published.iter().map(|file| file.epochs.0).collect();
+        assert!(epochs.len() > 1 && published.len() == workers * epochs.len(), "{published:?}");
+        assert_eq!(recovery.checkpoint, epochs.last().copied());
+        assert_eq!(recovery.checkpoint.map(border_above), recovery.checkpoint.map(|epoch| epoch + 1));
+        assert_eq!((recovery.replay.len(), recovery.generation), (0, 2), "everything is covered");
+        let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
+        expected(&setup.sources).into_iter().for_each(|at| _ = ends.insert(at.partition, at.offset + 1));
+        assert_eq!(recovery.ends, ends);
+    }
+}
+
+#[test]
+fn a_run_that_dies_is_repeated_exactly_by_any_number_of_workers() {
+    for (before, after) in [(1, 1), (1, 2), (2, 1), (2, 4), (4, 2)] {
+        // Ends before the script does, in the middle of an epoch, without a last checkpoint.
+        let mut dying = setup(busy(before));
+        dying.every = Duration::from_millis(7);
+        dying.temper.slow = Duration::from_micros(300);
+        dying.machine_fails = Some((200, false));
+        run(&dying).unwrap_err();
+        let first = dying.seen.delivered.lock().unwrap().clone();
+        // The same partitions, dealt out to others.
+        let mut sources = vec![Vec::new(); after];
+        for step in dying.sources.iter().flatten() {
+            let worker = if let Read(number, _) = step { *number as usize % after } else { 0 };
+            sources[worker].push(*step);
+        }
+        let mut second = setup(sources);
+        second.store = dying.store.clone();
+        second.every = dying.every;
+        run(&second).unwrap();
+        let of = |delivered: &[(usize, Epoch, Position)]| -> BTreeMap<Position, Epoch> {
+            delivered.iter().map(|(_, epoch, position)| (*position, *epoch)).collect()
+        };
+        let (first, delivered) = (of(&first), second.seen.delivered.lock().unwrap().clone());
+        let again = of(&delivered);
+        assert_eq!(again.len(), delivered.len(), "nothing is delivered twice in one run");
+        for (position, epoch) in &again {
+            let earlier = first.get(position);
+            assert!(earlier.is_none_or(|earlier| earlier == epoch), "{position:?} was in {earlier:?}, is in {epoch}");
+        }
+        let all: BTreeSet<Position> = first.keys().chain(again.keys()).copied().collect();
+        assert_eq!(all, expected(&dying.sources), "{before} to {after}: nothing is lost");
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        all.iter().for_each(|position| *counts.entry(key_group(position.offset as u64)).or_default() += 1);
+        assert_eq!(*second.seen.counts.lock().unwrap(), counts, "{before} to {after}: the state is that of one run");
     }
 }

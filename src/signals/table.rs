@@ -39,9 +39,15 @@ pub struct Signal {
 #[derive(Clone, Debug)]
 pub struct Unit {
     ucum: String,
+    conversion: Conversion,
+    texts: Vec<Vec<u8>>,
+}
+
+/// How a value of a unit becomes one of the canonical unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion {
     offset: f64,
     factor: f64,
-    texts: Vec<Vec<u8>>,
 }
 
 /// A code, with its system as an index into the table's systems.
@@ -201,8 +207,9 @@ impl Signal {
         }
         let listed = units.get(&written.units).ok_or_else(|| format!("signal {name:?}: no units.{}", written.units))?;
         let units: Vec<Unit> = listed.iter().map(Unit::check).collect::<Result<_, _>>()?;
-        let canonical =
-            units.first().is_some_and(|unit| unit.ucum == written.unit && unit.factor == 1.0 && unit.offset == 0.0);
+        let canonical = units.first().is_some_and(|unit| {
+            unit.ucum == written.unit && unit.conversion.factor == 1.0 && unit.conversion.offset == 0.0
+        });
         if !canonical {
             return Err(format!(
                 "signal {name:?}: the first of units.{} must be its unit {:?}, unscaled",
@@ -269,11 +276,24 @@ impl Unit {
             })?;
             texts.push(folded.to_vec());
         }
-        Ok(Unit { ucum: written.ucum.clone(), offset: written.offset, factor: written.factor, texts })
+        let conversion = Conversion { offset: written.offset, factor: written.factor };
+        Ok(Unit { ucum: written.ucum.clone(), conversion, texts })
     }
 
     /// A value of this unit in the canonical one.
     pub fn canonical(&self, value: f64) -> f64 {
+        self.conversion.canonical(value)
+    }
+
+    /// The same, without the unit's names.
+    pub fn conversion(&self) -> Conversion {
+        self.conversion
+    }
+}
+
+impl Conversion {
+    /// The value in the canonical unit.
+    pub fn canonical(self, value: f64) -> f64 {
         (value + self.offset) * self.factor
     }
 }

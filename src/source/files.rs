@@ -140,7 +140,8 @@ impl FileSource {
             let wanted = |partition, position| {
                 limits.as_ref().is_none_or(|limits| limits.get(&partition).is_some_and(|limit| position < *limit))
             };
-            if let Some(at) = self.left.iter().position(|left| wanted(left.documents.partition, left.documents.offset)) {
+            if let Some(at) = self.left.iter().position(|left| wanted(left.documents.partition, left.documents.offset))
+            {
                 self.current = self.left.remove(at);
                 break;
             }

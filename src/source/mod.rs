@@ -169,7 +169,7 @@ impl Topics {
 
     /// True if the number is that of a topic of the flow.
     pub fn has(&self, topic: TopicId) -> bool {
-        (topic.0 as usize) < self.0.len()
+        (topic.0 as usize) < self.names.len()
     }
 
     /// All names, in order of their numbers.

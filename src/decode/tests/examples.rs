@@ -12,7 +12,7 @@ fn folder() -> PathBuf {
 }
 
 /// Files of a folder, by name.
-fn files(kind: &str) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(kind: &str) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder().join(kind)).unwrap();
     let files = entries.map(|entry| {
         let path = entry.unwrap().path();
@@ -22,7 +22,7 @@ fn files(kind: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// The settings of an example: the defaults, and what `settings.toml` says of it.
-fn spec_of(kind: &str, file: &str) -> DecodeSpec {
+pub(super) fn spec_of(kind: &str, file: &str) -> DecodeSpec {
     let text = std::fs::read_to_string(folder().join("settings.toml")).unwrap();
     let all: BTreeMap<String, DecodeSpec> = toml::from_str(&text).unwrap();
     let said = all.get(&format!("{kind}/{file}")).cloned().unwrap_or_default();

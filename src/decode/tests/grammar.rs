@@ -30,7 +30,7 @@ fn value(reader: &mut Reader<'_>) -> Result<Value, Fault> {
             let at = reader.at();
             let literal = reader.number()?;
             // Beyond the range of f64 the grammar says yes and the value no; the independent reader knows one answer for both.
-            let number = decimal(literal).ok_or(Fault { kind: FaultKind::NoValue, at: at as u32 })?;
+            let number = decimal(literal.raw()).ok_or(Fault { kind: FaultKind::NoValue, at: at as u32 })?;
             Value::from(number)
         }
         first => {

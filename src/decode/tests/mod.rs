@@ -5,6 +5,7 @@
 //! * `grammar`: the JSON reader accepts and reads exactly what an independent one does.
 //! * `stream`: positions, watermarks, tombstones and marks over several records; batching changes nothing.
 //! * `saved`: decoders that are saved and loaded, on any number of workers, go on as one that was not.
+//! * `templates`: with templates and without, every record comes to the same.
 //! * `samples`: public FHIR data, if present, with expected values that another program computed.
 
 mod examples;
@@ -13,6 +14,7 @@ mod poison;
 mod samples;
 mod saved;
 mod stream;
+mod templates;
 
 use std::fmt::Write;
 

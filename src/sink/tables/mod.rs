@@ -49,25 +49,43 @@ pub fn render<'s>(
     let tables = Arc::new(Tables::new(plan.context.clone()));
     let of = || (Arc::clone(&tables), plan.metrics.clone());
     let (readings, metrics) = of();
-    let assessed = driver::batches(assessed, "tables::readings", metrics, ((), None), move |(), epoch, batch: Arc<Assessed>, out| {
-        if !batch.assessments.is_empty() {
-            out.push(readings.readings(&batch, epoch));
-        }
-    });
+    let assessed = driver::batches(
+        assessed,
+        "tables::readings",
+        metrics,
+        ((), None),
+        move |(), epoch, batch: Arc<Assessed>, out| {
+            if !batch.assessments.is_empty() {
+                out.push(readings.readings(&batch, epoch));
+            }
+        },
+    );
     let (tables_of, metrics) = of();
-    let windows = driver::batches(windows, "tables::windows", metrics, ((), None), move |(), epoch, batch: Vec<WindowRow>, out| {
-        out.push(tables_of.windows(&batch, epoch));
-    });
+    let windows = driver::batches(
+        windows,
+        "tables::windows",
+        metrics,
+        ((), None),
+        move |(), epoch, batch: Vec<WindowRow>, out| {
+            out.push(tables_of.windows(&batch, epoch));
+        },
+    );
     let (tables_of, metrics) = of();
-    let rejections =
-        driver::batches(rejections, "tables::rejected", metrics, ((), None), move |(), epoch, batch: Vec<Rejection>, out| {
+    let rejections = driver::batches(
+        rejections,
+        "tables::rejected",
+        metrics,
+        ((), None),
+        move |(), epoch, batch: Vec<Rejection>, out| {
             out.push(tables_of.rejected(&batch, epoch));
-        });
+        },
+    );
     let shifts = driver::gather(shifts, "tables::shifts::gather");
     let (tables_of, metrics) = of();
-    let shifts = driver::batches(shifts, "tables::shifts", metrics, ((), None), move |(), epoch, batch: Vec<Shift>, out| {
-        out.push(tables_of.shifts(&batch, epoch));
-    });
+    let shifts =
+        driver::batches(shifts, "tables::shifts", metrics, ((), None), move |(), epoch, batch: Vec<Shift>, out| {
+            out.push(tables_of.shifts(&batch, epoch));
+        });
     assessed.scope().concatenate([assessed, windows, rejections, shifts])
 }
 
