@@ -303,7 +303,7 @@ pub struct Reading {
     pub facts: Facts,
 }
 
-/// What `patient` takes in, exchanged by [`Pseudonym::hash64`] of the patient.
+/// What `patient` takes in, exchanged by the key group of the patient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Intake {
     /// A reading, or a version that withdraws one.

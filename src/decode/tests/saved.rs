@@ -22,8 +22,11 @@ fn decoders(workers: usize, files: bool) -> Vec<Decoder> {
     (0..workers).map(|_| Decoder::new(settings(&spec(), files)).with_topics(topics())).collect()
 }
 
+/// Makes a mark of a partition.
+type MarkOf = fn(Partition) -> Mark;
+
 /// What is read of one partition in one step: the payloads, then a mark. Every partition is opened first, some end and are opened again.
-fn step(rng: &mut ChaCha8Rng, number: usize, ended: &mut bool) -> (Vec<String>, Option<fn(Partition) -> Mark>) {
+fn step(rng: &mut ChaCha8Rng, number: usize, ended: &mut bool) -> (Vec<String>, Option<MarkOf>) {
     if number == 0 || (*ended && rng.random_bool(0.3)) {
         *ended = false;
         return (Vec::new(), Some(Mark::Opened));
@@ -41,7 +44,7 @@ fn step(rng: &mut ChaCha8Rng, number: usize, ended: &mut bool) -> (Vec<String>, 
         }
     };
     let payloads = (0..rng.random_range(0..4)).map(|_| payload(rng)).collect();
-    let mark: Option<fn(Partition) -> Mark> = match rng.random_range(0..8) {
+    let mark: Option<MarkOf> = match rng.random_range(0..8) {
         0 => Some(Mark::Idle),
         1 => {
             *ended = true;
