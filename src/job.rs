@@ -250,6 +250,16 @@ fn known_topics(history: &History, kind: SourceKind, names: &Topics) -> Result<T
     Ok(Topics::continuing(known, names.names().map(str::to_owned)))
 }
 
+/// The settings that state cannot be carried over.
+fn shape(flow: &Flow) -> String {
+    let spec = &flow.spec;
+    let (patient, audit) = (&spec.patient, &spec.audit);
+    format!(
+        "patient.window {}, patient.hop {}, audit.window {}, audit.reference_windows {}, score.rules {}",
+        patient.window, patient.hop, audit.window, audit.reference_windows, spec.score.rules
+    )
+}
+
 /// What decides the rows of an epoch, as one number: the settings of the stages, the model, the version.
 fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     let spec = &flow.spec;

@@ -54,6 +54,8 @@ pub mod digest {
     pub const FLOW: &str = "flow";
     /// The pseudonym key's id: state is kept by pseudonym.
     pub const KEY: &str = "key";
+    /// The shape of what is kept: the lengths of windows, the rule set whose rules are numbered.
+    pub const SHAPE: &str = "shape";
     /// What decides the rows: settings, model, version.
     pub const RULES: &str = "rules";
 }
@@ -76,6 +78,12 @@ pub fn admit(history: &History, digests: &BTreeMap<String, String>, replay_with_
     if let Some((then, now)) = differs(digest::KEY) {
         return Err(format!(
             "state.path holds pseudonyms made with key {then}, pseudonymise names key {now}; use the same key, or an empty state.path for a new beginning"
+        ));
+    }
+    if let Some((then, now)) = differs(digest::SHAPE) {
+        return Err(format!(
+            "state.path holds windows and alarms of other settings ({then}), which cannot be turned into those of this flow ({now}); \
+             set them back, or begin with an empty state.path"
         ));
     }
     if differs(digest::RULES).is_some() && !history.claims.is_empty() && !replay_with_new_code {

@@ -14,7 +14,7 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
 
-use super::checkpoint::{self, Desk, Restored, StateWriter};
+use super::checkpoint::{self, Desk, StateWriter};
 use super::clock::{BORDER, EpochClock, border_above};
 use super::delivery::{self, Progress, Sink};
 use super::driver::{self, Keyed, SourceContext};
@@ -358,7 +358,7 @@ fn execute(setup: Setup) -> Result<(), Reported> {
             endless: setup.endless,
             opened: false,
             next: BTreeMap::new(),
-            resume: recovery.resume.iter().map(|(partition, at)| (partition.number, *at)).collect(),
+            resume: own(&setup.sources[worker], &recovery.resume),
             seen: seen.clone(),
         };
         let context = SourceContext {
@@ -410,6 +410,15 @@ fn execute(setup: Setup) -> Result<(), Reported> {
         recorder::publish(recorded.broadcast(), publisher.lock().unwrap().take());
         move || tail.finish()
     })
+}
+
+/// Where the partitions of a script begin.
+fn own(script: &[Step], resume: &BTreeMap<Partition, i64>) -> BTreeMap<i32, i64> {
+    let at = |number| resume.get(&position(number, 0).partition).copied().unwrap_or(0);
+    script
+        .iter()
+        .filter_map(|step| if let Read(number, _) = step { Some((*number, at(*number))) } else { None })
+        .collect()
 }
 
 /// Takes over the log as a job does.

@@ -167,7 +167,9 @@ mod tests {
             counts.held.iter().for_each(|(window, cells)| add(&mut held, *window, cells.clone()));
             counts.released.iter().for_each(|(window, cells)| add(&mut released, *window, cells.clone()));
         }
-        [&mut held, &mut released].map(|sums| sums.retain(|_, cells| !cells.as_slice().is_empty()));
+        for sums in [&mut held, &mut released] {
+            sums.retain(|_, cells| !cells.as_slice().is_empty());
+        }
         (held, released, workers[0].watermark.saved(), workers[0].let_through)
     }
 
