@@ -4,12 +4,14 @@
 //! of the windows it serves would cost `reference_windows + 1` updates; sending it to its own block and the next costs two, because a
 //! block is as long as a reference and so no reference reaches beyond the block before. The reference is then a sliding sum.
 
+use serde::{Deserialize, Serialize};
+
 use crate::audit::histogram::{Counted, Histogram};
 use crate::audit::series::{BINS, Bin, Block, Calendar, Window};
 use crate::audit::statistics::{jensen_shannon_distance, population_stability_index, readings};
 
 /// A finite statistic by its bits: differential orders and compares its data, and equal must mean the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Exact(u64);
 
 impl From<f64> for Exact {

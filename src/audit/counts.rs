@@ -16,7 +16,12 @@
 //! 4. A contribution to such a forgotten window is dropped and counted. None can come from a reading within `patient.lateness`, which is
 //!    less than the horizon, unless its partition idled.
 //!
-//! Kept per worker: per window between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 1,160).
+//! 5. It is additive: what several workers had counted may be added up on one of them, or on another, and the sums of updates stay the
+//!    same. What decides *when* (the watermark, and what was let through last) is the same on all of them.
+//!
+//! [`saved`] says how it survives. Kept per worker: per window between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 1,160).
+
+mod saved;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,6 +31,7 @@ use differential_dataflow::difference::Abelian;
 use crate::audit::histogram::{Cells, Histogram};
 use crate::audit::series::{Calendar, Contribution, Series, Window};
 use crate::audit::tally::Tally;
+use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
 use crate::watermark::Watermark;
@@ -58,11 +64,13 @@ pub struct Counts {
     released: BTreeMap<Window, Cells>,
     /// The step of event time, and the first open window, when windows were last let through.
     let_through: (i64, Window),
+    share: Share,
+    saving: saved::Saving,
 }
 
 impl Counts {
-    /// Nothing counted yet. `horizon` is how long a window can be corrected after it closed.
-    pub fn new(calendar: Calendar, horizon: EventSpan) -> Self {
+    /// Nothing counted yet. `horizon` is how long a window can be corrected after it closed; `share` says which worker this is.
+    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share) -> Self {
         Counts {
             calendar,
             horizon,
@@ -71,6 +79,8 @@ impl Counts {
             held: BTreeMap::new(),
             released: BTreeMap::new(),
             let_through: (i64::MIN, Window(i64::MIN)),
+            share,
+            saving: saved::Saving::default(),
         }
     }
 
@@ -87,12 +97,21 @@ impl Counts {
             self.count(batch, kept, &mut dropped);
         }
         for (window, cells) in self.tally.drain() {
+            self.saving.touch(window);
             add(&mut self.held, window, cells);
         }
         self.forget(kept, updates);
         self.watermark.advance(ticks);
+        self.saving.clock_moved |= !ticks.is_empty();
         self.release(updates);
         dropped
+    }
+
+    /// After a start from saved state: appends what differential had been told before, so that its collection is the same again.
+    pub fn put_back(&self, updates: &mut Vec<Update>) {
+        for (window, cells) in &self.released {
+            tell(*window, cells, updates);
+        }
     }
 
     /// The first window whose counts can still change a comparison that may be published.
@@ -136,9 +155,11 @@ impl Counts {
 
     /// Retracts windows before `kept`. Corrections of theirs that are still held can go: nobody will look.
     fn forget(&mut self, kept: Window, updates: &mut Vec<Update>) {
+        // Not worth saving: were such a window loaded again, it would go in the first epoch.
         self.held = self.held.split_off(&kept);
         let live = self.released.split_off(&kept);
         for (window, cells) in std::mem::replace(&mut self.released, live) {
+            self.saving.touch(window);
             for (series, mut histogram) in cells.histograms() {
                 histogram.negate();
                 updates.push(((series, window), histogram));
@@ -159,10 +180,16 @@ impl Counts {
         self.let_through = come_to;
         let still_held = self.held.split_off(&open);
         for (window, cells) in std::mem::replace(&mut self.held, still_held) {
-            updates.extend(cells.histograms().map(|(series, histogram)| ((series, window), histogram)));
+            self.saving.touch(window);
+            tell(window, &cells, updates);
             add(&mut self.released, window, cells);
         }
     }
+}
+
+/// Appends the counts of a window as updates.
+fn tell(window: Window, cells: &Cells, updates: &mut Vec<Update>) {
+    updates.extend(cells.histograms().map(|(series, histogram)| ((series, window), histogram)));
 }
 
 /// Adds the counts of a window to those of others.
@@ -197,15 +224,17 @@ mod tests {
     use crate::signals::{DIASTOLIC, SYSTOLIC};
     use crate::vocabulary::{Partition, Reading, Status};
 
+    const ALONE: Share = Share { worker: 0, workers: 1 };
+
     /// Windows of 60 s, references of 2 windows, correctable for 120 s; so corrections are let through every 5 s of event time.
-    fn counts() -> Counts {
-        Counts::new(Calendar::new(EventSpan::from_seconds(60), 2), EventSpan::from_seconds(120))
+    pub(super) fn counts(share: Share) -> Counts {
+        Counts::new(Calendar::new(EventSpan::from_seconds(60), 2), EventSpan::from_seconds(120), share)
     }
 
     /// One line an epoch. `at=systolic` a reading of 60 mmHg diastolic (`at` in seconds), `at-systolic` its withdrawal, `W at` the watermark.
     /// A word behind a comma marks a reading: `late`, `toolate`, `summary`, `error`, `day`, `single`.
     fn check(script: &str, expect: Expect) {
-        let mut counts = counts();
+        let mut counts = counts(ALONE);
         let mut printed = String::new();
         for epoch in script.trim().lines().map(str::trim) {
             let mut batch = Assessed::default();
@@ -231,7 +260,7 @@ mod tests {
         expect.assert_eq(&printed);
     }
 
-    fn parse(word: &str, batch: &mut Assessed, ticks: &mut Vec<Tick>) {
+    pub(super) fn parse(word: &str, batch: &mut Assessed, ticks: &mut Vec<Tick>) {
         let seconds = |text: &str| EventTime::from_micros(text.parse::<i64>().unwrap() * 1_000_000);
         if let Some(at) = word.strip_prefix('W') {
             let watermark = if at == "end" { EventTime::MAX } else { seconds(at) };
@@ -356,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_was_told_and_not_taken_back_is_bounded_by_horizon_and_references() {
-        let mut counts = counts();
+        let mut counts = counts(ALONE);
         let mut told: BTreeMap<(Series, Window), Histogram> = BTreeMap::new();
         let mut told_max = 0;
         for minute in 2..500 {

@@ -1,6 +1,7 @@
-//! One operator for both ends of the audit: a machine that is handed one whole epoch after the other.
+//! One operator for both ends of the audit: it hands a machine one whole epoch after the other.
 //!
-//! Knows nothing of what it carries. Holds the capability of an epoch until the epoch is complete on both inputs, and no longer.
+//! Knows nothing of what it carries. Holds the capability of an epoch until the epoch is complete on both inputs, and no longer; after a
+//! start from saved state, its first one until the machine has put back what it had told before.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,25 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Capability, Operator};
 
+use crate::runtime::survive::Survive;
 use crate::time::Epoch;
+
+/// A machine that applies whole epochs, and survives the process.
+pub(super) trait ByEpoch: Survive + 'static {
+    /// What comes on the left.
+    type Left: 'static;
+    /// What comes on the right.
+    type Right: 'static;
+    /// What leaves.
+    type Output: Clone + 'static;
+
+    /// Called once, before everything else, if this is a start from saved state: appends what has to be told again, in an epoch of
+    /// its own below all others.
+    fn first(&mut self, epoch: Epoch, emit: &mut Vec<Self::Output>);
+
+    /// Applies one epoch with everything that came. What is appended leaves in that epoch.
+    fn apply(&mut self, epoch: Epoch, left: Vec<Self::Left>, right: Vec<Self::Right>, emit: &mut Vec<Self::Output>);
+}
 
 /// What has arrived of an epoch.
 struct Pending<L, R> {
@@ -18,50 +37,63 @@ struct Pending<L, R> {
     right: Vec<R>,
 }
 
-/// Calls `apply` once per epoch, ascending, when neither input can deliver any more of it, with everything that came; epochs in which
-/// nothing came are passed over. What `apply` appends to its last argument leaves in that epoch.
+/// Has the machine apply each epoch once, ascending, when neither input can deliver any more of it; epochs in which nothing came are
+/// passed over.
 ///
 /// `epoch_of` says to which epoch an item of the left input belongs, given the one it travelled under (updates of a collection may
-/// travel under an earlier one than their own).
-pub(super) fn by_epoch<'s, L: 'static, R: 'static, O: Clone + 'static>(
-    left: StreamVec<'s, Epoch, L>,
-    right: StreamVec<'s, Epoch, R>,
+/// travel under an earlier one than their own). `restore` is the epoch in which saved state is put back, lower than every epoch of
+/// both inputs; `None` if nothing was saved.
+pub(super) fn by_epoch<'s, M: ByEpoch>(
+    left: StreamVec<'s, Epoch, M::Left>,
+    right: StreamVec<'s, Epoch, M::Right>,
     name: &str,
-    epoch_of: impl Fn(&L, Epoch) -> Epoch + 'static,
-    mut apply: impl FnMut(Epoch, Vec<L>, Vec<R>, &mut Vec<O>) + 'static,
-) -> StreamVec<'s, Epoch, O>
+    restore: Option<Epoch>,
+    epoch_of: impl Fn(&M::Left, Epoch) -> Epoch + 'static,
+    mut machine: M,
+) -> StreamVec<'s, Epoch, M::Output>
 where
-    Vec<L>: timely::Container,
-    Vec<R>: timely::Container,
+    Vec<M::Left>: timely::Container,
+    Vec<M::Right>: timely::Container,
 {
-    left.binary_frontier::<_, CapacityContainerBuilder<Vec<O>>, _, _, _, _>(right, Pipeline, Pipeline, name, |_, _| {
-        let mut pending: BTreeMap<Epoch, Pending<L, R>> = BTreeMap::new();
-        let mut emitted = Vec::new();
-        move |(left, left_frontier), (right, right_frontier), output| {
-            left.for_each(|travelled, batch| {
-                let &under = travelled.least().expect("a message travels under a capability");
-                for item in batch.drain(..) {
-                    let epoch = epoch_of(&item, under);
+    left.binary_frontier::<_, CapacityContainerBuilder<Vec<M::Output>>, _, _, _, _>(
+        right,
+        Pipeline,
+        Pipeline,
+        name,
+        move |initial, _| {
+            let mut restoring = restore.map(|epoch| initial.delayed(&epoch));
+            let mut pending: BTreeMap<Epoch, Pending<M::Left, M::Right>> = BTreeMap::new();
+            let mut emitted = Vec::new();
+            move |(left, left_frontier), (right, right_frontier), output| {
+                if let Some(capability) = restoring.take() {
+                    machine.first(*capability.time(), &mut emitted);
+                    output.session(&capability).give_iterator(emitted.drain(..));
+                }
+                left.for_each(|travelled, batch| {
+                    let &under = travelled.least().expect("a message travels under a capability");
+                    for item in batch.drain(..) {
+                        let epoch = epoch_of(&item, under);
+                        let capability = || travelled.delayed(&epoch, 0);
+                        pending.entry(epoch).or_insert_with(|| Pending::new(capability())).left.push(item);
+                    }
+                });
+                right.for_each(|travelled, batch| {
+                    let &epoch = travelled.least().expect("a message travels under a capability");
                     let capability = || travelled.delayed(&epoch, 0);
-                    pending.entry(epoch).or_insert_with(|| Pending::new(capability())).left.push(item);
+                    pending.entry(epoch).or_insert_with(|| Pending::new(capability())).right.append(batch);
+                });
+                while let Some(first) = pending.first_entry() {
+                    let epoch = *first.key();
+                    if left_frontier.less_equal(&epoch) || right_frontier.less_equal(&epoch) {
+                        break;
+                    }
+                    let Pending { capability, left, right } = first.remove();
+                    machine.apply(epoch, left, right, &mut emitted);
+                    output.session(&capability).give_iterator(emitted.drain(..));
                 }
-            });
-            right.for_each(|travelled, batch| {
-                let &epoch = travelled.least().expect("a message travels under a capability");
-                let capability = || travelled.delayed(&epoch, 0);
-                pending.entry(epoch).or_insert_with(|| Pending::new(capability())).right.append(batch);
-            });
-            while let Some(first) = pending.first_entry() {
-                let epoch = *first.key();
-                if left_frontier.less_equal(&epoch) || right_frontier.less_equal(&epoch) {
-                    break;
-                }
-                let Pending { capability, left, right } = first.remove();
-                apply(epoch, left, right, &mut emitted);
-                output.session(&capability).give_iterator(emitted.drain(..));
             }
-        }
-    })
+        },
+    )
 }
 
 impl<L, R> Pending<L, R> {

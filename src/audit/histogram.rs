@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::series::{Bin, Cell, Series};
+use crate::audit::series::{Bin, CELLS, Cell, Series};
 
 /// Counts by key, ascending, without zeros; a count may be negative (it takes something back).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,7 +76,17 @@ impl<K> Default for Counted<K> {
     }
 }
 
+/// The greatest count that is believed of a cell: more than any topic holds, and so little that sums of them stay far within 64 bits.
+pub const COUNT_MAX: u64 = 1 << 40;
+
 impl Cells {
+    /// Whether what was read from outside keeps the invariants of this type: then everything can be done with it.
+    pub fn is_sound(&self) -> bool {
+        self.0.is_sorted_by(|(a, _), (b, _)| a < b)
+            && self.0.last().is_none_or(|(last, _)| usize::from(last.0) < CELLS)
+            && self.0.iter().all(|(_, count)| (1..=COUNT_MAX).contains(&count.unsigned_abs()))
+    }
+
     /// A histogram for each series that has counts, ascending.
     pub fn histograms(&self) -> impl Iterator<Item = (Series, Histogram)> + '_ {
         self.0.chunk_by(|(a, _), (b, _)| a.series() == b.series()).map(|chunk| {
@@ -146,6 +156,21 @@ mod tests {
 
     fn as_map(histogram: &Histogram) -> BTreeMap<Bin, i64> {
         histogram.as_slice().iter().copied().collect()
+    }
+
+    #[test]
+    fn sound_cells_ascend_exist_and_count_something() {
+        let cells = |counts: &[(u16, i64)]| Counted(counts.iter().map(|(cell, count)| (Cell(*cell), *count)).collect());
+        let last = CELLS as u16 - 1;
+        let most = COUNT_MAX as i64;
+        for sound in [&[][..], &[(0, 1)], &[(0, -most), (last, most)]] {
+            assert!(cells(sound).is_sound(), "{sound:?}");
+        }
+        for broken in
+            [&[(0, 0)][..], &[(1, 1), (1, 1)], &[(2, 1), (1, 1)], &[(last + 1, 1)], &[(0, most + 1)], &[(0, i64::MIN)]]
+        {
+            assert!(!cells(broken).is_sound(), "{broken:?}");
+        }
     }
 
     proptest! {

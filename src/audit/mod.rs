@@ -13,6 +13,7 @@
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
 //! * [`compare`], [`statistics`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
+//! * `epochs`, `machines`: the operator for both ends, and what it drives.
 //!
 //! Invariants:
 //!
@@ -23,14 +24,17 @@
 //!    (horizon + two references) × series. No trace handle outlives its operator. With an unbounded horizon nothing is ever forgotten.
 //!    Windows of an hour, a horizon of 30 days and all 40 series filled (15 bins) are, by estimate, 20 MB in the arrangement, over all workers,
 //!    and 8 MB a worker in [`counts`].
+//! 4. Arrangements are not saved. What [`counts`] remembers is the consolidated collection: after a start it is put back as input, in an
+//!    epoch of its own below all others, and differential rebuilds the rest. [`publish`] remembers what was published, so that what merely
+//!    reappears is no row. The rows that follow are those of a run that never ended, whatever the number of workers.
 //!
-//! Does not: keep state across restarts (what [`counts`] remembers is what a snapshot would hold); count patients; look at assessments,
-//! so fairness of the model's verdicts is not in this first form.
+//! Does not: count patients; look at assessments, so fairness of the model's verdicts is not in this first form.
 
 pub mod compare;
 pub mod counts;
 mod epochs;
 pub mod histogram;
+mod machines;
 pub mod publish;
 pub mod series;
 pub mod statistics;
@@ -46,17 +50,19 @@ use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::empty;
-use timely::dataflow::operators::vec::Map;
 
 use crate::audit::compare::{Comparison, compare};
-use crate::audit::counts::{Counts, Dropped};
-use crate::audit::epochs::by_epoch;
+use crate::audit::counts::Counts;
+use crate::audit::epochs::{ByEpoch, by_epoch};
 use crate::audit::histogram::Histogram;
-use crate::audit::publish::{Published, Publisher};
+use crate::audit::machines::{Counting, Publishing};
+use crate::audit::publish::Publisher;
 use crate::audit::series::{Block, Calendar, Series, Window};
 use crate::config::AuditSpec;
 use crate::graph::Plan;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::survive::Route;
+use crate::source::Share;
 use crate::time::{Epoch, EventSpan};
 use crate::vocabulary::{Assessed, Shift, Tick};
 
@@ -70,51 +76,50 @@ pub fn render<'s>(
     plan: &Plan,
 ) -> StreamVec<'s, Epoch, Shift> {
     let spec = &plan.flow.spec;
-    match spec.audit.enabled {
-        true => shifts(assessed, ticks, &spec.audit, spec.correction.horizon, &plan.metrics),
-        false => empty(assessed.scope()),
+    if !spec.audit.enabled {
+        return empty(assessed.scope());
     }
+    let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
+    let (counting, publishing) = machines(&spec.audit, spec.correction.horizon, share, &plan.metrics);
+    // A run begins without state: there is nothing to put back.
+    shifts(assessed, ticks, &spec.audit, None, counting, publishing)
 }
 
-/// The same, of its own parts. `horizon` is how long after its end a window can be corrected.
+/// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
+fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
+    let calendar = calendar(spec);
+    let counts = Counts::new(calendar, horizon, share);
+    let publisher = Publisher::new(calendar, horizon, spec.clone(), share);
+    (Counting::new(counts, metrics.clone()), Publishing::new(publisher, metrics.clone()))
+}
+
+/// The dataflow between the machines. If they hold saved state, it is put back in the epoch `restore`, lower than every other.
 fn shifts<'s>(
     assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
     ticks: StreamVec<'s, Epoch, Tick>,
     spec: &AuditSpec,
-    horizon: EventSpan,
-    metrics: &Metrics,
+    restore: Option<Epoch>,
+    counting: impl ByEpoch<Left = Arc<Assessed>, Right = Tick, Output = Update>,
+    publishing: impl ByEpoch<Left = Change, Right = Tick, Output = Shift>,
 ) -> StreamVec<'s, Epoch, Shift> {
-    let calendar = Calendar::new(spec.window, spec.reference_windows);
-    let histograms = count(assessed, ticks.clone(), Counts::new(calendar, horizon), metrics.clone());
-    let comparisons = compare_windows(histograms, calendar, spec.readings_min);
-    publish(comparisons, ticks, Publisher::new(calendar, horizon, spec.clone()), metrics.clone())
+    let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
+    let comparisons = compare_windows(histograms.as_collection(), calendar(spec), spec.readings_min);
+    by_epoch(comparisons.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)
 }
 
-/// Per worker: the changes of its windows, as a collection of (series, window) with histograms as multiplicity.
-fn count<'s>(
-    assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
-    ticks: StreamVec<'s, Epoch, Tick>,
-    mut counts: Counts,
-    metrics: Metrics,
-) -> VecCollection<'s, Epoch, (Series, Window), Histogram> {
-    let mut updates = Vec::new();
-    by_epoch(
-        assessed,
-        ticks,
-        "audit::counts",
-        |_, epoch| epoch,
-        move |epoch, batches, ticks, emit| {
-            let Dropped { readings, withdrawals } =
-                counts.advance(batches.iter().map(|batch| &**batch), &ticks, &mut updates);
-            for (kind, count) in [("reading", readings), ("withdrawal", withdrawals)] {
-                if count > 0 {
-                    metrics.drift_dropped.with_label_values(&[kind]).inc_by(count);
-                }
-            }
-            emit.extend(updates.drain(..).map(|(key, histogram)| (key, epoch, histogram)));
-        },
-    )
-    .as_collection()
+fn calendar(spec: &AuditSpec) -> Calendar {
+    Calendar::new(spec.window, spec.reference_windows)
+}
+
+/// A change of one series' window, as differential takes it: histograms are the multiplicity.
+type Update = ((Series, Window), Epoch, Histogram);
+
+/// A comparison that appears or stands no longer.
+type Change = ((Series, Window, Comparison), Epoch, isize);
+
+/// The routes below `end` that lead to this worker.
+fn owned(share: Share, end: Route) -> impl Iterator<Item = Route> {
+    (share.worker as Route..end).step_by(share.workers)
 }
 
 /// Every window against its reference, one comparison a series and window, as long as either side has readings.
@@ -147,41 +152,4 @@ fn compare_windows<'s>(
         },
     )
     .as_collection(|(series, _), (window, comparison)| (*series, *window, *comparison))
-}
-
-/// Rows, and the gauges of the newest windows.
-fn publish<'s>(
-    comparisons: VecCollection<'s, Epoch, (Series, Window, Comparison)>,
-    ticks: StreamVec<'s, Epoch, Tick>,
-    mut publisher: Publisher,
-    metrics: Metrics,
-) -> StreamVec<'s, Epoch, Shift> {
-    by_epoch(
-        comparisons.inner,
-        ticks,
-        "audit::publish",
-        |(_, epoch, _), _| *epoch,
-        move |_, changes, ticks, emit| {
-            let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
-            emit.extend(publisher.advance(changes, &ticks));
-        },
-    )
-    .map(move |Published { shift, newest }| {
-        if newest {
-            show(&metrics, &shift);
-        }
-        shift
-    })
-}
-
-/// Sets the gauges of a series; without a statistic they are absent rather than stale.
-fn show(metrics: &Metrics, shift: &Shift) {
-    let labels = [shift.feature, &shift.group];
-    for (gauge, value) in [(&metrics.drift_psi, shift.psi), (&metrics.drift_js, shift.jensen_shannon)] {
-        match value {
-            Some(value) => gauge.with_label_values(&labels).set(value),
-            // An error only says that the gauge was not there.
-            None => drop(gauge.remove_label_values(&labels)),
-        }
-    }
 }

@@ -106,7 +106,7 @@ impl Series {
 pub const CELLS: usize = SERIES * BINS;
 
 /// One bin of one series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cell(pub u16);
 
 impl Cell {

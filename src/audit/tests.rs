@@ -2,11 +2,15 @@
 //!
 //! * *Workers*: the same script on 1, 2 and 4 workers, stepped in different rhythms, gives the same rows in the same epochs.
 //! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand; counts exactly, statistics bit for bit.
+//! * *Restarts* (`restarts.rs`): a run that is broken off and goes on from saved state, on other workers, gives the same rows.
 //! * *Bounds*: with a horizon, the arrangements stay as small at the end of a long run as they were soon after its start.
 //!
 //! A script is seeded; a failing test names its seed.
 
+mod restarts;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -126,7 +130,7 @@ fn tick(number: i32, watermark: EventTime) -> Tick {
 }
 
 /// What one worker is given of an epoch, in two batches.
-fn share(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assessed>; 2] {
+fn share_of(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assessed>; 2] {
     let mut batches = [Assessed::default(), Assessed::default()];
     for (at, (patient, reading, demographics)) in of_epoch.readings.iter().enumerate() {
         if patient % workers == worker {
@@ -139,7 +143,22 @@ fn share(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assessed>;
     batches.map(Arc::new)
 }
 
-/// Runs a script; steps until quiet after every `rhythm` epochs. Rows with their epochs, ascending by epoch, key and worker.
+/// A stretch of a script on some workers.
+#[derive(Clone)]
+struct Run {
+    workers: usize,
+    /// Steps until quiet after every so many epochs.
+    rhythm: usize,
+    horizon: EventSpan,
+    metrics: Metrics,
+    epochs: Range<usize>,
+    /// What is put back before.
+    saved: Vec<restarts::Saved>,
+    /// Where the machines are saved.
+    borders: Vec<Epoch>,
+}
+
+/// Runs a whole script, see [`run_part`].
 fn run(
     script: &[EpochOfScript],
     workers: usize,
@@ -147,35 +166,49 @@ fn run(
     horizon: EventSpan,
     metrics: &Metrics,
 ) -> Vec<(Epoch, Shift)> {
+    let (metrics, epochs) = (metrics.clone(), 0..script.len());
+    run_part(script, Run { workers, rhythm, horizon, metrics, epochs, saved: Vec::new(), borders: Vec::new() }).0
+}
+
+/// Rows with their epochs, ascending by epoch, key and worker; and what was saved.
+fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Shift)>, Vec<restarts::Saved>) {
     let rows: Arc<Mutex<Vec<(Epoch, Shift)>>> = Arc::default();
-    let (collected, script, metrics) = (rows.clone(), script.to_vec(), metrics.clone());
+    let saved: Arc<Mutex<Vec<restarts::Saved>>> = Arc::default();
+    let (collected, saving, script, workers) = (rows.clone(), saved.clone(), script.to_vec(), run.workers);
     let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
     let guards = timely::execute(config, move |worker| {
+        let first = run.epochs.start as Epoch;
+        let share = Share { worker: worker.index(), workers };
+        let (counting, publishing) = machines(&spec(), run.horizon, share, &run.metrics);
+        let counting = restarts::Kept::new("counts", counting, share, &run, &saving);
+        let publishing = restarts::Kept::new("publish", publishing, share, &run, &saving);
+        let restore = (!run.saved.is_empty()).then(|| first - 1);
         let (mut assessed, mut ticks, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
             let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
             let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
             let collected = collected.clone();
-            let shifts = shifts(assessed_stream, tick_stream.broadcast(), &spec(), horizon, &metrics).inspect_core(
-                move |event| {
+            let shifts = shifts(assessed_stream, tick_stream.broadcast(), &spec(), restore, counting, publishing)
+                .inspect_core(move |event| {
                     if let Ok((stamp, shifts)) = event {
                         let epoch = *stamp.least().unwrap();
                         collected.lock().unwrap().extend(shifts.iter().map(|shift| (epoch, shift.clone())));
                     }
-                },
-            );
+                });
             (assessed, ticks, shifts.probe().0)
         });
+        assessed.advance_to(first);
+        ticks.advance_to(first);
         let (index, peers) = (worker.index() as u64, worker.peers() as u64);
-        for (at, of_epoch) in script.iter().enumerate() {
-            for batch in share(of_epoch, index, peers) {
+        for at in run.epochs.clone() {
+            for batch in share_of(&script[at], index, peers) {
                 assessed.send(batch);
             }
-            for tick in of_epoch.ticks.iter().filter(|tick| tick.partition.number as u64 % peers == index) {
+            for tick in script[at].ticks.iter().filter(|tick| tick.partition.number as u64 % peers == index) {
                 ticks.send(*tick);
             }
             assessed.advance_to(at as Epoch + 1);
             ticks.advance_to(at as Epoch + 1);
-            if at % rhythm == 0 {
+            if at % run.rhythm == 0 {
                 worker.step_while(|| probe.less_than(assessed.time()));
             }
         }
@@ -186,7 +219,8 @@ fn run(
     }
     let mut rows = std::mem::take(&mut *rows.lock().unwrap());
     rows.sort_by_key(|(epoch, shift)| (*epoch, shift.current, shift.group.clone(), shift.feature));
-    rows
+    let saved = std::mem::take(&mut *saved.lock().unwrap());
+    (rows, saved)
 }
 
 /// A row in what must be equal bit for bit.
@@ -372,6 +406,18 @@ fn windows_within_the_horizon_are_right_although_older_ones_are_forgotten() {
     }
 }
 
+/// The gauges of the population stability index, by feature and group.
+fn shown(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let mut shown: BTreeMap<String, f64> = BTreeMap::new();
+    for family in metrics.registry().gather().iter().filter(|family| family.name() == "windkessel_drift_psi") {
+        for metric in family.get_metric() {
+            let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
+            shown.insert(labels.join(" "), metric.get_gauge().get_value());
+        }
+    }
+    shown
+}
+
 #[test]
 fn gauges_show_the_newest_window_and_vanish_without_a_statistic() {
     let metrics = Metrics::new();
@@ -383,13 +429,7 @@ fn gauges_show_the_newest_window_and_vanish_without_a_statistic() {
             *entry = shift;
         }
     }
-    let mut shown: BTreeMap<String, f64> = BTreeMap::new();
-    for family in metrics.registry().gather().iter().filter(|family| family.name() == "windkessel_drift_psi") {
-        for metric in family.get_metric() {
-            let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
-            shown.insert(labels.join(" "), metric.get_gauge().get_value());
-        }
-    }
+    let shown = shown(&metrics);
     let expected: BTreeMap<String, f64> = newest
         .iter()
         .filter_map(|((feature, group), shift)| Some((format!("{feature} {group}"), shift.psi?)))
@@ -426,11 +466,13 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
             let (mut assessed, mut ticks, probe) = worker.dataflow::<Epoch, _, _>(|scope| {
                 let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
                 let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
-                let shifts = shifts(assessed_stream, tick_stream, &spec(), horizon, &Metrics::new());
+                let share = Share { worker: 0, workers: 1 };
+                let (counting, publishing) = machines(&spec(), horizon, share, &Metrics::new());
+                let shifts = shifts(assessed_stream, tick_stream, &spec(), None, counting, publishing);
                 (assessed, ticks, shifts.probe().0)
             });
             for (at, of_epoch) in script.iter().enumerate() {
-                share(of_epoch, 0, 1).into_iter().for_each(|batch| assessed.send(batch));
+                share_of(of_epoch, 0, 1).into_iter().for_each(|batch| assessed.send(batch));
                 of_epoch.ticks.iter().for_each(|tick| ticks.send(*tick));
                 assessed.advance_to(at as Epoch + 1);
                 ticks.advance_to(at as Epoch + 1);
