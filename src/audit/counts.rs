@@ -155,8 +155,8 @@ impl Counts {
 
     /// Retracts windows before `kept`. Corrections of theirs that are still held can go: nobody will look.
     fn forget(&mut self, kept: Window, updates: &mut Vec<Update>) {
-        let held = self.held.split_off(&kept);
-        std::mem::replace(&mut self.held, held).into_keys().for_each(|window| self.saving.touch(window));
+        // Not worth saving: were such a window loaded again, it would go in the first epoch.
+        self.held = self.held.split_off(&kept);
         let live = self.released.split_off(&kept);
         for (window, cells) in std::mem::replace(&mut self.released, live) {
             self.saving.touch(window);

@@ -261,8 +261,7 @@ mod tests {
             let cells: Cells = postcard::from_bytes(&bytes).unwrap();
             let (held, released) = (Cow::Owned(Cells::default()), Cow::Owned(cells));
             blocks.push(0, &Entry::Window { saver: 0, window: Window(1), held, released });
-            let loaded = workers(1)[0].load(blocks.iter().next().unwrap().1);
-            loaded
+            counts(Share { worker: 0, workers: 1 }).load(blocks.iter().next().unwrap().1)
         };
         assert_eq!(window(&[(1, 1), (2, -1)]), Ok(()));
         for broken in [&[(2, 1), (1, 1)][..], &[(1, 0)], &[(60_000, 1)], &[(1, i64::MIN)]] {

@@ -58,7 +58,8 @@ impl<M: ByEpoch> ByEpoch for Kept<M> {
     }
 
     fn apply(&mut self, epoch: Epoch, left: Vec<M::Left>, right: Vec<M::Right>, emit: &mut Vec<M::Output>) {
-        while let Some(border) = self.borders.pop_front_if(|border| *border <= epoch) {
+        while let Some(border) = self.borders.front().copied().filter(|border| *border <= epoch) {
+            self.borders.pop_front();
             let mut blocks = Blocks::default();
             self.save(self.extent, &mut blocks);
             self.extent = Extent::Changed;
@@ -89,7 +90,7 @@ fn generation(script: &[EpochOfScript], run: Run, until: usize) -> (Vec<(Epoch, 
     let start = run.epochs.start;
     let epochs = start..script.len().min(until + LOST);
     let borders = [start + (until - start) / 2, until - 2, until].map(|border| border as Epoch).to_vec();
-    let by_route = start % 2 == 0;
+    let by_route = start.is_multiple_of(2);
     let (rows, mut saved) = run_part(script, Run { epochs, borders, ..run });
     assert!([until - 2, until].iter().all(|border| saved.iter().any(|saved| saved.border == *border as Epoch)));
     // Both orders are oldest first.
