@@ -22,6 +22,7 @@
 mod bundle;
 mod datetime;
 mod document;
+mod draft;
 mod grammar;
 mod json;
 mod judge;
