@@ -5,10 +5,11 @@
 //! This is not the hot path: it may allocate.
 
 use super::document::Document;
+use super::draft::Draft;
 use super::grammar::Fault;
 use super::json::{Reader, Seen, Text};
 use super::judge::version;
-use super::observation::{self, Draft, Walk};
+use super::observation::{self, Walk};
 use super::reference::{self, IdSource, Names, Scratch, Target, target};
 use super::rule;
 use super::verdict::{Broken, Item};

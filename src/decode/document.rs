@@ -4,10 +4,10 @@
 //! is one rejection. A bare Observation is read in one pass; envelopes and Bundles in two (an outline first), so that a `urn:uuid:` can
 //! be resolved whatever the order of entries.
 
+use super::draft::Draft;
 use super::grammar::{Fault, FaultKind};
 use super::json::{Reader, Seen, Text};
 use super::judge::{Bench, judge};
-use super::observation::Draft;
 use super::reference::{Names, Scratch};
 use super::templates::Templates;
 use super::verdict::{Broken, Item};

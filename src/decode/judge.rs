@@ -5,8 +5,9 @@
 
 use super::Settings;
 use super::datetime::{date_time, instant};
+use super::draft::{Coded, Draft, Meta};
 use super::leniency::Leniency;
-use super::observation::{Coded, Draft, Meta, status};
+use super::observation::status;
 use super::quantity::{self, Finding};
 use super::reference::{self, Names, Scratch};
 use super::rule;

@@ -7,6 +7,8 @@
 //!                                                 └─> Ticks          (how far each partition has come)
 //! ```
 //!
+//! An Observation that is like earlier ones is read by `templates` in place of `observation`, to the same result.
+//!
 //! **Invariants**
 //!
 //! 1. Every input ends exactly once: as an entry of [`Observations`] that `patient` will count, or as one `ignored` or `rejected` here.
@@ -20,6 +22,7 @@
 mod bundle;
 mod datetime;
 mod document;
+mod draft;
 mod grammar;
 mod json;
 mod judge;

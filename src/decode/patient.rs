@@ -3,10 +3,11 @@
 //! It never breaks a rule: what cannot be read is unknown, and a Patient without a usable id updates nobody.
 
 use super::Settings;
+use super::draft::Meta;
 use super::grammar::Fault;
 use super::json::{Reader, Seen, Text};
 use super::judge::version;
-use super::observation::{Meta, Walk};
+use super::observation::Walk;
 use super::reference::{Scratch, own};
 use super::verdict::Item;
 use crate::vocabulary::{Demographics, Leniencies, Sex};

@@ -22,8 +22,8 @@
 //!
 //! It knows nothing of envelopes and Bundles.
 
+use super::draft::Draft;
 use super::json::Text;
-use super::observation::Draft;
 use super::{Settings, grammar, quantity};
 
 /// Templates that a worker keeps; the one that was used longest ago is replaced.
