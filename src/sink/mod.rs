@@ -27,7 +27,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use self::elasticsearch::ElasticsearchSink;
-use self::kafka::KafkaSink;
+use self::kafka::{KafkaSink, Lane};
 use self::ndjson::NdjsonSink;
 use self::parquet::{ParquetSink, Provenance};
 use crate::config::TableName;
@@ -84,7 +84,10 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
     if let Some(kafka) = &spec.sink.kafka {
         let client = crate::source::kafka::client::configuration(&kafka.brokers, &kafka.client, &kafka.client_files);
         let client = client.map_err(|error| SinkError::Refused(error.to_string()))?;
-        let deliver = KafkaSink::new(kafka, client, &spec.source.group, stop.clone(), metrics())?;
+        // Starts are not numbered yet: each is the first, and what it repeats is published again.
+        let job = spec.name.clone();
+        let lane = Lane { job, generation: 0, worker, workers: worker + 1, earlier: Vec::new(), published_up_to: 0 };
+        let deliver = KafkaSink::new(kafka, client, &spec.source.group, lane, stop.clone(), metrics())?;
         sinks.push(sink("kafka", Box::new(deliver)));
     }
     Ok(sinks)
