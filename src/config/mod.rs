@@ -202,6 +202,10 @@ fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
         Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => {
             Err("sink.kafka names neither topic nor dead_letter_topic".into())
         }
+        Some(kafka) if kafka.progress_topic.is_empty() => Err("sink.kafka.progress_topic must not be empty".into()),
+        Some(kafka) if [&kafka.topic, &kafka.dead_letter_topic].contains(&&kafka.progress_topic) => {
+            Err(format!("sink.kafka.progress_topic must be a topic of its own, got {:?}", kafka.progress_topic))
+        }
         _ => Ok(()),
     }
 }

@@ -529,6 +529,8 @@ pub struct KafkaSinkSpec {
     pub readings: ReadingFilter,
     /// Dead-letter topic for rejections; `auto` is `error.<source topic>.<group>`, empty for none.
     pub dead_letter_topic: String,
+    /// Topic in which each transaction notes how far it goes, so that a restart publishes no row twice; made, compacted, if it is missing. Flows may share it.
+    pub progress_topic: String,
     /// Any further librdkafka setting, passed through.
     pub client: BTreeMap<String, String>,
     /// librdkafka settings whose value is read from a file.
@@ -542,6 +544,7 @@ impl Default for KafkaSinkSpec {
             topic: "bp-assessed".into(),
             readings: ReadingFilter::Anomalies,
             dead_letter_topic: "auto".into(),
+            progress_topic: "windkessel-progress".into(),
             client: BTreeMap::new(),
             client_files: BTreeMap::new(),
         }

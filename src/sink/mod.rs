@@ -28,7 +28,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 
 use self::elasticsearch::ElasticsearchSink;
 use self::files::{Folder, Recovered};
-use self::kafka::KafkaSink;
+use self::kafka::{KafkaSink, Lane};
 use self::ndjson::NdjsonSink;
 use self::parquet::{ParquetSink, Provenance};
 use crate::config::{SinkSpec, TableName};
@@ -108,7 +108,15 @@ pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -
     if let Some(kafka) = &spec.sink.kafka {
         let client = crate::source::kafka::client::configuration(&kafka.brokers, &kafka.client, &kafka.client_files);
         let client = client.map_err(|error| SinkError::Refused(error.to_string()))?;
-        let deliver = KafkaSink::new(kafka, client, &spec.source.group, stop.clone(), metrics())?;
+        let lane = Lane {
+            job: spec.name.clone(),
+            generation,
+            worker,
+            workers: plan.generation.workers,
+            earlier: plan.generation.earlier.clone(),
+            published_up_to: committed_up_to,
+        };
+        let deliver = KafkaSink::new(kafka, client, &spec.source.group, lane, stop.clone(), metrics())?;
         sinks.push(sink("kafka", Box::new(deliver)));
     }
     Ok(sinks)

@@ -94,7 +94,7 @@ impl Share {
 /// Where a partition goes: the topic's hash plus the partition's number, so that neighbours never pile up on one worker.
 ///
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): a fixed algorithm, because all workers of all processes must agree.
-fn route(topic: &str, number: i32) -> Route {
+pub(crate) fn route(topic: &str, number: i32) -> Route {
     let hash = topic
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

@@ -1,9 +1,10 @@
 //! Plain clients of the two servers: what a topic and an index hold, read without the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
@@ -22,17 +23,19 @@ pub(crate) struct Record {
     pub(crate) headers: BTreeMap<String, String>,
 }
 
-/// Everything in a topic, by partition and offset; nothing if there is no such topic.
+/// Everything committed in a topic, by partition and offset; nothing if there is no such topic.
 pub(crate) fn topic(brokers: &str, topic: &str) -> Vec<Record> {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", brokers).set("group.id", "reader").set("enable.auto.commit", "false");
+    // The last offset of a partition may be the end of a transaction, which is no record.
+    client.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
     let consumer: BaseConsumer = client.set("allow.auto.create.topics", "false").create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), WAIT).unwrap();
-    let (mut wanted, mut list) = (BTreeMap::new(), TopicPartitionList::new());
+    let (mut wanted, mut list) = (BTreeSet::new(), TopicPartitionList::new());
     for partition in metadata.topics()[0].partitions() {
         let (low, high) = consumer.fetch_watermarks(topic, partition.id(), WAIT).unwrap();
         if high > low {
-            wanted.insert(partition.id(), high);
+            wanted.insert(partition.id());
             list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
         }
     }
@@ -41,10 +44,14 @@ pub(crate) fn topic(brokers: &str, topic: &str) -> Vec<Record> {
     while !wanted.is_empty() {
         assert!(begun.elapsed() < 6 * WAIT, "{topic} cannot be read to its end");
         let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let Ok(message) = message else { continue };
-        if wanted.get(&message.partition()).is_some_and(|high| message.offset() + 1 >= *high) {
-            wanted.remove(&message.partition());
-        }
+        let message = match message {
+            Ok(message) => message,
+            Err(KafkaError::PartitionEOF(partition)) => {
+                wanted.remove(&partition);
+                continue;
+            }
+            Err(_) => continue,
+        };
         let header = |header: rdkafka::message::Header<'_, &[u8]>| {
             (header.key.to_owned(), String::from_utf8(header.value.unwrap_or_default().to_owned()).unwrap())
         };

@@ -281,12 +281,24 @@ fn the_broker_killed_and_restarted_loses_nothing() {
     assert_eq!(outcomes(&again.out).values().sum::<u64>(), 0, "what was settled is not read again: {}", again.out);
 }
 
-/// The library's own tests with a real Elasticsearch lie beside the sink that they are about, where nobody starts a server for them.
+/// The library's own tests with a real server lie beside the sink that they are about, where nobody starts a server for them.
 #[test]
 fn the_tests_of_the_elasticsearch_sink_pass_against_a_real_server() {
     const NAME: &str = "the_tests_of_the_elasticsearch_sink_pass_against_a_real_server";
-    const TESTS: &str = "sink::elasticsearch::real::";
     let Some(servers) = servers(NAME) else { return };
+    let address = &servers.elasticsearch.address;
+    library_tests(NAME, "sink::elasticsearch::real::", "WINDKESSEL_TEST_ELASTICSEARCH", address);
+}
+
+#[test]
+fn the_tests_of_the_kafka_sink_pass_against_a_real_broker() {
+    const NAME: &str = "the_tests_of_the_kafka_sink_pass_against_a_real_broker";
+    let Some(servers) = servers(NAME) else { return };
+    library_tests(NAME, "sink::kafka::real::", "WINDKESSEL_TEST_KAFKA", &servers.kafka.address);
+}
+
+/// Runs those of the library's tests whose names begin so, one at a time.
+fn library_tests(name: &str, tests: &str, variable: &str, address: &str) {
     let this = std::env::current_exe().unwrap();
     let has_them = |path: &std::path::PathBuf| {
         let library =
@@ -295,16 +307,16 @@ fn the_tests_of_the_elasticsearch_sink_pass_against_a_real_server() {
             && Command::new(path)
                 .arg("--list")
                 .output()
-                .is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(TESTS))
+                .is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(tests))
     };
     let built = |path: &std::path::PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).unwrap();
     let beside = std::fs::read_dir(this.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let Some(library) = beside.filter(has_them).max_by_key(built) else {
-        eprintln!("SKIPPED {NAME}: the library's tests are not built; `cargo test` builds them");
+        eprintln!("SKIPPED {name}: the library's tests are not built; `cargo test` builds them");
         return;
     };
     let mut command = Command::new(library);
-    command.current_dir(repository("")).args([TESTS, "--test-threads", "1"]);
-    let ran = finish(command.env("WINDKESSEL_TEST_ELASTICSEARCH", &servers.elasticsearch.address)).succeeded();
+    command.current_dir(repository("")).args([tests, "--test-threads", "1"]);
+    let ran = finish(command.env(variable, address)).succeeded();
     assert!(!ran.out.contains("running 0 tests"), "{}", ran.out);
 }
