@@ -205,10 +205,14 @@ fn begin(
         Keep::Nowhere => store::memory(),
     };
     let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
-    let digests: BTreeMap<String, String> =
-        [(digest::FLOW, spec.name.clone()), (digest::KEY, key.id()), (digest::RULES, rules_digest(flow, model))]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
+    let digests: BTreeMap<String, String> = [
+        (digest::FLOW, spec.name.clone()),
+        (digest::KEY, key.id()),
+        (digest::SHAPE, shape(flow)),
+        (digest::RULES, rules_digest(flow, model)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
     let seal = |history: &History| {
         recovery::admit(history, &digests, options.replay_with_new_code)?;
         let known = known_topics(history, spec.source.kind, names)?;
