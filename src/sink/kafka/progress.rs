@@ -2,7 +2,8 @@
 //!
 //! How does a reader know that it has come to the end? Not by the broker's last stable offset: another lane's open transaction holds it back,
 //! and what was committed behind it would not be seen. So a lane writes a mark of its own and reads until it meets it: a reader
-//! of committed records gets them in order, hence has then seen every record before the mark.
+//! of committed records gets them in order, hence has then seen every record before the mark. But it waits for transactions that are open, up to
+//! `transaction.timeout.ms` for one that a crash left behind; so whoever must be fenced is looked for among all records, committed or not.
 //!
 //! Limits: [`READ_MAX`] for one reading; at least `transaction.timeout.ms` of whoever left a transaction open must fit into it. The topic's
 //! segments are [`SEGMENT_BYTES`], since a broker compacts only those that are full.
@@ -32,7 +33,16 @@ const SEGMENT_BYTES: &str = "8388608";
 /// One look for records.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Reads committed records of the progress topic, from its beginning or a later offset on.
+/// Which records a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Those of open and aborted transactions, too: enough to know who exists.
+    All,
+    /// What is true.
+    Committed,
+}
+
+/// Reads records of the progress topic, from its beginning or a later offset on.
 pub(super) struct Reader {
     consumer: BaseConsumer<Quiet>,
     /// The next offset.
@@ -40,11 +50,12 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(client: &ClientConfig, group: &str, topic: &str, from: i64) -> Result<Self, Fault> {
+    pub(super) fn new(client: &ClientConfig, group: &str, topic: &str, from: i64, seen: Seen) -> Result<Self, Fault> {
+        let isolation = if seen == Seen::All { "read_uncommitted" } else { "read_committed" };
         let mut client = client.clone();
         client
             .set("group.id", group)
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // Compaction leaves gaps, which are no error; before the beginning there is nothing.
@@ -57,7 +68,7 @@ impl Reader {
         Ok(Reader { consumer, next: from })
     }
 
-    /// Takes in every committed record up to and including the one at `mark`, which must be a committed one.
+    /// Takes in every record up to and including the one at `mark`, which must be a committed one.
     pub(super) fn read_to(&mut self, mark: i64, ledger: &mut Ledger, wait: &Wait<'_>) -> Result<(), Fault> {
         let began = Instant::now();
         while self.next <= mark {

@@ -261,8 +261,10 @@ fn a_run_that_was_taken_over_cannot_publish() {
     let (held, upto) = (sinks[0].held.clone(), sinks[0].upto);
     sinks[0].session.as_mut().unwrap().fill(&held, upto, &real.wait());
 
+    let begun = Instant::now();
     let mut next = real.sink(real.lane(2, 0, 1, &[(1, 3)]));
     deliver(&mut next, 1).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(40), "it has waited until the open transaction was too old");
 
     let late = sinks[0].session.as_ref().unwrap().end(&real.wait());
     assert!(late.is_err(), "a transaction that the next run has aborted was committed");

@@ -1,7 +1,7 @@
 //! One lane's dealings with the broker: its opening, its transactions, and what follows when one of them fails.
 //!
 //! ```text
-//! open:     init own id ─> mark "announced" ─> read up to it ─> fence earlier lanes ─> mark "opened" ─> read up to it ─> publish …
+//! open:     init own id ─> mark "announced" ─> read all up to it ─> fence earlier lanes ─> mark "opened" ─> read up to it ─> publish …
 //! publish:  begin ─> rows ─> progress ─> commit
 //! recover:  new producer, init own id ─> mark "opened" ─> read up to it: is the progress there?
 //! ```
@@ -16,9 +16,13 @@
 //!    What they have published is then known and does not grow.
 //! 4. *An unknown result is looked up.* The new producer's `init` has decided it, and rows and progress record are one transaction.
 //!
+//! Whom to fence is read from all records, committed or not: an earlier lane's open transaction would hold up a reader of committed ones. That errs
+//! on the safe side: a mark is written only when what it says is true, whatever becomes of its transaction.
+//!
 //! A lane that left no mark before the announcement need not be fenced (it will read the announcement), nor one of a generation before one that
 //! has opened (that has fenced it). So however often a flow has died, a start fences few lanes.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +30,7 @@ use rdkafka::config::ClientConfig;
 
 use super::ledger::{Lane, LaneId, Ledger, Mark, Published};
 use super::message::Message;
-use super::progress::{self, Reader};
+use super::progress::{self, Reader, Seen};
 use super::transactions::Transactions;
 use super::wait::{Fault, Wait};
 use crate::sink::SinkError;
@@ -67,14 +71,14 @@ impl Session {
         progress::ensure(&place.client, &place.topic, wait)?;
         let (lane, own) = (&place.lane, place.lane.id());
         let producer = place.producer(own, wait)?;
-        let (mut ledger, mut reader) = (Ledger::new(&lane.job), place.reader(0)?);
-        reader.read_to(place.mark(&producer, Mark::Announced, wait)?, &mut ledger, wait)?;
-        ledger.refuse_if_taken_over(lane)?;
-        for earlier in ledger.to_fence(lane.generation) {
+        let announced = place.mark(&producer, Mark::Announced, wait)?;
+        let known = place.read(Ledger::new(&lane.job), 0..=announced, Seen::All, wait)?;
+        known.refuse_if_taken_over(lane)?;
+        for earlier in known.to_fence(lane.generation) {
             place.producer(earlier, wait)?;
         }
         let opened = place.mark(&producer, Mark::Opened, wait)?;
-        reader.read_to(opened, &mut ledger, wait)?;
+        let ledger = place.read(Ledger::new(&lane.job), 0..=opened, Seen::Committed, wait)?;
         ledger.refuse_if_taken_over(lane)?;
         let published = ledger.published(lane);
         let mut session =
@@ -130,7 +134,7 @@ impl Session {
     fn recover(&mut self, wait: &Wait<'_>) -> Result<Transactions, Fault> {
         let producer = self.place.producer(self.place.lane.id(), wait)?;
         let mark = self.place.mark(&producer, Mark::Opened, wait)?;
-        self.place.reader(self.read)?.read_to(mark, &mut self.ledger, wait)?;
+        self.ledger = self.place.read(self.ledger.clone(), self.read..=mark, Seen::Committed, wait)?;
         self.read = mark + 1;
         self.ledger.refuse_if_taken_over(&self.place.lane)?;
         Ok(producer)
@@ -163,8 +167,11 @@ impl Place {
         Transactions::begin(&self.client, lane.transactional_id(&self.lane.job), wait)
     }
 
-    fn reader(&self, from: i64) -> Result<Reader, Fault> {
-        Reader::new(&self.client, &self.group, &self.topic, from)
+    /// The ledger with the records at these offsets.
+    fn read(&self, mut ledger: Ledger, at: RangeInclusive<i64>, seen: Seen, wait: &Wait<'_>) -> Result<Ledger, Fault> {
+        let mut reader = Reader::new(&self.client, &self.group, &self.topic, *at.start(), seen)?;
+        reader.read_to(*at.end(), &mut ledger, wait)?;
+        Ok(ledger)
     }
 
     /// Writes the lane's mark and returns its offset.
