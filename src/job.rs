@@ -38,7 +38,7 @@ use crate::sink::tables::{Context, SignalColumn};
 use crate::sink::{self, Deliver};
 use crate::source::{self, Opening, Poll, Share, Topics};
 use crate::time::Epoch;
-use crate::vocabulary::Partition;
+use crate::vocabulary::{Partition, TopicId};
 
 /// After being asked to end, a run has this long to deliver what is under way. Container platforms kill after 30 s.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -244,9 +244,13 @@ fn log_failed(error: LogError) -> Failed {
 
 /// The flow's topics, behind those that the state knows.
 fn known_topics(history: &History, kind: SourceKind, names: &Topics) -> Result<Topics, String> {
-    let known = history.seals.last().map_or(&[][..], |seal| &seal.topics);
+    let known = history.seals.last().filter(|_| !history.is_blank()).map_or(&[][..], |seal| &seal.topics);
+    let read = history.partitions_read();
+    let gone = |(id, name): &(u32, &String)| {
+        names.id(name).is_none() && read.iter().any(|partition| partition.topic == TopicId(*id))
+    };
     // A file that was read may be taken away. A topic that is no longer read would hold every window open.
-    if let Some(gone) = known.iter().find(|name| kind == SourceKind::Kafka && names.id(name).is_none()) {
+    if let Some((_, gone)) = (0..).zip(known).find(|topic| kind == SourceKind::Kafka && gone(topic)) {
         return Err(format!(
             "source.topics no longer names {gone:?}, of which state.path holds state; name it, or begin with an empty state.path"
         ));

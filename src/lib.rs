@@ -4,7 +4,7 @@
 //! Kafka ─┐                                        ┌─ windows ──┐
 //! files ─┼─> source ─> decode ─> pseudonymise ─>  │  patient   ├─> score ─┬─> sinks
 //! gen.  ─┘     │          │           (exchange   │ (keyed     │          │
-//!          (offsets)      └─> rejected  by key)   └─ baseline ─┘          └─> audit ─> sinks
+//!      cuts ─> epoch log  └─> rejected  by key)   └─ baseline ─┘          └─> audit ─> sinks
 //! ```
 //!
 //! The modules, in the order in which data flows. A stage is a plain state machine and one short `render`; [`graph`] is the page

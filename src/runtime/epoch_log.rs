@@ -22,7 +22,7 @@
 //! Limits: an entry of more than [`ENTRY_BYTES_MAX`] is refused. An entry is a request to the store and a wait for it: claim several epochs in one.
 //! Entries are not authenticated; whoever can write to the store can write to the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +172,18 @@ impl History {
     /// Claims after an epoch, ascending: what is to be repeated from a checkpoint on.
     pub fn claims_since(&self, epoch: Epoch) -> Vec<Claim> {
         self.earlier.iter().chain(&self.claims).filter(|claim| claim.epoch > epoch).cloned().collect()
+    }
+
+    /// True if nothing was ever read: starts alone leave nothing to go on from.
+    pub fn is_blank(&self) -> bool {
+        self.checkpoints.is_empty() && self.claims.is_empty()
+    }
+
+    /// Partitions of which the newest checkpoint or a later claim knows an offset.
+    pub fn partitions_read(&self) -> BTreeSet<Partition> {
+        let saved = self.checkpoints.last().into_iter().flat_map(|checkpoint| &checkpoint.ends);
+        let claimed = self.claims.iter().flat_map(|claim| claim.starts.iter().chain(&claim.cuts));
+        saved.chain(claimed).map(|(partition, _)| *partition).collect()
     }
 
     /// The checkpoints whose state files make up the state of one of them, in the order in which they are to be loaded.

@@ -65,7 +65,7 @@ pub mod digest {
 /// # Errors
 /// A sentence that says what differs and what to do.
 pub fn admit(history: &History, digests: &BTreeMap<String, String>, replay_with_new_code: bool) -> Result<(), String> {
-    let Some(last) = history.seals.last() else { return Ok(()) };
+    let Some(last) = history.seals.last().filter(|_| !history.is_blank()) else { return Ok(()) };
     let differs = |name: &str| match (last.digests.get(name), digests.get(name)) {
         (Some(then), Some(now)) if then != now => Some((then.clone(), now.clone())),
         _ => None,

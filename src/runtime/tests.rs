@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
+use timely::dataflow::Scope;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
@@ -17,7 +18,7 @@ use timely::dataflow::operators::vec::{Broadcast, Map};
 use super::checkpoint::{self, Desk, StateWriter};
 use super::clock::{BORDER, EpochClock, border_above};
 use super::delivery::{self, Progress, Sink};
-use super::driver::{self, Keyed, SourceContext};
+use super::driver::{self, Keyed, SourceContext, Tail};
 use super::epoch_log::{EpochLog, Seal};
 use super::failure::{Cause, Failure, Reported};
 use super::http::Health;
@@ -333,83 +334,117 @@ fn run(setup: &Setup) -> Result<(), Reported> {
 }
 
 fn execute(setup: Setup) -> Result<(), Reported> {
-    let (metrics, failure, workers) = (Metrics::new(), Failure::default(), setup.sources.len());
-    let (log, recovery) = begin(&setup.store, workers);
-    let clock = EpochClock::starting_above(recovery.above.max(ABOVE), workers, setup.every);
-    clock.record(recovery.checkpoint.unwrap_or(0));
-    let progress: Vec<Progress> = (0..workers).map(|_| Progress::default()).collect();
-    let (stop, store) = (setup.stop.clone(), setup.store.clone());
-    let writer =
-        StateWriter::start(store, recovery.generation, None, stop.clone(), failure.clone(), metrics.clone()).unwrap();
-    let recorder = Recorder::start(log, 3, stop, failure.clone(), metrics.clone()).unwrap();
-    let published = Arc::clone(&setup.seen.published);
-    let publish = move |recorded: &recorder::Recorded| {
-        published.lock().unwrap().extend(recorded.staged.iter().cloned());
-        Ok(())
-    };
-    let publisher = Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone()).unwrap()));
-    worker::execute(workers, Health::new(workers), failure.clone(), move |worker, scope| {
+    let (workers, keeping) = (setup.sources.len(), Keeping::of(&setup));
+    let failure = keeping.failure.clone();
+    worker::execute(workers, Health::new(workers), failure, move |worker, scope| {
         if setup.late && worker == workers - 1 {
             sleep(Duration::from_millis(200));
         }
-        let (seen, settled) = (setup.seen.clone(), Handle::new());
-        let script = Script {
-            steps: setup.sources[worker].clone().into(),
-            endless: setup.endless,
-            opened: false,
-            next: BTreeMap::new(),
-            resume: own(&setup.sources[worker], &recovery.resume),
-            seen: seen.clone(),
+        let tail = build(scope, &setup, worker, &keeping);
+        move || tail.finish()
+    })
+}
+
+/// What a job keeps, as `job.rs` makes it.
+struct Keeping {
+    metrics: Metrics,
+    failure: Failure,
+    recovery: Recovery,
+    clock: EpochClock,
+    writer: StateWriter,
+    recorder: Recorder,
+    publisher: Mutex<Option<Publisher>>,
+}
+
+impl Keeping {
+    fn of(setup: &Setup) -> Keeping {
+        let (metrics, failure, workers) = (Metrics::new(), Failure::default(), setup.sources.len());
+        let (log, recovery) = begin(&setup.store, workers);
+        let clock = EpochClock::starting_above(recovery.above.max(ABOVE), workers, setup.every);
+        clock.record(recovery.checkpoint.unwrap_or(0));
+        let (stop, store, generation) = (setup.stop.clone(), setup.store.clone(), recovery.generation);
+        let writer =
+            StateWriter::start(store, generation, None, stop.clone(), failure.clone(), metrics.clone()).unwrap();
+        let recorder = Recorder::start(log, 3, stop, failure.clone(), metrics.clone()).unwrap();
+        let published = Arc::clone(&setup.seen.published);
+        let publish = move |recorded: &recorder::Recorded| {
+            published.lock().unwrap().extend(recorded.staged.iter().cloned());
+            Ok(())
         };
-        let context = SourceContext {
+        let publisher = Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone()).unwrap()));
+        Keeping { metrics, failure, recovery, clock, writer, recorder, publisher }
+    }
+
+    fn desk(&self, worker: usize, workers: usize) -> Desk {
+        let start = self.recovery.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
+        let (restored, writer) = (self.recovery.restored.clone(), self.writer.clone());
+        let share = Share { worker, workers };
+        Desk::new(share, restored, None, start, 4, writer, self.failure.clone(), self.metrics.clone())
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            generation: self.recovery.generation,
+            base_every: 4,
+            ends: self.recovery.ends.clone(),
+            replay: self.recovery.replay.clone(),
+            committed_up_to: self.recovery.committed_up_to,
+        }
+    }
+
+    fn context(&self, setup: &Setup, worker: usize, settled: &Handle<Epoch>) -> SourceContext {
+        SourceContext {
             worker,
             epoch: setup.epoch.clone(),
             inflight: setup.inflight.clone(),
-            clock: clock.clone(),
+            clock: self.clock.clone(),
             settled: settled.clone(),
-            replay: recovery.replay.clone(),
+            replay: self.recovery.replay.clone(),
             stop: setup.stop.clone(),
-            failure: failure.clone(),
-            metrics: metrics.clone(),
+            failure: self.failure.clone(),
+            metrics: self.metrics.clone(),
             topics: Topics::new(["bp-obs".to_owned()]),
-        };
-        let start = recovery.replay.first().map_or(clock.start(), |claim| claim.epoch);
-        let (share, telling) = (Share { worker, workers }, (metrics.clone(), failure.clone()));
-        let restored = recovery.restored.clone();
-        let desk = Desk::new(share, restored, None, start, 4, writer.clone(), failure.clone(), metrics.clone());
-        let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
-        let cuts = cuts.broadcast();
-        let claimed = recorder::claim(cuts.clone(), recorder.clone(), clock.clone());
-        let (positions, marks) =
-            driver::split(records, "decode", metrics.clone(), |records: Records, positions, marks| {
-                positions.extend(records.records.iter().map(|record| record.position));
-                marks.extend(records.marks);
-            });
-        let ticks = marks.map(|mark| {
-            let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
-            Tick { partition, watermark: EventTime::MIN, idle: false }
-        });
-        let fails = setup.machine_fails;
-        let mut machine =
-            Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
-        let seat = desk.seat("ledger", &mut machine);
-        let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
-        let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
-        let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
-        let sink = Sink { name: "scripted", deliver, progress: progress[worker].clone() };
-        delivery::sink(rows, claimed, sink, &desk, telling).probe_with(&settled);
-        let pieces = checkpoint::gather(scope, desk, clock.clone());
-        let stamp = Stamp {
-            generation: recovery.generation,
-            base_every: 4,
-            ends: recovery.ends.clone(),
-            replay: recovery.replay.clone(),
-            committed_up_to: recovery.committed_up_to,
-        };
-        let recorded = recorder::record(pieces, cuts, stamp, recorder.clone());
-        recorder::publish(recorded.broadcast(), publisher.lock().unwrap().take());
-        move || tail.finish()
-    })
+        }
+    }
+}
+
+/// The graph in small: a source, a keyed machine, a sink, and everything that keeps them.
+fn build(scope: Scope<'_, Epoch>, setup: &Setup, worker: usize, keeping: &Keeping) -> Tail {
+    let (seen, settled) = (setup.seen.clone(), Handle::new());
+    let (metrics, telling) = (keeping.metrics.clone(), (keeping.metrics.clone(), keeping.failure.clone()));
+    let desk = keeping.desk(worker, setup.sources.len());
+    let script = Script {
+        steps: setup.sources[worker].clone().into(),
+        endless: setup.endless,
+        opened: false,
+        next: BTreeMap::new(),
+        resume: own(&setup.sources[worker], &keeping.recovery.resume),
+        seen: seen.clone(),
+    };
+    let context = keeping.context(setup, worker, &settled);
+    let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
+    let cuts = cuts.broadcast();
+    let claimed = recorder::claim(cuts.clone(), keeping.recorder.clone(), keeping.clock.clone());
+    let (positions, marks) = driver::split(records, "decode", metrics, |records: Records, positions, marks| {
+        positions.extend(records.records.iter().map(|record| record.position));
+        marks.extend(records.marks);
+    });
+    let ticks = marks.map(|mark| {
+        let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
+        Tick { partition, watermark: EventTime::MIN, idle: false }
+    });
+    let fails = setup.machine_fails;
+    let mut machine = Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
+    let seat = desk.seat("ledger", &mut machine);
+    let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
+    let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
+    let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
+    let sink = Sink { name: "scripted", deliver, progress: Progress::default() };
+    delivery::sink(rows, claimed, sink, &desk, telling).probe_with(&settled);
+    let pieces = checkpoint::gather(scope, desk, keeping.clock.clone());
+    let recorded = recorder::record(pieces, cuts, keeping.stamp(), keeping.recorder.clone());
+    recorder::publish(recorded.broadcast(), keeping.publisher.lock().unwrap().take());
+    tail
 }
 
 /// Where the partitions of a script begin.
