@@ -1,4 +1,4 @@
-//! The whole program against a real Kafka and a real Elasticsearch, which the tests start themselves.
+//! The whole program against a real Kafka, a real Elasticsearch and a server that speaks S3, which the tests start themselves.
 //!
 //! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
 //!
@@ -6,6 +6,7 @@
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
 //! * [`poison`]: what nobody should send.
 //! * [`clients`]: plain clients of the two servers.
+//! * [`s3`]: state in a bucket.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
@@ -16,6 +17,7 @@ mod kafka_sink;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod poison;
+mod s3;
 mod servers;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]

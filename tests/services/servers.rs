@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const KAFKA_VERSION: &str = "4.3.1";
 /// The server of the 8 line that Maven Central carries.
 const ELASTICSEARCH_VERSION: &str = "8.19.21";
+/// A server that speaks S3, conditional writes included.
+const MOTO_VERSION: &str = "5.2.5";
 /// How long a server may take to answer.
 const START_MAX: Duration = Duration::from_secs(180);
 /// Any 22-character base64 text is a cluster id.
@@ -201,6 +203,20 @@ pub(crate) fn elasticsearch() -> Option<Server> {
     Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
+/// A server that speaks S3 and keeps everything in memory, or `None` where it cannot be had.
+pub(crate) fn s3() -> Option<Server> {
+    let server = available("moto", install_moto)?;
+    let folder = scratch("s3");
+    let port = free_port();
+    let (log, home) = (folder.join("server.log"), folder.clone());
+    let start = move || {
+        let mut command = Command::new(&server);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        spawn(&command, &home, &log)
+    };
+    Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
+}
+
 fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
     let mut server = Server { child: None, address, folder, start: Some(start) };
     server.revive();
@@ -215,9 +231,10 @@ fn foreign(address: String) -> Server {
 
 fn answers(address: &str) -> bool {
     match address.strip_prefix("http://") {
-        Some(_) => ureq::get(format!("{address}/_cluster/health?wait_for_status=yellow&timeout=1s"))
-            .call()
-            .is_ok_and(|answer| answer.status() == 200),
+        // One of them is Elasticsearch's, the other moto's.
+        Some(_) => ["_cluster/health?wait_for_status=yellow&timeout=1s", "moto-api/"]
+            .iter()
+            .any(|page| ureq::get(format!("{address}/{page}")).call().is_ok_and(|answer| answer.status() == 200)),
         None => {
             use rdkafka::consumer::Consumer;
             let client: Result<rdkafka::consumer::BaseConsumer, _> =
@@ -281,6 +298,25 @@ fn install_kafka() -> Result<PathBuf, String> {
     succeed(maven)?;
     fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
     Ok(libraries)
+}
+
+fn install_moto() -> Result<PathBuf, String> {
+    // Several tests may be the first.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = cache().join(format!("moto-{MOTO_VERSION}"));
+    let server = folder.join("bin/moto_server");
+    if folder.join("complete").exists() {
+        return Ok(server);
+    }
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv", "--clear"]).arg(&folder);
+    succeed(environment)?;
+    let mut install = Command::new(folder.join("bin/pip"));
+    install.args(["install", "--quiet", &format!("moto[server]=={MOTO_VERSION}")]);
+    succeed(install)?;
+    fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
+    Ok(server)
 }
 
 fn install_elasticsearch() -> Result<PathBuf, String> {

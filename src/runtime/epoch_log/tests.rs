@@ -363,6 +363,51 @@ fn a_store_that_overwrites_is_found_out_at_the_start() {
     assert!(error.to_string().contains("If-None-Match"), "{error}");
 }
 
+/// A store in which something happens right after it was listed first.
+struct Moving {
+    inner: SharedStore,
+    happens: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Store for Moving {
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        self.inner.create(name, bytes)
+    }
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get(name)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let names = self.inner.list(prefix)?;
+        let happens = self.happens.lock().unwrap().take();
+        happens.into_iter().for_each(|happens| happens());
+        Ok(names)
+    }
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete(name)
+    }
+}
+
+#[test]
+fn who_reads_while_the_writer_prunes_begins_again() {
+    let inner = memory();
+    let (mut log, _) = take_over(&inner).unwrap();
+    (1..6).for_each(|epoch| log.append(&claims([epoch])).unwrap());
+    let store = inner.clone();
+    let goes_on = move || {
+        for epoch in [10, 20, 30, 40] {
+            log.append(&claims([epoch])).unwrap();
+            save(&store, &mut log, epoch, None).unwrap();
+            log.prune(1).unwrap();
+        }
+        assert!(store.get(&name(3)).unwrap().is_none(), "it was removed");
+    };
+    let happens = std::sync::Mutex::new(Some(Box::new(goes_on) as Box<dyn FnOnce() + Send>));
+    let moving: SharedStore = Arc::new(Moving { inner, happens });
+    let (_, history) = take_over(&moving).unwrap();
+    assert_eq!(history.checkpoints.last().map(|kept| kept.epoch), Some(40));
+    assert_eq!(history.last_epoch, Some(40));
+}
+
 /// Puts other bytes under a name.
 fn replace(store: &SharedStore, name: &str, bytes: &[u8]) {
     store.delete(name).unwrap();

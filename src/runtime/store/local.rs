@@ -117,16 +117,20 @@ impl Local {
             return Ok(());
         }
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match self.files.make_folder(folder) {
+        let made = match self.files.make_folder(folder) {
             // Folders above the store's own are made as well, as long as there are none.
             Err(error) if error.kind() == ErrorKind::NotFound && parent != folder => {
                 self.folder(parent)?;
-                self.files.make_folder(folder)?;
+                self.files.make_folder(folder)
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            made => made?,
+            made => made,
+        };
+        match (made, self.files.sync_folder(parent)) {
+            (Err(error), _) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            // A folder that somebody else has prepared, in one that is not for this user to read.
+            (Err(_), Err(error)) if error.kind() == ErrorKind::PermissionDenied => {}
+            (_, synced) => synced?,
         }
-        self.files.sync_folder(parent)?;
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
         Ok(())
     }
@@ -246,7 +250,7 @@ fn failure(action: &'static str, object: &str, place: &str, error: &io::Error) -
         | ErrorKind::NetworkUnreachable
         | ErrorKind::NetworkDown => passing("the file system of state.path does not answer"),
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            lasting("let this user write there, or change state.path")
+            lasting("let this user write there, on a file system with hard links, or change state.path")
         }
         ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             lasting("a file is in the way of a folder, or a folder of a file: move it, or change state.path")

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{
     ClientOptions, Error, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig, path::Path as Key,
 };
@@ -69,19 +69,18 @@ impl S3 {
 }
 
 fn builder(spec: &StateSpec, bucket: &str) -> Result<AmazonS3Builder, String> {
-    let client = ClientOptions::new()
-        .with_connect_timeout(CONNECT_MAX)
-        .with_timeout(REQUEST_MAX)
-        .with_allow_http(spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")));
-    let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_client_options(client)
-        .with_retry(retry)
-        .with_conditional_put(S3ConditionalPut::ETagMatch);
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
     if let Some(endpoint) = &spec.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let client = ClientOptions::new()
+        .with_connect_timeout(CONNECT_MAX)
+        .with_timeout(REQUEST_MAX)
+        // Only for who has written http:// himself.
+        .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
+    let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
+    builder = builder.with_client_options(client).with_retry(retry).with_conditional_put(S3ConditionalPut::ETagMatch);
     let in_environment = std::env::var_os("AWS_REGION").or_else(|| std::env::var_os("AWS_DEFAULT_REGION")).is_some();
     match &spec.region {
         Some(region) => builder = builder.with_region(region),
@@ -193,4 +192,41 @@ fn code(text: &str) -> String {
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
     let plain = code.filter(|code| code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric()));
     plain.map(|code| format!(" ({code})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    //! That an answer is told apart as it must be, and its text kept out of messages.
+
+    use super::*;
+
+    fn generic(text: &str) -> Error {
+        Error::Generic { store: "S3", source: text.to_owned().into() }
+    }
+
+    #[test]
+    fn messages_hold_status_and_code_and_nothing_else_of_an_answer() {
+        let body = "<Error><Code>SlowDown</Code><StringToSign>secret</StringToSign></Error>";
+        let answer = |status: &str| generic(&format!("Server returned non-2xx status code: {status}: {body}"));
+        assert_eq!(explain(&answer("503 Service Unavailable")), (true, "status 503 (SlowDown)".into()));
+        assert_eq!(explain(&answer("429 Too Many Requests")), (true, "status 429 (SlowDown)".into()));
+        assert_eq!(explain(&answer("400 Bad Request")), (false, "status 400 (SlowDown)".into()));
+        let path = || "log/1".to_owned();
+        let denied = Error::PermissionDenied { path: path(), source: body.into() };
+        assert_eq!(explain(&denied), (false, "access is denied (SlowDown)".into()));
+        assert_eq!(code("<Code>a b</Code>"), "");
+        assert_eq!(code(&format!("<Code>{}</Code>", "a".repeat(65))), "");
+    }
+
+    #[test]
+    fn only_a_condition_that_does_not_hold_means_that_a_name_is_taken() {
+        let path = || "log/1".to_owned();
+        let failed = Error::Precondition { path: path(), source: "412".into() };
+        assert!(is_taken(&Error::AlreadyExists { path: path(), source: Box::new(failed) }));
+        // A 409: something else happens to the name at the same time.
+        let conflict = Error::AlreadyExists { path: path(), source: "409".into() };
+        assert!(!is_taken(&conflict));
+        assert!(explain(&conflict).0);
+        assert!(!is_taken(&Error::NotFound { path: path(), source: "404".into() }));
+    }
 }

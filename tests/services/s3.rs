@@ -1,0 +1,124 @@
+//! State in a bucket: the store and the log against a server that speaks S3 (moto, from PyPI, in a virtual environment of its own).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use windkessel::config::StateSpec;
+use windkessel::runtime::epoch_log::{Claim, Entry, EpochLog, LogError, Seal};
+use windkessel::runtime::state_files;
+use windkessel::runtime::store::{self, SharedStore};
+use windkessel::runtime::survive::Blocks;
+
+use super::servers::{Server, s3};
+
+/// A server with a bucket, and keys for it.
+struct Bucket {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+impl Bucket {
+    fn new() -> Option<Bucket> {
+        let (server, folder) = (s3()?, tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("access"), "access-key\n").unwrap();
+        std::fs::write(folder.path().join("secret"), "word-that-must-not-appear\n").unwrap();
+        let made = ureq::put(format!("{}/bucket", server.address)).send_empty().unwrap();
+        assert_eq!(made.status(), 200);
+        Some(Bucket { server, folder })
+    }
+
+    fn open(&self, path: &str) -> SharedStore {
+        let file = |name: &str| Some(Path::new(self.folder.path()).join(name));
+        let state = StateSpec {
+            path: path.into(),
+            endpoint: Some(self.server.address.clone()),
+            access_key_file: file("access"),
+            secret_key_file: file("secret"),
+            ..StateSpec::default()
+        };
+        store::open(&state).unwrap()
+    }
+}
+
+#[test]
+fn a_bucket_keeps_the_contract_of_a_store() {
+    let Some(bucket) = Bucket::new() else { return };
+    let store = bucket.open("s3://bucket/some/prefix");
+    assert_eq!(store.list("").unwrap(), [""; 0]);
+    assert_eq!(store.get("log/1").unwrap(), None);
+    store.delete("log/1").unwrap();
+    assert!(store.create("log/1", b"one").unwrap());
+    assert!(!store.create("log/1", b"other").unwrap());
+    assert_eq!(store.get("log/1").unwrap().unwrap(), b"one");
+    assert!(store.create("log/02", b"").unwrap());
+    let large: Vec<u8> = (0..9_000_000_u32).map(|byte| byte as u8).collect();
+    assert!(store.create("state/large", &large).unwrap());
+    assert_eq!(store.get("state/large").unwrap().unwrap(), large);
+    assert_eq!(store.get("log/02").unwrap().unwrap(), b"");
+    assert_eq!(store.list("log/").unwrap(), ["log/02", "log/1"]);
+    assert_eq!(store.list("log/1").unwrap(), ["log/1"]);
+    assert_eq!(store.list("l").unwrap(), ["log/02", "log/1"]);
+    // Another prefix is another store.
+    let other = bucket.open("s3://bucket/some");
+    assert_eq!(other.list("log/").unwrap(), [""; 0]);
+    assert_eq!(other.list("prefix/log/").unwrap(), ["prefix/log/02", "prefix/log/1"]);
+    // More than one page of a listing.
+    let names: Vec<String> = (0..1_005).map(|number| format!("many/{number:04}")).collect();
+    names.iter().for_each(|name| assert!(store.create(name, b"x").unwrap()));
+    assert_eq!(store.list("many/").unwrap(), names);
+    store.delete("log/1").unwrap();
+    assert_eq!(store.get("log/1").unwrap(), None);
+}
+
+#[test]
+fn a_bucket_that_is_not_there_or_does_not_answer_is_told_apart() {
+    let Some(mut bucket) = Bucket::new() else { return };
+    let missing = bucket.open("s3://none/prefix");
+    let error = missing.create("log/1", b"one").unwrap_err();
+    assert!(!error.may_be_retried() && error.to_string().contains("no such bucket"), "{error}");
+    let store = bucket.open("s3://bucket/prefix");
+    assert!(store.create("log/1", b"one").unwrap());
+    bucket.server.kill();
+    for error in [store.create("log/2", b"two").unwrap_err(), store.list("log/").unwrap_err()] {
+        assert!(error.may_be_retried(), "{error}");
+        assert!(!format!("{error:?}").contains("must-not-appear"), "{error}");
+    }
+}
+
+#[test]
+fn a_log_in_a_bucket_fences_and_is_found_again() {
+    let Some(bucket) = Bucket::new() else { return };
+    let store = bucket.open("s3://bucket");
+    let take_over = || {
+        let (topics, digests) = (vec!["bp-obs".to_owned()], BTreeMap::new());
+        let seal = Seal { generation: 0, workers: 2, processes: 1, topics, digests, replay: false };
+        EpochLog::take_over(store.clone(), |_| Ok(seal.clone())).unwrap()
+    };
+    let claims = |epoch| Entry::Claims(vec![Claim { epoch, starts: vec![], cuts: vec![], marks: vec![] }]);
+    let (mut old, _) = take_over();
+    old.append(&claims(1)).unwrap();
+    let mut blocks = Blocks::default();
+    blocks.push(3, &"state");
+    let name = state_files::name(1, 1, 0, "patient");
+    let part = state_files::put(store.as_ref(), &name, &state_files::encode("patient", 1, &blocks, None)).unwrap();
+    let (mut new, history) = take_over();
+    assert_eq!((history.generation, history.last_epoch), (2, Some(1)));
+    assert_eq!(old.append(&claims(2)), Err(LogError::Fenced { generation: 1, by: 2 }));
+    new.append(&claims(3)).unwrap();
+    assert_eq!(take_over().1.claims.iter().map(|claim| claim.epoch).collect::<Vec<_>>(), [1, 3]);
+    let bytes = store.get(&name).unwrap().unwrap();
+    let mut found = 0;
+    state_files::decode(
+        &name,
+        &bytes,
+        &part,
+        None,
+        |_| true,
+        |route, _| {
+            found = route;
+            Ok(())
+        },
+    )
+    .unwrap();
+    assert_eq!(found, 3);
+}
