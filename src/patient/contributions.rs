@@ -91,6 +91,8 @@ pub(super) struct Known {
 pub(super) struct Contributions {
     /// No version is older: spares [`Contributions::forget`] a look at the versions.
     oldest: EventTime,
+    /// No version is newer: spares [`Contributions::insert`] one.
+    newest: EventTime,
     tags: Vec<u32>,
     versions: Vec<Version>,
     values: Vec<f64>,
@@ -98,7 +100,13 @@ pub(super) struct Contributions {
 
 impl Default for Contributions {
     fn default() -> Self {
-        Contributions { oldest: EventTime::MAX, tags: Vec::new(), versions: Vec::new(), values: Vec::new() }
+        Contributions {
+            oldest: EventTime::MAX,
+            newest: EventTime::MIN,
+            tags: Vec::new(),
+            versions: Vec::new(),
+            values: Vec::new(),
+        }
     }
 }
 
@@ -140,6 +148,17 @@ impl Contributions {
         known
     }
 
+    /// Something of the tags, of which all are looked at next: for the cache's sake.
+    pub(super) fn touch(&self) -> usize {
+        self.tags.last().map_or(0, |tag| *tag as usize)
+    }
+
+    /// Something of the newest version and its values, for the cache's sake.
+    pub(super) fn touch_newest(&self) -> usize {
+        let version = self.versions.last().map_or(0, |version| usize::from(version.flags));
+        version + self.values.last().map_or(0, |value| usize::from(value.is_nan()))
+    }
+
     pub(super) fn get(&self, place: usize) -> &Version {
         &self.versions[place]
     }
@@ -156,13 +175,15 @@ impl Contributions {
     /// Adds a version with its values where it belongs.
     pub(super) fn insert(&mut self, version: Version, values: &[f64]) {
         let key = (version.at, version.observation);
-        let place = match self.versions.last() {
+        // As a rule it is the newest, and the cache has not got the last one.
+        let place = match self.versions.last().filter(|_| version.at <= self.newest) {
             Some(last) if (last.at, last.observation) > key => {
                 self.versions.partition_point(|other| (other.at, other.observation) <= key)
             }
             _ => self.versions.len(),
         };
         self.oldest = self.oldest.min(version.at);
+        self.newest = self.newest.max(version.at);
         self.tags.insert(place, tag(&version.observation));
         self.versions.insert(place, version);
         self.values.extend_from_slice(values);

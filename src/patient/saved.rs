@@ -290,7 +290,8 @@ impl SavedPatient {
         if !ascending || self.revisions.iter().any(|(_, count)| *count > REVISIONS_MAX) {
             return Err(CORRUPT);
         }
-        Ok(Windows { open: self.open.clone(), revisions: self.revisions.clone() })
+        let open = self.open.iter().copied().collect();
+        Ok(Windows { open, revisions: self.revisions.as_slice().into() })
     }
 }
 

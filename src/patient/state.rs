@@ -15,7 +15,9 @@ use crate::vocabulary::{
 use crate::watermark::{PartitionId, Watermark};
 
 /// Everything kept of one patient. At rest, only the chains and the demographics are left.
+/// A cache line.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Patient {
     pub(super) active: Option<Box<Active>>,
     pub(super) chains: SmallVec<[Chain; 1]>,
@@ -23,7 +25,9 @@ pub(super) struct Patient {
 }
 
 /// What is there of a patient with contributions inside the horizon.
+/// Two cache lines.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Active {
     pub(super) contributions: Contributions,
     pub(super) windows: Windows,
@@ -128,6 +132,23 @@ impl Patient {
     pub(super) fn window(&self, patient: Pseudonym, end: EventTime, settings: &Settings) -> Option<WindowRow> {
         let active = self.active.as_deref()?;
         Some(window::row(patient, end, &active.contributions, &active.windows, settings))
+    }
+
+    /// Something of the patient itself, for the cache's sake.
+    pub(super) fn touch(&self) -> usize {
+        usize::from(self.active.is_some())
+    }
+
+    /// Something of what a reading meets first, for the cache's sake.
+    pub(super) fn touch_active(&self) -> usize {
+        let chain = self.chains.first().map_or(0, Chain::touch);
+        let active = |active: &Active| active.contributions.touch() + usize::from(active.windows.is_empty());
+        chain + self.active.as_deref().map_or(0, active)
+    }
+
+    /// Something of what a window is made of, for the cache's sake.
+    pub(super) fn touch_newest(&self) -> usize {
+        self.active.as_deref().map_or(0, |active| active.contributions.touch_newest())
     }
 
     /// Number of versions held.

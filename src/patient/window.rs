@@ -53,9 +53,11 @@ pub(super) struct Change {
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     /// Ends of windows that wait in [`Closings`], ascending; those behind the watermark are leftovers.
-    pub(super) open: Vec<EventTime>,
+    ///
+    /// In place while there are one or two, as nearly always: every reading looks here, and another cache line costs more than the comparison.
+    pub(super) open: SmallVec<[EventTime; 2]>,
     /// Ends of windows that were revised, ascending, and how often.
-    pub(super) revisions: Vec<(EventTime, u32)>,
+    pub(super) revisions: Box<[(EventTime, u32)]>,
 }
 
 impl Windows {
@@ -70,7 +72,11 @@ impl Windows {
     fn revise(&mut self, end: EventTime) {
         match self.revisions.binary_search_by_key(&end, |(end, _)| *end) {
             Ok(place) => self.revisions[place].1 += 1,
-            Err(place) => self.revisions.insert(place, (end, 1)),
+            Err(place) => {
+                let mut revisions = std::mem::take(&mut self.revisions).into_vec();
+                revisions.insert(place, (end, 1));
+                self.revisions = revisions.into_boxed_slice();
+            }
         }
     }
 
@@ -92,12 +98,13 @@ impl Windows {
         if self.open.get(self.open.len() / 2).is_some_and(|end| *end <= watermark) {
             let closed = self.open.partition_point(|end| *end <= watermark);
             self.open.drain(..closed);
-            self.open.shrink_to(4 * self.open.len());
+            if self.open.spilled() && self.open.capacity() > 4 * self.open.len() {
+                self.open.shrink_to_fit();
+            }
         }
         if self.revisions.get(self.revisions.len() / 2).is_some_and(|(end, _)| *end <= until) {
             let settled = self.revisions.partition_point(|(end, _)| *end <= until);
-            self.revisions.drain(..settled);
-            self.revisions.shrink_to(4 * self.revisions.len());
+            self.revisions = self.revisions[settled..].into();
         }
     }
 }

@@ -168,6 +168,10 @@ fn column(builder: WriterPropertiesBuilder, name: &str, kind: &DataType) -> Writ
         ("probability", _) => builder
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT),
+        // Hardly ever repeats either, and filling a dictionary of a megabyte until it gives up costs more than all else of the column.
+        (name, DataType::Float64) if name.contains("_slope_") => builder
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT),
         _ => builder,
     }
 }

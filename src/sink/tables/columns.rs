@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, StringArray, StringBuilder,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, ListArray, NullBufferBuilder, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
 };
-use arrow::buffer::{Buffer, OffsetBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field};
 
 use crate::sink::json::is_civil;
@@ -26,7 +26,12 @@ pub(super) struct Float64s(Float64Array);
 
 impl FromIterator<Option<f64>> for Float64s {
     fn from_iter<I: IntoIterator<Item = Option<f64>>>(values: I) -> Self {
-        Float64s(values.into_iter().map(|value| value.filter(|value| value.is_finite())).collect())
+        // Numbers first, and then which of them are known, 64 at a time: a bit a row costs as much as the rest of the column.
+        let numbers: Vec<f64> = values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect();
+        let known = |row: usize| numbers[row].is_finite();
+        let all = numbers.iter().fold(true, |all, number| all & number.is_finite());
+        let nulls = (!all).then(|| NullBuffer::new(BooleanBuffer::collect_bool(numbers.len(), known)));
+        Float64s(Float64Array::new(numbers.into(), nulls))
     }
 }
 
@@ -86,9 +91,27 @@ pub(super) fn lists<'a>(values: impl ExactSizeIterator<Item = &'a [&'static str]
     Arc::new(ListArray::new(field, OffsetBuffer::new(offsets.into()), Arc::new(items.finish()), None))
 }
 
-/// 64-bit integers.
-pub(super) fn int64(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<Int64Array>())
+/// 64-bit integers that are known in every row.
+pub(super) fn int64(values: impl ExactSizeIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+/// 64-bit integers, null where there is none.
+pub(super) fn int64_or_null(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
+    let (integers, nulls) = integers(values);
+    Arc::new(Int64Array::new(integers, nulls))
+}
+
+/// The integers, 0 where there is none, and where that is, if anywhere.
+fn integers(values: impl ExactSizeIterator<Item = Option<i64>>) -> (ScalarBuffer<i64>, Option<NullBuffer>) {
+    let mut nulls = NullBufferBuilder::new(values.len());
+    let integers: Vec<i64> = values
+        .map(|value| {
+            nulls.append(value.is_some());
+            value.unwrap_or(0)
+        })
+        .collect();
+    (integers.into(), nulls.finish())
 }
 
 /// 32-bit integers.
@@ -98,13 +121,14 @@ pub(super) fn int32(values: impl ExactSizeIterator<Item = i32>) -> ArrayRef {
 
 /// Truth values.
 pub(super) fn boolean(values: impl ExactSizeIterator<Item = bool>) -> ArrayRef {
-    Arc::new(values.map(Some).collect::<BooleanArray>())
+    let values: Vec<bool> = values.collect();
+    Arc::new(BooleanArray::from(values))
 }
 
 /// Instants, microseconds UTC; null where unknown or outside the years 0001 to 9999.
 pub(super) fn instants(values: impl ExactSizeIterator<Item = Option<EventTime>>) -> ArrayRef {
-    let micros = values.map(|at| at.filter(|at| is_civil(*at)).map(EventTime::micros));
-    Arc::new(micros.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+    let (micros, nulls) = integers(values.map(|at| at.filter(|at| is_civil(*at)).map(EventTime::micros)));
+    Arc::new(TimestampMicrosecondArray::new(micros, nulls).with_timezone("UTC"))
 }
 
 /// Instants that are always known, as they are.

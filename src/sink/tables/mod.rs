@@ -24,7 +24,9 @@ use arrow::datatypes::SchemaRef;
 
 pub use self::schema::{SignalColumn, describe};
 
-use self::columns::{Float64s, boolean, bounds, instants, int32, int64, lists, pseudonyms, repeated, texts};
+use self::columns::{
+    Float64s, boolean, bounds, instants, int32, int64, int64_or_null, lists, pseudonyms, repeated, texts,
+};
 use timely::dataflow::operators::Concatenate;
 
 use crate::config::TableName;
@@ -145,7 +147,7 @@ impl Tables {
             pseudonyms(readings.iter().map(|reading| &reading.patient)),
             pseudonyms(readings.iter().map(|reading| &reading.observation)),
             texts(facts().map(|facts| Some(facts.status.code()))),
-            int64(facts().map(|facts| facts.version.number())),
+            int64_or_null(facts().map(|facts| facts.version.number())),
         ];
         columns.extend(self.positions(facts().map(|facts| facts.position)));
         columns.push(instants(facts().map(|facts| Some(facts.at))));
@@ -172,7 +174,7 @@ impl Tables {
         let measured = |window: &WindowRow| systolic.is_some_and(|at| aggregate(window, at).is_some());
         columns.push(floats(windows.iter().map(|window| measured(window).then_some(window.above_seconds))));
         columns.push(floats(windows.iter().map(|window| measured(window).then_some(window.below_seconds))));
-        columns.push(int64(windows.iter().map(|window| Some(i64::from(window.revision)))));
+        columns.push(int64(windows.iter().map(|window| i64::from(window.revision))));
         columns.push(epochs(epoch, windows.len()));
         rows(TableName::Windows, &self.windows, columns, Arc::default())
     }
@@ -181,10 +183,10 @@ impl Tables {
     pub fn rejected(&self, rejections: &[Rejection], epoch: Epoch) -> Rows {
         let mut columns = Vec::with_capacity(8);
         columns.extend(self.positions(rejections.iter().map(|rejection| rejection.position)));
-        columns.push(int64(rejections.iter().map(|rejection| Some(i64::from(rejection.position.entry)))));
+        columns.push(int64(rejections.iter().map(|rejection| i64::from(rejection.position.entry))));
         columns.push(texts(rejections.iter().map(|rejection| Some(rejection.rule))));
         columns.push(texts(rejections.iter().map(|rejection| Some(rejection.detail))));
-        columns.push(int64(rejections.iter().map(|rejection| rejection.index.map(signed))));
+        columns.push(int64_or_null(rejections.iter().map(|rejection| rejection.index.map(signed))));
         columns.push(epochs(epoch, rejections.len()));
         rows(TableName::Rejected, &self.rejected, columns, Arc::default())
     }
@@ -198,8 +200,8 @@ impl Tables {
             bounds(shifts.iter().map(|shift| shift.reference.1)),
             bounds(shifts.iter().map(|shift| shift.current.0)),
             bounds(shifts.iter().map(|shift| shift.current.1)),
-            int64(shifts.iter().map(|shift| Some(signed(shift.reference_count)))),
-            int64(shifts.iter().map(|shift| Some(signed(shift.current_count)))),
+            int64(shifts.iter().map(|shift| signed(shift.reference_count))),
+            int64(shifts.iter().map(|shift| signed(shift.current_count))),
             floats(shifts.iter().map(|shift| shift.psi)),
             floats(shifts.iter().map(|shift| shift.jensen_shannon)),
             texts(shifts.iter().map(|shift| Some(shift.verdict))),
@@ -213,7 +215,7 @@ impl Tables {
         [
             texts(positions.clone().map(|position| Some(self.context.topics.name(position.partition.topic)))),
             int32(positions.clone().map(|position| position.partition.number)),
-            int64(positions.map(|position| Some(position.offset))),
+            int64(positions.map(|position| position.offset)),
         ]
     }
 
@@ -272,7 +274,7 @@ fn aggregate(window: &WindowRow, at: usize) -> Option<&Aggregate> {
 fn aggregates(windows: &[WindowRow], at: usize) -> [ArrayRef; 7] {
     let column = |value: fn(&Aggregate) -> f64| floats(windows.iter().map(|window| aggregate(window, at).map(value)));
     [
-        int64(windows.iter().map(|window| Some(aggregate(window, at).map_or(0, |found| i64::from(found.count))))),
+        int64(windows.iter().map(|window| aggregate(window, at).map_or(0, |found| i64::from(found.count)))),
         column(|found| found.mean),
         column(|found| found.min),
         column(|found| found.max),
@@ -288,7 +290,7 @@ fn floats(values: impl ExactSizeIterator<Item = Option<f64>>) -> ArrayRef {
 
 fn epochs(epoch: Epoch, rows: usize) -> ArrayRef {
     let epoch = i64::try_from(epoch).expect("epochs start at Unix milliseconds and count upwards by time");
-    int64(std::iter::repeat_n(Some(epoch), rows))
+    int64(std::iter::repeat_n(epoch, rows))
 }
 
 /// A count as the tables' signed integer; counts beyond 2⁶³ do not happen, and stand at the largest.
