@@ -68,7 +68,7 @@ impl Facts {
         // Of this start: what an earlier one saved last may be what this one fell back from. And not before the newest base,
         // so that what lies between two checkpoints is either needed for both or for none.
         let ours = self.checkpoints.iter().filter(|(_, kept)| kept.generation == generation);
-        let newest = ours.clone().filter(|(_, kept)| kept.base.is_none()).map(|(_, kept)| kept.epoch).last();
+        let newest = ours.clone().filter(|(_, kept)| kept.base.is_none()).map(|(_, kept)| kept.epoch).next_back();
         if newest.is_some_and(|newest| newest <= base) && ours.clone().any(|(_, kept)| kept.epoch == base) {
             return Ok(());
         }

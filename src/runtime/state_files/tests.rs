@@ -26,7 +26,8 @@ fn blocks(seed: u64) -> (Blocks, BTreeMap<Route, Vec<u8>>) {
     for _ in 0..random.random_range(0..6) {
         let (route, byte) = (random.random_range(0..u64::from(u8::MAX)), random.random::<u64>());
         let length = random.random_range(0..40);
-        let entry: Vec<u64> = (0..length).map(|_| if seed % 2 == 0 { byte } else { random.random() }).collect();
+        let entry: Vec<u64> =
+            (0..length).map(|_| if seed.is_multiple_of(2) { byte } else { random.random() }).collect();
         blocks.push(route, &entry);
         let block: &mut Vec<u8> = plain.entry(route).or_default();
         block.extend(postcard::to_allocvec(&entry).unwrap());
@@ -142,11 +143,14 @@ fn without_the_key_nothing_is_read() {
     read(&plain, &part(&file_name(), &plain), Some(&key('7')), |_| true).unwrap();
 }
 
+/// Something done to a file's head and blocks.
+type Change = fn(&mut Head, &mut Vec<Vec<u8>>);
+
 #[test]
 fn an_encrypted_block_is_read_only_where_it_was_written() {
     let key = key('7');
     let (head, stored) = taken_apart(&key);
-    let attempts: [(&str, fn(&mut Head, &mut Vec<Vec<u8>>)); 5] = [
+    let attempts: [(&str, Change); 5] = [
         ("as it is", |_, _| {}),
         ("another route", |head, _| head.blocks[0].route += 1),
         ("another place", |head, stored| {
