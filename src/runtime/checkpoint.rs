@@ -29,7 +29,7 @@ use timely::dataflow::operators::generic::operator;
 
 use super::clock::{EpochClock, border_above};
 use super::driver::{NAP, Stream};
-use super::epoch_log::{Checkpoint, StatePart};
+use super::epoch_log::{Checkpoint, LogError, StatePart};
 use super::failure::Failure;
 use super::metrics::Metrics;
 use super::recorder::checkpoint_of;
@@ -69,15 +69,14 @@ impl Restored {
     /// Fetches and verifies the state of the newest of `chain`, which begins with a base and ascends.
     ///
     /// # Errors
-    /// The object that is missing or damaged.
-    pub fn fetch(store: &SharedStore, chain: &[&Checkpoint], cipher: Option<&StateKey>) -> Result<Restored, String> {
+    /// The object that is missing or damaged ([`LogError::Corrupt`]); the store; a key or a format that is another ([`LogError::Refused`]).
+    pub fn fetch(store: &SharedStore, chain: &[&Checkpoint], cipher: Option<&StateKey>) -> Result<Restored, LogError> {
         let mut objects = Vec::new();
         for part in chain.iter().flat_map(|checkpoint| &checkpoint.parts) {
-            let bytes = store.get(&part.name).map_err(|error| error.to_string())?;
-            let bytes = bytes.ok_or_else(|| format!("state file {} is missing", part.name))?;
+            let missing = || LogError::Corrupt { name: part.name.clone(), why: "is missing".into() };
+            let bytes = store.get(&part.name)?.ok_or_else(missing)?;
             // All of it: a checkpoint is used whole or not at all.
-            state_files::decode(&part.name, &bytes, part, cipher, |_| true, |_, _| Ok(()))
-                .map_err(|error| error.to_string())?;
+            state_files::decode(&part.name, &bytes, part, cipher, |_| true, |_, _| Ok(()))?;
             objects.push(Object { part: part.clone(), bytes });
         }
         Ok(Restored(Arc::new(objects)))

@@ -109,14 +109,16 @@ pub fn recover(store: &SharedStore, history: &History, cipher: Option<&StateKey>
                 found = Some((at, restored));
                 break;
             }
-            Err(why) => {
+            Err(why @ LogError::Corrupt { .. }) => {
                 tracing::error!(target: "runtime", "checkpoint {} cannot be used: {why}; trying the one before", history.checkpoints[at].epoch);
                 why_not.get_or_insert(why);
             }
+            // Another key or another version of the format is no damage, and a store that does not answer is none either.
+            Err(error) => return Err(error),
         }
     }
     match (found, why_not) {
-        (None, Some(why)) => Err(LogError::Corrupt { name: "state".into(), why }),
+        (None, Some(why)) => Err(why),
         (None, None) => Ok(plan(history, None, Restored::default(), history.claims.clone())),
         (Some((at, restored)), _) => {
             let from = &history.checkpoints[at];
