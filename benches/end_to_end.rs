@@ -130,7 +130,9 @@ fn run(brokers: &str, topic: &str, workers: u32, folder: &Path) -> Figure {
     let summary = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{summary}{}", String::from_utf8_lossy(&output.stderr));
     assert!(summary.contains("as many as were read"), "{summary}");
+    // The next run is to read everything again.
     std::fs::remove_dir_all(folder.join("out")).unwrap();
+    std::fs::remove_dir_all(folder.join("state")).unwrap();
     let field = |name: &str| {
         summary
             .lines()
