@@ -1,4 +1,5 @@
-//! CPU-seconds per million observations, from a real broker to Parquet. `cargo bench --bench end_to_end [-- OBSERVATIONS]`.
+//! CPU-seconds per million observations, from a real broker to Parquet: `cargo bench --bench end_to_end [-- OBSERVATIONS]`.
+//! What checkpoints cost, and how long a start after `kill -9` takes with a million patients: `cargo bench --bench end_to_end -- recovery`.
 //!
 //! Starts Apache Kafka (or uses `WINDKESSEL_TEST_KAFKA=host:port`), fills an lz4 topic once with the seeded generator, and then, in turn:
 //! a bare drain of the topic (this crate's own source, every payload copied once, nothing else) and `windkessel run` of the reference flow
@@ -16,7 +17,9 @@
 mod servers;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,11 @@ use windkessel::source::{self, Opening, Polled, Share};
 const TOPIC: &str = "bench-bp-obs";
 const PATIENTS: u64 = 20_000;
 const OBSERVATIONS: u64 = 2_000_000;
+/// For the start after a crash: state of a million patients.
+const RECOVERY_PATIENTS: u64 = 1_000_000;
+const RECOVERY_OBSERVATIONS: u64 = 3_000_000;
+/// Where a run that is watched from outside listens.
+const LISTEN: &str = "127.0.0.1:19187";
 const KEY: &str = "0303030303030303030303030303030303030303030303030303030303030303";
 /// What one poll of the engine's driver asks for.
 const BATCH_BYTES: usize = 1 << 20;
@@ -56,21 +64,105 @@ fn main() {
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("key"), KEY).unwrap();
     let topic = format!("{TOPIC}-{}", std::process::id());
-    generate(&brokers, &topic, observations);
-    // The first drain brings the topic into the page cache.
-    drain(&brokers, &topic);
-    let figures = [drain(&brokers, &topic), run(&brokers, &topic, 1, &folder), run(&brokers, &topic, 2, &folder)];
-    show(&figures, observations);
+    if std::env::args().any(|argument| argument == "recovery") {
+        recovery(&brokers, &topic, &folder);
+    } else {
+        generate(&brokers, &topic, PATIENTS, observations);
+        // The first drain brings the topic into the page cache.
+        drain(&brokers, &topic);
+        let run = |workers| run(&brokers, &topic, workers, 10, &folder);
+        show(&[drain(&brokers, &topic), run(1), run(2)], observations);
+    }
     let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// What checkpoints cost, as a ratio of runs in turn; and a start after `kill -9`.
+fn recovery(brokers: &str, topic: &str, folder: &Path) {
+    generate(brokers, topic, RECOVERY_PATIENTS, RECOVERY_OBSERVATIONS);
+    drain(brokers, topic);
+    let cpu = |checkpoint_seconds| run(brokers, topic, 1, checkpoint_seconds, folder).cpu.as_secs_f64();
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        with.push(cpu(10));
+        without.push(cpu(3_600));
+    }
+    let median = |mut of: Vec<f64>| {
+        of.sort_by(f64::total_cmp);
+        of[of.len() / 2]
+    };
+    let (with, without) = (median(with), median(without));
+    println!(
+        "{RECOVERY_OBSERVATIONS} observations of {RECOVERY_PATIENTS} patients, 1 worker, CPU-seconds, medians of 3 in turn"
+    );
+    println!(
+        "a checkpoint every 10 s  {with:.2}\none at the end           {without:.2}\nratio                    {:.3}",
+        with / without
+    );
+    start_after_kill(brokers, topic, folder);
+}
+
+/// Kills a run that has read everything and recorded it, and times the next one up to its first settled epoch.
+fn start_after_kill(brokers: &str, topic: &str, folder: &Path) {
+    let flow = write_flow(brokers, topic, 1, 10, folder, LISTEN);
+    let mut first = windkessel().arg("run").arg("--quiet").arg(&flow).spawn().unwrap();
+    wait_until(|| {
+        metric("windkessel_source_lag_records").is_some_and(|lag| lag == 0.0) && counted(RECOVERY_OBSERVATIONS)
+    });
+    let recorded = metric("windkessel_checkpoints_total").unwrap();
+    // What comes now is claimed, and partly behind the last checkpoint.
+    generate(brokers, topic, RECOVERY_PATIENTS / 100, RECOVERY_OBSERVATIONS / 20);
+    wait_until(|| metric("windkessel_checkpoints_total").is_some_and(|count| count > recorded));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let began = Instant::now();
+    let mut second = windkessel().arg("run").arg("--quiet").arg(&flow).spawn().unwrap();
+    wait_until(|| metric("windkessel_settled_epoch").is_some_and(|epoch| epoch > 0.0));
+    let took = began.elapsed();
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let state: u64 = std::fs::read_dir(folder.join("state/state"))
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    println!(
+        "after kill -9, from start to the first settled epoch: {:.2} s ({} MiB of state files)",
+        took.as_secs_f64(),
+        state >> 20
+    );
+}
+
+fn counted(observations: u64) -> bool {
+    metric("windkessel_inputs_total").is_some_and(|count| count >= observations as f64)
+}
+
+fn wait_until(so: impl Fn() -> bool) {
+    while !so() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The sum of a metric's time series; `None` while nobody answers.
+fn metric(name: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(LISTEN).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let of = |line: &str| -> Option<f64> {
+        let rest = line.strip_prefix(name)?;
+        let labelled = rest.starts_with('{') || rest.starts_with(' ');
+        labelled.then(|| rest.rsplit(' ').next()?.parse().ok()).flatten()
+    };
+    let values: Vec<f64> = text.lines().filter_map(of).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
 }
 
 fn windkessel() -> Command {
     Command::new(env!("CARGO_BIN_EXE_windkessel"))
 }
 
-fn generate(brokers: &str, topic: &str, observations: u64) {
+fn generate(brokers: &str, topic: &str, patients: u64, observations: u64) {
     let numbers =
-        ["--partitions", "8", "--patients", &PATIENTS.to_string(), "--observations", &observations.to_string()];
+        ["--partitions", "8", "--patients", &patients.to_string(), "--observations", &observations.to_string()];
     let status = windkessel()
         .args(["generate", "--brokers", brokers, "--topic", topic, "--compression", "lz4"])
         .args(numbers)
@@ -112,17 +204,31 @@ fn drain(brokers: &str, topic: &str) -> Figure {
     Figure { name: "bare drain".into(), cpu, wall: began.elapsed(), peak_bytes: usage.memory_peak_bytes.unwrap_or(0) }
 }
 
-/// Runs the reference flow with Parquet alone.
-fn run(brokers: &str, topic: &str, workers: u32, folder: &Path) -> Figure {
+/// The reference flow with Parquet alone.
+fn write_flow(
+    brokers: &str,
+    topic: &str,
+    workers: u32,
+    checkpoint_seconds: u32,
+    folder: &Path,
+    listen: &str,
+) -> PathBuf {
     let flow = folder.join("flow.toml");
     let text = format!(
         "name = \"bench\"\n[source]\nbrokers = \"{brokers}\"\ntopics = [\"{topic}\"]\nstart = \"earliest\"\ngroup = \"bench-{workers}\"\n\
-         [pseudonymise]\nkey_file = {key:?}\n[sink.parquet]\npath = {out:?}\n[state]\npath = {state:?}\n[http]\nlisten = \"\"\n",
+         [pseudonymise]\nkey_file = {key:?}\n[sink.parquet]\npath = {out:?}\n\
+         [state]\npath = {state:?}\ncheckpoint_seconds = {checkpoint_seconds}\n[http]\nlisten = \"{listen}\"\n",
         key = folder.join("key"),
         out = folder.join("out"),
         state = folder.join("state"),
     );
     std::fs::write(&flow, text).unwrap();
+    flow
+}
+
+/// Runs it to the end of the topic.
+fn run(brokers: &str, topic: &str, workers: u32, checkpoint_seconds: u32, folder: &Path) -> Figure {
+    let flow = write_flow(brokers, topic, workers, checkpoint_seconds, folder, "");
     let began = Instant::now();
     let output =
         windkessel().args(["run", "--until", "end", "--workers", &workers.to_string()]).arg(&flow).output().unwrap();
