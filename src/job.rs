@@ -93,11 +93,11 @@ pub struct Job {
 }
 
 /// The log, taken over, and what follows from it.
-struct Begun {
+pub(crate) struct Begun {
     store: SharedStore,
     log: EpochLog,
     cipher: Option<Arc<StateKey>>,
-    recovery: Recovery,
+    pub(crate) recovery: Recovery,
 }
 
 impl Job {
@@ -107,7 +107,11 @@ impl Job {
         let metrics = Metrics::new();
         let model = load_model(&flow, &metrics)?;
         let names = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
-        let (begun, topics) = begin(&flow, &options, &key, model.as_deref(), &names)?;
+        let store = match options.keep {
+            Keep::State => store::open(&flow.spec.state).map_err(Failed::unavailable)?,
+            Keep::Nowhere => store::memory(),
+        };
+        let (begun, topics) = begin(store, &flow, &options, &key, model.as_deref(), &names)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
@@ -163,23 +167,12 @@ impl Job {
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
-        let keeping = Keeping::start(self.begun, &plan, &options).map_err(Failed::unavailable)?;
+        let keeping = Keeping::start(self.begun, &plan, &options, publish(&plan)).map_err(Failed::unavailable)?;
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
-            let context = SourceContext {
-                worker: index,
-                epoch: plan.flow.spec.epoch.clone(),
-                inflight: plan.flow.spec.inflight.clone(),
-                clock: keeping.clock.clone(),
-                settled: settled.clone(),
-                replay: keeping.replay.clone(),
-                stop: options.stop.clone(),
-                failure: plan.failure.clone(),
-                metrics: plan.metrics.clone(),
-                topics: plan.topics.clone(),
-            };
+            let context = keeping.of_source(index, &options.stop, &settled);
             let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled, keeping.of_worker(index));
             move || tail.finish()
         });
@@ -192,7 +185,8 @@ impl Job {
 }
 
 /// Takes over the log, and reads what there is to go on from. The topics are those of the flow, behind those that earlier runs knew.
-fn begin(
+pub(crate) fn begin(
+    store: SharedStore,
     flow: &Flow,
     options: &Options,
     key: &Key,
@@ -200,10 +194,6 @@ fn begin(
     names: &Topics,
 ) -> Result<(Begun, Topics), Failed> {
     let spec = &flow.spec;
-    let store = match options.keep {
-        Keep::State => store::open(&spec.state).map_err(Failed::unavailable)?,
-        Keep::Nowhere => store::memory(),
-    };
     let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
     let digests: BTreeMap<String, String> = [
         (digest::FLOW, spec.name.clone()),
@@ -278,8 +268,18 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
 }
 
+/// Gives files of recorded checkpoints their names.
+fn publish(plan: &Plan) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
+    let folders = sink::folders(&plan.flow.spec.sink);
+    move |recorded| {
+        folders
+            .iter()
+            .try_for_each(|folder| folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string()))
+    }
+}
+
 /// What keeps a run's log and state, on its threads.
-struct Keeping {
+pub(crate) struct Keeping {
     clock: EpochClock,
     replay: Vec<Claim>,
     recorder: Recorder,
@@ -294,7 +294,12 @@ struct Keeping {
 }
 
 impl Keeping {
-    fn start(begun: Begun, plan: &Plan, options: &Options) -> std::io::Result<Keeping> {
+    pub(crate) fn start(
+        begun: Begun,
+        plan: &Plan,
+        options: &Options,
+        publish: impl FnMut(&Recorded) -> Result<(), String> + Send + 'static,
+    ) -> std::io::Result<Keeping> {
         let Begun { store, log, cipher, recovery } = begun;
         let state = &plan.flow.spec.state;
         let (stop, failure, metrics) = (options.stop.clone(), plan.failure.clone(), plan.metrics.clone());
@@ -303,12 +308,6 @@ impl Keeping {
         if let Some(checkpoint) = recovery.checkpoint {
             clock.record(checkpoint);
         }
-        let folders = sink::folders(&plan.flow.spec.sink);
-        let publish = move |recorded: &Recorded| {
-            folders.iter().try_for_each(|folder| {
-                folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string())
-            })
-        };
         let generation = recovery.generation;
         let writer =
             StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;
@@ -326,8 +325,25 @@ impl Keeping {
         })
     }
 
+    /// What the source of one worker needs.
+    pub(crate) fn of_source(&self, index: usize, stop: &Stop, settled: &Handle<Epoch>) -> SourceContext {
+        let Plan { flow, failure, metrics, topics, .. } = &self.plan;
+        SourceContext {
+            worker: index,
+            epoch: flow.spec.epoch.clone(),
+            inflight: flow.spec.inflight.clone(),
+            clock: self.clock.clone(),
+            settled: settled.clone(),
+            replay: self.replay.clone(),
+            stop: stop.clone(),
+            failure: failure.clone(),
+            metrics: metrics.clone(),
+            topics: topics.clone(),
+        }
+    }
+
     /// What the graph of one worker needs of it.
-    fn of_worker(&self, index: usize) -> graph::Keeping {
+    pub(crate) fn of_worker(&self, index: usize) -> graph::Keeping {
         let generation = &self.plan.generation;
         let start = self.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
         let base_every = self.plan.flow.spec.state.base_every;
@@ -518,7 +534,7 @@ fn read_model(path: &Path) -> Result<Logistic, String> {
 }
 
 /// The columns of the flow's signals: a table's column name is the signal's name and its unit.
-fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
+pub(crate) fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
     let column = |id: &SignalId| {
         let signal = flow.decode.table().signal(*id);
         let unit = signal.column.strip_prefix(&signal.name).unwrap_or_default().trim_start_matches('_');

@@ -17,9 +17,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use super::clock::{EpochClock, border_above};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Checkpoint, LogError, StatePart};
 use super::failure::Failure;
+use super::host;
 use super::metrics::Metrics;
 use super::recorder::checkpoint_of;
 use super::state_files::{self, StateKey};
@@ -134,14 +136,15 @@ impl StateWriter {
         failure: Failure,
         metrics: Metrics,
     ) -> std::io::Result<StateWriter> {
-        let (sender, receiver) = sync_channel(WRITER_QUEUE_MAX);
-        let hand = WriterHand { store, generation, cipher, stop, failure, metrics };
-        std::thread::Builder::new().name("state".into()).spawn(move || hand.run(&receiver))?;
+        let (sender, saved) = host::queue(WRITER_QUEUE_MAX);
+        let hand = WriterHand { saved, store, generation, cipher, stop, failure, metrics };
+        host::start("state".into(), hand)?;
         Ok(StateWriter(sender))
     }
 }
 
 struct WriterHand {
+    saved: Receiver<Saved>,
     store: SharedStore,
     generation: u64,
     cipher: Option<Arc<StateKey>>,
@@ -150,22 +153,30 @@ struct WriterHand {
     metrics: Metrics,
 }
 
-impl WriterHand {
-    fn run(self, receiver: &Receiver<Saved>) {
-        while let Ok(saved) = receiver.recv() {
-            let epoch = checkpoint_of(saved.border);
-            let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
-            let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
-            drop(saved.blocks);
-            if let Err(text) = self.write(&name, &bytes) {
-                return self.failure.report(text);
-            }
-            self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
-            let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
-            // Fails only when the worker has gone.
-            let _ = saved.reply.send((saved.border, part));
+impl host::Hand for WriterHand {
+    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
+        let saved = match host::receive(&self.saved, at_most) {
+            Ok(saved) => saved,
+            Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+        };
+        let epoch = checkpoint_of(saved.border);
+        let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
+        let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
+        drop(saved.blocks);
+        if let Err(text) = self.write(&name, &bytes) {
+            self.failure.report(text);
+            return ControlFlow::Break(());
         }
+        self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
+        let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
+        // Fails only when the worker has gone.
+        let _ = saved.reply.send((saved.border, part));
+        ControlFlow::Continue(())
     }
+}
+
+impl WriterHand {
 
     /// Writes one object; goes on trying while the store cannot be reached: the run goes on with the checkpoint before.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
@@ -176,7 +187,7 @@ impl WriterHand {
                 Ok(false) => return Ok(()),
                 Err(error) if error.may_be_retried() && !self.stop.abandon() => {
                     tracing::warn!(target: "runtime", "could not write {name}: {error}; trying again");
-                    std::thread::sleep(RETRY_EVERY);
+                    host::sleep(RETRY_EVERY);
                 }
                 Err(error) => return Err(format!("checkpoint: {error}")),
             }

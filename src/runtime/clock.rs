@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::epoch_log::PartitionMark;
+use super::host;
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
 
@@ -106,7 +107,7 @@ impl EpochClock {
             leader: AtomicU64::new(first),
             recorded: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            schedule: Mutex::new(Schedule { every, since: Instant::now(), dirty: false }),
+            schedule: Mutex::new(Schedule { every, since: host::now(), dirty: false }),
             sources: Mutex::new(vec![Source::default(); sources]),
         }))
     }
@@ -130,11 +131,11 @@ impl EpochClock {
         let border = border_above(leader.max(from));
         let last_border = border - BORDER;
         let caught_up = self.recorded() + 1 >= last_border || last_border <= self.0.start;
-        if schedule.dirty && caught_up && schedule.since.elapsed() >= schedule.every {
-            (schedule.dirty, schedule.since) = (false, Instant::now());
+        if schedule.dirty && caught_up && host::since(schedule.since) >= schedule.every {
+            (schedule.dirty, schedule.since) = (false, host::now());
             next = border + 1;
         } else if border_above(next) > border {
-            (schedule.dirty, schedule.since) = (false, Instant::now());
+            (schedule.dirty, schedule.since) = (false, host::now());
         }
         self.0.leader.fetch_max(next, Ordering::SeqCst).max(next)
     }

@@ -15,6 +15,7 @@
 //! 5. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use super::checkpoint::Desk;
 use super::clock::border_above;
 use super::driver::{Nap, Stream};
 use super::failure::{Cause, Failure};
+use super::host;
 use super::metrics::Metrics;
 use super::recorder::checkpoint_of;
 use crate::config::TableName;
@@ -173,9 +175,10 @@ impl Drop for Thread {
 
 impl Outbox {
     fn start(sink: Sink, border: Epoch, activator: SyncActivator, metrics: Metrics, failure: Failure) -> Self {
-        let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let (sender, messages) = sync_channel(QUEUE_MAX);
         let (reply, staged) = channel();
         let hand = Hand {
+            messages,
             unsettled: BTreeMap::new(),
             unsettled_bytes: 0,
             received_first: None,
@@ -187,11 +190,12 @@ impl Outbox {
             metrics,
             failure: failure.clone(),
         };
-        let thread = std::thread::Builder::new().name(format!("sink-{}", sink.name)).spawn(move || hand.run(&receiver));
+        let thread = host::start(format!("sink-{}", sink.name), hand);
         // Without the thread nothing is ever settled, and the failure ends the run.
         let thread = thread
             .map_err(|error| failure.report(format!("sink: could not start the thread of {}: {error}", sink.name)))
-            .ok();
+            .ok()
+            .flatten();
         let _thread = Thread(thread);
         Outbox {
             incomplete: BTreeMap::new(),
@@ -256,6 +260,7 @@ impl Outbox {
 
 /// The thread's side.
 struct Hand {
+    messages: Receiver<Message>,
     /// Rows passed on since the last settlement, by table, and when the broker had the oldest of them (microseconds).
     unsettled: BTreeMap<TableName, u64>,
     unsettled_bytes: i64,
@@ -269,12 +274,13 @@ struct Hand {
     failure: Failure,
 }
 
-impl Hand {
-    fn run(mut self, receiver: &Receiver<Message>) {
+impl host::Hand for Hand {
+    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
         let (name, failure) = (self.name, self.failure.clone());
         // Unwinding leaves nothing behind that is used again: the run fails.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(receiver))) {
-            Ok(Ok(())) => {}
+        match std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(at_most.unwrap_or(IDLE)))) {
+            Ok(Ok(ControlFlow::Continue(()))) => return ControlFlow::Continue(()),
+            Ok(Ok(ControlFlow::Break(()))) => {}
             Ok(Err(SinkError::Stopped)) => {
                 failure.report_as(Cause::Undelivered, format!("sink {name}: stopped before everything was delivered"));
             }
@@ -285,43 +291,44 @@ impl Hand {
             }
         }
         self.wake();
+        ControlFlow::Break(())
     }
+}
 
-    fn serve(&mut self, receiver: &Receiver<Message>) -> Result<(), SinkError> {
-        let busy = self.metrics.stage_busy.with_label_values(&[self.name]);
-        loop {
-            let message = receiver.recv_timeout(IDLE);
-            let started = Instant::now();
-            match message {
-                Ok(Message::Rows(epoch, rows, bytes)) => {
-                    self.deliver.deliver(epoch, &rows)?;
-                    self.unsettled_bytes += bytes;
-                    *self.unsettled.entry(rows.table).or_default() += rows.batch.num_rows() as u64;
-                    self.received_first = [self.received_first, rows.received_first()].into_iter().flatten().min();
-                }
-                Ok(Message::Close(epoch)) => {
-                    self.deliver.close(epoch)?;
-                    self.settle(epoch);
-                }
-                Ok(Message::Stage(border)) => {
-                    let files = self.deliver.stage(checkpoint_of(border))?;
-                    // Fails only when the worker has gone.
-                    let _ = self.staged.send((border, files));
-                    self.wake();
-                }
-                Ok(Message::Finish) => {
-                    self.deliver.finish()?;
-                    self.settle(Epoch::MAX);
-                    return Ok(());
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.deliver.idle()?;
-                }
-                // The run was given up, and whoever did that has said why.
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+impl Hand {
+    fn serve(&mut self, at_most: Duration) -> Result<ControlFlow<()>, SinkError> {
+        let message = self.messages.recv_timeout(at_most);
+        let started = Instant::now();
+        match message {
+            Ok(Message::Rows(epoch, rows, bytes)) => {
+                self.deliver.deliver(epoch, &rows)?;
+                self.unsettled_bytes += bytes;
+                *self.unsettled.entry(rows.table).or_default() += rows.batch.num_rows() as u64;
+                self.received_first = [self.received_first, rows.received_first()].into_iter().flatten().min();
             }
-            busy.inc_by(started.elapsed().as_secs_f64());
+            Ok(Message::Close(epoch)) => {
+                self.deliver.close(epoch)?;
+                self.settle(epoch);
+            }
+            Ok(Message::Stage(border)) => {
+                let files = self.deliver.stage(checkpoint_of(border))?;
+                // Fails only when the worker has gone.
+                let _ = self.staged.send((border, files));
+                self.wake();
+            }
+            Ok(Message::Finish) => {
+                self.deliver.finish()?;
+                self.settle(Epoch::MAX);
+                return Ok(ControlFlow::Break(()));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.deliver.idle()?;
+            }
+            // The run was given up, and whoever did that has said why.
+            Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
         }
+        self.metrics.stage_busy.with_label_values(&[self.name]).inc_by(started.elapsed().as_secs_f64());
+        Ok(ControlFlow::Continue(()))
     }
 
     fn settle(&mut self, epoch: Epoch) {

@@ -33,6 +33,7 @@ use timely::scheduling::Activator;
 
 use super::checkpoint::Seat;
 use super::failure::Failure;
+use super::host;
 use super::metrics::Metrics;
 pub use super::reader::{SourceContext, Tail, source};
 use super::survive::Survive;
@@ -56,7 +57,7 @@ impl Nap {
     }
 
     pub(super) fn take(&mut self) {
-        let now = Instant::now();
+        let now = host::now();
         if self.until.is_none_or(|until| until <= now) {
             self.activator.activate_after(NAP);
             self.until = Some(now + NAP);

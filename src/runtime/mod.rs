@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod driver;
 pub mod epoch_log;
 pub mod failure;
+mod host;
 pub mod http;
 pub mod live;
 pub mod metrics;
@@ -13,6 +14,7 @@ pub mod progress;
 mod reader;
 pub mod recorder;
 pub mod recovery;
+// SIM
 pub mod state_files;
 pub mod stop;
 pub mod store;

@@ -31,6 +31,7 @@ use super::clock::{Cut, EpochClock};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Claim, PartitionMark};
 use super::failure::{Cause, Failure};
+use super::host;
 use super::metrics::Metrics;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
@@ -212,7 +213,7 @@ impl Reader {
         let claims = VecDeque::from(std::mem::take(&mut context.replay));
         // Not the leader's: this worker may be late, and what it opens must not be.
         capability.downgrade(&claims.front().map_or(context.clock.start(), |claim| claim.epoch));
-        let now = Instant::now();
+        let now = host::now();
         let phase = match claims.is_empty() {
             true => Phase::Reading,
             false => Phase::Repeating(Replay { claims, limits: BTreeMap::new(), limited: false }),
@@ -443,7 +444,7 @@ impl Reader {
 
     fn epoch_is_over(&self, epoch: Epoch) -> bool {
         self.epoch_bytes >= self.context.epoch.bytes
-            || self.begun.elapsed() >= Duration::from_millis(self.context.epoch.ms)
+            || host::since(self.begun) >= Duration::from_millis(self.context.epoch.ms)
             || self.context.clock.leader() > epoch
     }
 
@@ -482,7 +483,7 @@ impl Reader {
 
     /// Notes that the current epoch holds what was read so far; for each partition, the next offset.
     fn end_epoch(&mut self) -> Vec<(Partition, i64)> {
-        let now = Instant::now();
+        let now = host::now();
         let ends: Vec<(Partition, i64)> = std::mem::take(&mut self.ends).into_iter().collect();
         if let Some(capability) = &self.capability {
             let (epoch, bytes) = (*capability.time(), std::mem::take(&mut self.epoch_bytes));
@@ -505,7 +506,7 @@ impl Reader {
                 break;
             }
             closed.settled = true;
-            self.context.metrics.epoch_seconds.observe(closed.at.elapsed().as_secs_f64());
+            self.context.metrics.epoch_seconds.observe(host::since(closed.at).as_secs_f64());
             self.context.metrics.settled_epoch.set(closed.epoch as i64);
         }
         let recorded = self.context.clock.recorded();
@@ -537,10 +538,10 @@ impl Reader {
 
     /// Once a second, also while nothing is read: that is when it grows.
     fn report_lag(&mut self) {
-        if self.reported.elapsed() < Duration::from_secs(1) {
+        if host::since(self.reported) < Duration::from_secs(1) {
             return;
         }
-        self.reported = Instant::now();
+        self.reported = host::now();
         for lag in self.from.lag() {
             let labels = [self.context.topics.name(lag.partition.topic), &lag.partition.number.to_string()];
             self.context.metrics.source_lag.with_label_values(&labels).set(lag.records);

@@ -18,9 +18,10 @@
 //! until the run is abandoned; meanwhile nothing is claimed, so the sinks wait and the gate stops the sources.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
@@ -34,6 +35,7 @@ use super::clock::{BORDER, Cut, EpochClock, border_above};
 use super::driver::Stream;
 use super::epoch_log::{Checkpoint, Claim, Entry, EpochLog, LogError};
 use super::failure::{Cause, Failure};
+use super::host;
 use super::metrics::Metrics;
 use super::recovery::FILES_UP_TO;
 use super::stop::Stop;
@@ -64,6 +66,7 @@ struct Done {
 
 /// What the thread works with.
 struct Hand {
+    asked: Receiver<(Entry, Done)>,
     log: EpochLog,
     keep: usize,
     stop: Stop,
@@ -83,9 +86,9 @@ impl Recorder {
         failure: Failure,
         metrics: Metrics,
     ) -> std::io::Result<Recorder> {
-        let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let hand = Hand { log, keep, stop, failure, metrics };
-        std::thread::Builder::new().name("epoch-log".into()).spawn(move || hand.run(&receiver))?;
+        let (sender, asked) = host::queue(QUEUE_MAX);
+        let hand = Hand { asked, log, keep, stop, failure, metrics };
+        host::start("epoch-log".into(), hand)?;
         Ok(Recorder { sender: Some(sender) })
     }
 
@@ -102,25 +105,34 @@ impl Recorder {
     }
 }
 
-impl Hand {
-    fn run(mut self, receiver: &Receiver<(Entry, Done)>) {
-        while let Ok((entry, done)) = receiver.recv() {
-            if let Err(error) = self.append(&entry) {
-                let cause = if matches!(error, LogError::Fenced { .. }) { Cause::Fenced } else { Cause::Outside };
-                self.failure.report_as(cause, format!("epoch log: {error}"));
-                return;
-            }
-            if matches!(entry, Entry::Checkpoint(_)) {
-                self.metrics.checkpoints.inc();
-                self.metrics.checkpoint_last_success.set(unix_seconds());
-                if let Err(error) = self.log.prune(self.keep) {
-                    tracing::warn!(target: "runtime", "could not delete what no checkpoint needs any more: {error}; it is tried again with the next");
-                }
-            }
-            done.mark.store(done.upto, Ordering::Release);
-            // Fails only when the worker has gone.
-            let _ = done.wake.activate();
+impl host::Hand for Hand {
+    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
+        match host::receive(&self.asked, at_most) {
+            Ok((entry, done)) => self.record(&entry, &done),
+            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
+            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
         }
+    }
+}
+
+impl Hand {
+    fn record(&mut self, entry: &Entry, done: &Done) -> ControlFlow<()> {
+        if let Err(error) = self.append(entry) {
+            let cause = if matches!(error, LogError::Fenced { .. }) { Cause::Fenced } else { Cause::Outside };
+            self.failure.report_as(cause, format!("epoch log: {error}"));
+            return ControlFlow::Break(());
+        }
+        if matches!(entry, Entry::Checkpoint(_)) {
+            self.metrics.checkpoints.inc();
+            self.metrics.checkpoint_last_success.set(unix_seconds());
+            if let Err(error) = self.log.prune(self.keep) {
+                tracing::warn!(target: "runtime", "could not delete what no checkpoint needs any more: {error}; it is tried again with the next");
+            }
+        }
+        done.mark.store(done.upto, Ordering::Release);
+        // Fails only when the worker has gone.
+        let _ = done.wake.activate();
+        ControlFlow::Continue(())
     }
 
     /// Appends; goes on trying while the store cannot be reached.
@@ -130,7 +142,7 @@ impl Hand {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
                     tracing::warn!(target: "runtime", "could not write the epoch log: {error}; trying again");
-                    std::thread::sleep(pause);
+                    host::sleep(pause);
                     pause = (2 * pause).min(RETRY_MAX);
                 }
                 result => return result,
@@ -345,20 +357,37 @@ impl Publisher {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
-        mut publish: impl FnMut(&Recorded) -> Result<(), String> + Send + 'static,
+        publish: impl FnMut(&Recorded) -> Result<(), String> + Send + 'static,
         clock: EpochClock,
         failure: Failure,
     ) -> std::io::Result<Publisher> {
-        let (sender, receiver) = sync_channel::<Recorded>(QUEUE_MAX);
-        std::thread::Builder::new().name("publish".into()).spawn(move || {
-            while let Ok(recorded) = receiver.recv() {
-                match publish(&recorded) {
-                    Ok(()) => clock.record(recorded.epoch),
-                    Err(why) => return failure.report(why),
-                }
-            }
-        })?;
+        let (sender, recorded) = host::queue::<Recorded>(QUEUE_MAX);
+        host::start("publish".into(), Publishing { recorded, publish, clock, failure })?;
         Ok(Publisher(sender))
+    }
+}
+
+/// What the publisher's thread works with.
+struct Publishing<P> {
+    recorded: Receiver<Recorded>,
+    publish: P,
+    clock: EpochClock,
+    failure: Failure,
+}
+
+impl<P: FnMut(&Recorded) -> Result<(), String> + Send + 'static> host::Hand for Publishing<P> {
+    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
+        let recorded = match host::receive(&self.recorded, at_most) {
+            Ok(recorded) => recorded,
+            Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+        };
+        if let Err(why) = (self.publish)(&recorded) {
+            self.failure.report(why);
+            return ControlFlow::Break(());
+        }
+        self.clock.record(recorded.epoch);
+        ControlFlow::Continue(())
     }
 }
 
