@@ -23,6 +23,7 @@ use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
 use crate::runtime::failure::{Cause, Failure};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
+use crate::runtime::memory::{self, Bound, Machine, Pressure, Watch};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::progress::{self, Terminal};
 use crate::runtime::recorder::{Publisher, Recorded, Recorder, Stamp};
@@ -107,7 +108,7 @@ impl Job {
         let metrics = Metrics::new();
         let model = load_model(&flow, &metrics)?;
         let names = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
-        let (begun, topics) = begin(&flow, &options, &key, model.as_deref(), &names)?;
+        let (begun, topics) = begin(&flow, &options, &key, model.as_deref(), &names, &metrics)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
@@ -163,6 +164,10 @@ impl Job {
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
+        let (pressure, metrics) = (Pressure::default(), plan.metrics.clone());
+        let machine = Machine::default();
+        memory::announce(&Bound::of(&plan.flow, workers), machine.read().map(|reading| reading.limit), &metrics);
+        let memory = Watch::start(move || machine.read(), pressure.clone(), metrics).map_err(Failed::unavailable)?;
         let keeping = Keeping::start(self.begun, &plan, &options).map_err(Failed::unavailable)?;
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
@@ -172,6 +177,7 @@ impl Job {
                 worker: index,
                 epoch: plan.flow.spec.epoch.clone(),
                 inflight: plan.flow.spec.inflight.clone(),
+                pressure: pressure.clone(),
                 clock: keeping.clock.clone(),
                 settled: settled.clone(),
                 replay: keeping.replay.clone(),
@@ -183,8 +189,7 @@ impl Job {
             let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled, keeping.of_worker(index));
             move || tail.finish()
         });
-        drop(drain);
-        drop(line);
+        drop((drain, line, memory));
         ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
@@ -198,6 +203,7 @@ fn begin(
     key: &Key,
     model: Option<&Logistic>,
     names: &Topics,
+    metrics: &Metrics,
 ) -> Result<(Begun, Topics), Failed> {
     let spec = &flow.spec;
     let store = match options.keep {
@@ -213,21 +219,29 @@ fn begin(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    let ids = match options.keep {
+        Keep::State => source::topic_ids(&spec.source, names, &options.stop).map_err(Failed::source)?,
+        Keep::Nowhere => BTreeMap::new(),
+    };
     let seal = |history: &History| {
         recovery::admit(history, &digests, options.replay_with_new_code)?;
+        let digests =
+            recovery::with_topics(&digests, history, &ids).map_err(|topic| source::made_anew(&topic).to_string())?;
         let known = known_topics(history, spec.source.kind, names)?;
         Ok(Seal {
             generation: 0,
             workers: options.workers as u32,
             processes: 1,
             topics: known.names().map(str::to_owned).collect(),
-            digests: digests.clone(),
+            digests,
             replay: !history.claims.is_empty(),
         })
     };
     let (log, history) = EpochLog::take_over(store.clone(), seal).map_err(log_failed)?;
     let topics = known_topics(&history, spec.source.kind, names).map_err(Failed::configuration)?;
+    let fetching = Instant::now();
     let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
+    metrics.restore_seconds.set(fetching.elapsed().as_secs_f64());
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }
@@ -316,7 +330,7 @@ impl Keeping {
             publisher: Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone())?)),
             clock,
             replay: recovery.replay,
-            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics)?,
+            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics, plan.topics.clone())?,
             writer,
             restored: recovery.restored,
             cipher,

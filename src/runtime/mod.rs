@@ -8,6 +8,7 @@ pub mod epoch_log;
 pub mod failure;
 pub mod http;
 pub mod live;
+pub mod memory;
 pub mod metrics;
 pub mod progress;
 mod reader;

@@ -38,6 +38,7 @@ use super::metrics::Metrics;
 use super::recovery::FILES_UP_TO;
 use super::stop::Stop;
 use crate::sink::StagedFile;
+use crate::source::Topics;
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
 
@@ -69,6 +70,7 @@ struct Hand {
     stop: Stop,
     failure: Failure,
     metrics: Metrics,
+    topics: Topics,
 }
 
 impl Recorder {
@@ -82,9 +84,10 @@ impl Recorder {
         stop: Stop,
         failure: Failure,
         metrics: Metrics,
+        topics: Topics,
     ) -> std::io::Result<Recorder> {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let hand = Hand { log, keep, stop, failure, metrics };
+        let hand = Hand { log, keep, stop, failure, metrics, topics };
         std::thread::Builder::new().name("epoch-log".into()).spawn(move || hand.run(&receiver))?;
         Ok(Recorder { sender: Some(sender) })
     }
@@ -110,9 +113,8 @@ impl Hand {
                 self.failure.report_as(cause, format!("epoch log: {error}"));
                 return;
             }
+            self.tell(&entry);
             if matches!(entry, Entry::Checkpoint(_)) {
-                self.metrics.checkpoints.inc();
-                self.metrics.checkpoint_last_success.set(unix_seconds());
                 if let Err(error) = self.log.prune(self.keep) {
                     tracing::warn!(target: "runtime", "could not delete what no checkpoint needs any more: {error}; it is tried again with the next");
                 }
@@ -123,17 +125,43 @@ impl Hand {
         }
     }
 
+    /// Telemetry of an entry that is durable.
+    fn tell(&self, entry: &Entry) {
+        let metrics = &self.metrics;
+        let offset = |stage: &str, (partition, end): &(Partition, i64)| {
+            let labels = [self.topics.name(partition.topic), &partition.number.to_string(), stage];
+            metrics.source_offset.with_label_values(&labels).set(*end);
+        };
+        match entry {
+            Entry::Seal(_) => {}
+            Entry::Claims(claims) => {
+                metrics.claims.inc_by(claims.len() as u64);
+                metrics.claim_last_success.set(unix_seconds());
+                claims.iter().flat_map(|claim| &claim.cuts).for_each(|cut| offset("claimed", cut));
+            }
+            Entry::Checkpoint(checkpoint) => {
+                metrics.checkpoints.inc();
+                metrics.checkpoint_last_success.set(unix_seconds());
+                checkpoint.ends.iter().for_each(|end| offset("checkpointed", end));
+            }
+        }
+    }
+
     /// Appends; goes on trying while the store cannot be reached.
     fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
         let mut pause = RETRY_MIN;
         loop {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
+                    self.metrics.epoch_log_waiting.set(1);
                     tracing::warn!(target: "runtime", "could not write the epoch log: {error}; trying again");
                     std::thread::sleep(pause);
                     pause = (2 * pause).min(RETRY_MAX);
                 }
-                result => return result,
+                result => {
+                    self.metrics.epoch_log_waiting.set(0);
+                    return result;
+                }
             }
         }
     }
@@ -141,7 +169,7 @@ impl Hand {
 
 /// Telemetry alone.
 #[expect(clippy::disallowed_methods, reason = "metrics only; no row depends on it")]
-fn unix_seconds() -> i64 {
+pub(super) fn unix_seconds() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
