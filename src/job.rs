@@ -23,6 +23,7 @@ use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
 use crate::runtime::failure::{Cause, Failure};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
+use crate::runtime::memory::{self, Bound, Machine, Pressure, Watch};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::progress::{self, Terminal};
 use crate::runtime::recorder::{Publisher, Recorded, Recorder, Stamp};
@@ -111,7 +112,7 @@ impl Job {
             Keep::State => store::open(&flow.spec.state).map_err(Failed::unavailable)?,
             Keep::Nowhere => store::memory(),
         };
-        let (begun, topics) = begin(store, &flow, &options, &key, model.as_deref(), &names)?;
+        let (begun, topics) = begin(store, &flow, &options, &key, model.as_deref(), &names, &metrics)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
@@ -167,17 +168,20 @@ impl Job {
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
+        let (pressure, metrics) = (Pressure::default(), plan.metrics.clone());
+        let machine = Machine::default();
+        memory::announce(&Bound::of(&plan.flow, workers), machine.read().map(|reading| reading.limit), &metrics);
+        let memory = Watch::start(move || machine.read(), pressure.clone(), metrics).map_err(Failed::unavailable)?;
         let keeping = Keeping::start(self.begun, &plan, &options, publish(&plan)).map_err(Failed::unavailable)?;
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
-            let context = keeping.of_source(index, &options.stop, &settled);
+            let context = keeping.of_source(index, &options.stop, &settled, &pressure);
             let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled, keeping.of_worker(index));
             move || tail.finish()
         });
-        drop(drain);
-        drop(line);
+        drop((drain, line, memory));
         ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
@@ -192,6 +196,7 @@ pub(crate) fn begin(
     key: &Key,
     model: Option<&Logistic>,
     names: &Topics,
+    metrics: &Metrics,
 ) -> Result<(Begun, Topics), Failed> {
     let spec = &flow.spec;
     let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
@@ -203,21 +208,29 @@ pub(crate) fn begin(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    let ids = match options.keep {
+        Keep::State => source::topic_ids(&spec.source, names, &options.stop).map_err(Failed::source)?,
+        Keep::Nowhere => BTreeMap::new(),
+    };
     let seal = |history: &History| {
         recovery::admit(history, &digests, options.replay_with_new_code)?;
+        let digests =
+            recovery::with_topics(&digests, history, &ids).map_err(|topic| source::made_anew(&topic).to_string())?;
         let known = known_topics(history, spec.source.kind, names)?;
         Ok(Seal {
             generation: 0,
             workers: options.workers as u32,
             processes: 1,
             topics: known.names().map(str::to_owned).collect(),
-            digests: digests.clone(),
+            digests,
             replay: !history.claims.is_empty(),
         })
     };
     let (log, history) = EpochLog::take_over(store.clone(), seal).map_err(log_failed)?;
     let topics = known_topics(&history, spec.source.kind, names).map_err(Failed::configuration)?;
+    let fetching = Instant::now();
     let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
+    metrics.restore_seconds.set(fetching.elapsed().as_secs_f64());
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }
@@ -272,9 +285,9 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
 fn publish(plan: &Plan) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
     let folders = sink::folders(&plan.flow.spec.sink);
     move |recorded| {
-        folders
-            .iter()
-            .try_for_each(|folder| folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string()))
+        folders.iter().try_for_each(|folder| {
+            folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string())
+        })
     }
 }
 
@@ -315,7 +328,7 @@ impl Keeping {
             publisher: Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone())?)),
             clock,
             replay: recovery.replay,
-            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics)?,
+            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics, plan.topics.clone())?,
             writer,
             restored: recovery.restored,
             cipher,
@@ -326,12 +339,19 @@ impl Keeping {
     }
 
     /// What the source of one worker needs.
-    pub(crate) fn of_source(&self, index: usize, stop: &Stop, settled: &Handle<Epoch>) -> SourceContext {
+    pub(crate) fn of_source(
+        &self,
+        index: usize,
+        stop: &Stop,
+        settled: &Handle<Epoch>,
+        pressure: &Pressure,
+    ) -> SourceContext {
         let Plan { flow, failure, metrics, topics, .. } = &self.plan;
         SourceContext {
             worker: index,
             epoch: flow.spec.epoch.clone(),
             inflight: flow.spec.inflight.clone(),
+            pressure: pressure.clone(),
             clock: self.clock.clone(),
             settled: settled.clone(),
             replay: self.replay.clone(),

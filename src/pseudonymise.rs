@@ -44,6 +44,9 @@ use owners::Owners;
 /// Patients whose pseudonym one worker remembers.
 pub const CACHE_MAX: usize = 1 << 20;
 
+/// Bytes that one of them takes at most: 33 in a table that is half full, and an id of up to 64 on the heap, with what the allocator adds.
+pub const CACHED_BYTES: usize = 2 * 33 + 64 + 16;
+
 /// Observations in, readings out.
 pub fn render<'s>(observations: Stream<'s, Observations>, plan: &Plan, desk: &Desk) -> Stream<'s, Intake> {
     let metrics = plan.metrics.clone();

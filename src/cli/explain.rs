@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Failed, print_line};
 use crate::config::{Flow, SourceKind};
 use crate::pseudonymise::Key;
+use crate::runtime::memory::Bound;
 
 /// Arguments of `explain`.
 #[derive(clap::Args, Debug)]
@@ -52,7 +53,8 @@ pub fn run(args: Args) -> Result<(), Failed> {
     match args.format {
         Format::Text => {
             let settings = toml::to_string(&flow.spec).map_err(Failed::other)?;
-            print_line(&format!("{}\n{settings}", picture(&flow)));
+            let memory = Bound::of(&flow, 1);
+            print_line(&format!("{}\nmemory of a process with one worker: {memory}\n\n{settings}", picture(&flow)));
         }
         Format::Mermaid => print_line(&mermaid(&flow)),
         Format::Dot => print_line(&dot(&flow)),

@@ -5,10 +5,11 @@
 //! | 0 | done, or drained after SIGTERM or Ctrl-C |
 //! | 1 | `check` found that the golden differs |
 //! | 2 | wrong arguments |
+//! | 9 | another run has taken over the state |
 //! | 69 | a source, a sink or a port cannot be used |
 //! | 70 | a bug: a worker or a sink panicked |
 //! | 75 | asked to end, but not everything could be delivered within 20 s; the next run reads it again |
-//! | 78 | the flow, the key or the model cannot be used |
+//! | 78 | the flow, the key or the model cannot be used; offsets or a topic that state knows are gone |
 //! | 130 | asked to end a second time |
 
 use std::process::ExitCode;
@@ -106,6 +107,7 @@ impl Failed {
     pub fn of(reported: Reported) -> Self {
         let code = match reported.cause {
             Cause::Outside => 69,
+            Cause::Configuration => 78,
             Cause::Fenced => 9,
             Cause::Bug => 70,
             Cause::Undelivered => 75,

@@ -72,6 +72,8 @@ pub struct SourceSpec {
     /// Kafka: how long a partition must be empty until it no longer holds windows open.
     #[schemars(with = "String")]
     pub idle: EventSpan,
+    /// Kafka: seconds between two looks for partitions that were added and topics that were made anew; 0 for none.
+    pub discovery_seconds: u64,
     /// Files: files or folders (read recursively; `.json`, `.ndjson`, `.jsonl`, each also `.gz` or `.zst`); `-` is standard input.
     pub paths: Vec<PathBuf>,
     /// Largest record in bytes; a larger one is rejected (`record_too_large`) without being parsed.
@@ -124,6 +126,7 @@ impl Default for SourceSpec {
             client_files: BTreeMap::new(),
             queue_kib: 16_384,
             idle: EventSpan::from_seconds(60),
+            discovery_seconds: 30,
             paths: Vec::new(),
             record_bytes_max: 8 << 20,
             seed: 1,

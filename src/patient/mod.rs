@@ -120,6 +120,14 @@ pub const SWEEP_PATIENTS: usize = 128;
 /// touched, and half of this stage's time would go into waiting for one line after the other.
 const WARM_PATIENTS: usize = 32;
 
+/// Bytes that a patient at rest takes (the table above).
+pub fn bytes_at_rest(spec: &PatientSpec) -> u64 {
+    64 + 8 * u64::from(spec.baseline_readings) + 31
+}
+
+/// Bytes that a contribution of three signals takes until it is beyond `correction.horizon`.
+pub const CONTRIBUTION_BYTES: u64 = 84;
+
 /// A reading known to the day enters windows of this length or more.
 const DAY: EventSpan = EventSpan::from_seconds(86_400);
 

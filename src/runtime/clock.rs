@@ -129,9 +129,7 @@ impl EpochClock {
         let leader = self.leader();
         let mut next = after(from).max(leader);
         let border = border_above(leader.max(from));
-        let last_border = border - BORDER;
-        let caught_up = self.recorded() + 1 >= last_border || last_border <= self.0.start;
-        if schedule.dirty && caught_up && host::since(schedule.since) >= schedule.every {
+        if schedule.dirty && self.caught_up(leader.max(from)) && host::since(schedule.since) >= schedule.every {
             (schedule.dirty, schedule.since) = (false, host::now());
             next = border + 1;
         } else if border_above(next) > border {
@@ -183,6 +181,22 @@ impl EpochClock {
         self.0.recorded.load(Ordering::SeqCst)
     }
 
+    /// Checkpoint intervals that have gone by since something was read, or a border was passed, without a checkpoint of it; 0 if nothing is due.
+    pub fn missed(&self) -> u64 {
+        let schedule = self.schedule();
+        if !schedule.dirty && self.caught_up(self.leader()) {
+            return 0;
+        }
+        let every = schedule.every.as_millis().max(1);
+        u64::try_from(schedule.since.elapsed().as_millis() / every).unwrap_or(u64::MAX)
+    }
+
+    /// True if the checkpoint of the last border at or before this epoch is recorded, or the run began above it.
+    fn caught_up(&self, epoch: Epoch) -> bool {
+        let last_border = border_above(epoch) - BORDER;
+        self.recorded() + 1 >= last_border || last_border <= self.0.start
+    }
+
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,6 +234,23 @@ mod tests {
         assert_eq!(clock.advance(11 * BORDER + 2, false), 12 * BORDER + 1, "what was read meanwhile is not forgotten");
         let patient = EpochClock::starting_above(5, 1, Duration::from_secs(3_600));
         assert_eq!(patient.advance(6, true), 7);
+    }
+
+    #[test]
+    fn a_checkpoint_is_missed_while_something_was_read_and_none_is_recorded() {
+        let every = Duration::from_millis(20);
+        let clock = EpochClock::starting_above(10 * BORDER, 1, every);
+        std::thread::sleep(3 * every);
+        assert_eq!(clock.missed(), 0, "nothing was read");
+        let border = clock.advance(10 * BORDER + 1, true);
+        assert_eq!(border, 11 * BORDER + 1);
+        std::thread::sleep(3 * every);
+        assert!(clock.missed() >= 3, "not recorded");
+        assert_eq!(clock.advance(border, true), border + 1, "and so no other one is begun");
+        assert!(clock.missed() >= 3);
+        clock.record(11 * BORDER - 1);
+        clock.advance(border + 1, true);
+        assert_eq!(clock.missed(), 0);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Cause {
     /// A source or a sink cannot go on.
     Outside,
+    /// What the flow names is not what it was: a restart does not help.
+    Configuration,
     /// A thread panicked.
     Bug,
     /// Another run has taken over.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::vocabulary::Tally;
@@ -31,6 +31,8 @@ pub struct Metrics {
     pub source_lag: IntGaugeVec,
     /// Watermark: `topic`, `partition`.
     pub source_watermark: GaugeVec,
+    /// How far a partition has come: `topic`, `partition`, `stage` = `read`, `claimed` or `checkpointed`; each the next offset.
+    pub source_offset: IntGaugeVec,
     /// Partitions that are idle.
     pub source_idle: IntGauge,
     /// Inputs read: resources, and records that could not be taken for one. What `inputs` must add up to.
@@ -83,22 +85,40 @@ pub struct Metrics {
     pub ingest_to_sink: HistogramVec,
     /// The epoch that every sink has settled.
     pub settled_epoch: IntGauge,
+    /// When an epoch was last settled: seconds since the Unix epoch.
+    pub settled: IntGauge,
     /// Epochs under way.
     pub inflight_epochs: IntGauge,
     /// Bytes read and not yet settled.
     pub inflight_bytes: IntGauge,
     /// Seconds that an epoch takes from closing to settled.
     pub epoch_seconds: Histogram,
+    /// Epochs claimed in the epoch log.
+    pub claims: IntCounter,
+    /// When the last epoch was claimed: seconds since the Unix epoch.
+    pub claim_last_success: IntGauge,
+    /// 1 while an entry of the epoch log cannot be written.
+    pub epoch_log_waiting: IntGauge,
+    /// Epochs of an earlier run that were read again.
+    pub replayed_epochs: IntCounter,
+    /// Seconds that the start took to fetch state, and to read again what was claimed.
+    pub restore_seconds: Gauge,
     /// Checkpoints recorded.
     pub checkpoints: IntCounter,
     /// When the last one was recorded: seconds since the Unix epoch.
     pub checkpoint_last_success: IntGauge,
+    /// Intervals that have gone by without a checkpoint although one was due.
+    pub checkpoints_missed: IntGauge,
     /// Bytes of state files written.
     pub checkpoint_bytes: IntCounter,
     /// Seconds that a stage stands still to hand in its state.
     pub checkpoint_pause: Histogram,
     /// Which run of the state this is; counts starts.
     pub generation: IntGauge,
+    /// The most memory that the flow takes, without state, in bytes.
+    pub memory_bound: IntGauge,
+    /// How near its limit memory is: 0, 1 or 2.
+    pub memory_pressure: IntGauge,
     /// Clients of the live page's stream.
     pub live_clients: IntGauge,
     /// `version`; always 1.
@@ -121,6 +141,11 @@ impl Metrics {
                 "source_watermark_timestamp_seconds",
                 "Event time that a partition has reached",
                 partition,
+            ),
+            source_offset: r.gauges(
+                "source_offset",
+                "Next offset of a partition: as read, as claimed in the epoch log, as of the last checkpoint",
+                &["topic", "partition", "stage"],
             ),
             source_idle: r.gauge("source_idle_partitions", "Partitions that hold no window open although not ended"),
             decode_resources: r
@@ -165,16 +190,31 @@ impl Metrics {
             sink_waiting: r.gauges("sink_waiting", "1 while the sink waits for its destination", &["sink"]),
             ingest_to_sink: r.histograms("ingest_to_sink_seconds", "Broker timestamp to settled row", 0.01, &["sink"]),
             settled_epoch: r.gauge("settled_epoch", "The newest epoch that every sink has settled"),
+            settled: r.gauge("settled_timestamp_seconds", "When every sink last settled an epoch, be it an empty one"),
             inflight_epochs: r.gauge("inflight_epochs", "Epochs read and not yet settled"),
             inflight_bytes: r.gauge("inflight_bytes", "Bytes read and not yet settled"),
             epoch_seconds: r.histogram("epoch_seconds", "From the close of an epoch until every sink has settled it"),
+            claims: r.counter("claims_total", "Epochs claimed in the epoch log"),
+            claim_last_success: r
+                .gauge("claim_last_success_timestamp_seconds", "When the last epoch was claimed; empty ones are not"),
+            epoch_log_waiting: r.gauge("epoch_log_waiting", "1 while the epoch log cannot be written"),
+            replayed_epochs: r.counter("replayed_epochs_total", "Epochs of an earlier run that were read again"),
+            restore_seconds: r
+                .float_gauge("restore_seconds", "What this start took to fetch state and to read claimed epochs again"),
             checkpoints: r.counter("checkpoints_total", "Checkpoints recorded in the epoch log"),
             checkpoint_last_success: r
                 .gauge("checkpoint_last_success_timestamp_seconds", "When the last checkpoint was recorded"),
+            checkpoints_missed: r.gauge(
+                "checkpoints_missed",
+                "Intervals gone by without a checkpoint although one was due; 0 while all is well or nothing is read",
+            ),
             checkpoint_bytes: r.counter("checkpoint_bytes_total", "Bytes of state files written"),
             checkpoint_pause: r
                 .histogram("checkpoint_pause_seconds", "How long a stage stands still to hand in its state"),
             generation: r.gauge("generation", "Which run of the state this is; counts starts"),
+            memory_bound: r.gauge("memory_bound_bytes", "The most memory that the flow takes, without state"),
+            memory_pressure: r
+                .gauge("memory_pressure", "0 far from the limit, 1 sources are slowed down, 2 sources are paused"),
             live_clients: r.gauge("live_clients", "Browsers that follow the live page"),
             build_info: r.gauges("build_info", "Version of this binary; always 1", &["version"]),
             registry: Registry::new(),
@@ -313,6 +353,10 @@ impl Described {
             "distance, 0 to 1"
         } else if name.ends_with("_epoch") {
             "epoch number"
+        } else if name.ends_with("_offset") {
+            "offset"
+        } else if name.ends_with("_pressure") {
+            "level, 0 to 2"
         } else {
             "count"
         }
@@ -394,6 +438,11 @@ impl Catalogue {
     fn gauge(&mut self, name: &str, help: &'static str) -> IntGauge {
         let opts = self.note("gauge", name, help, &[]);
         self.register(IntGauge::with_opts(opts))
+    }
+
+    fn float_gauge(&mut self, name: &str, help: &'static str) -> Gauge {
+        let opts = self.note("gauge", name, help, &[]);
+        self.register(Gauge::with_opts(opts))
     }
 
     fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {

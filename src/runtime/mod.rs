@@ -9,6 +9,7 @@ pub mod failure;
 mod host;
 pub mod http;
 pub mod live;
+pub mod memory;
 pub mod metrics;
 pub mod progress;
 mod reader;

@@ -14,7 +14,7 @@
 //! Limits: [`HELD_BYTES_MAX`] and one batch more are held back while epochs are repeated.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -32,19 +32,21 @@ use super::driver::{NAP, Stream};
 use super::epoch_log::{Claim, PartitionMark};
 use super::failure::{Cause, Failure};
 use super::host;
+use super::memory::{Level, Pressure};
 use super::metrics::Metrics;
+use super::recorder::unix_seconds;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
 use crate::identified::{Arena, Mark, Payload, Record, Records};
-use crate::source::{Poll, Polled};
+use crate::source::{Poll, Polled, SourceError};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
 
 /// A source hands on about this many bytes at once: small enough for the cache, large enough that progress tracking costs nothing.
-const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// While epochs are repeated, partitions that are further than the epoch are read on until this much of them waits.
-const HELD_BYTES_MAX: usize = 32 << 20;
+pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// What a source operator needs besides its [`Poll`].
 pub struct SourceContext {
@@ -54,6 +56,8 @@ pub struct SourceContext {
     pub epoch: EpochSpec,
     /// How much may be under way.
     pub inflight: InflightSpec,
+    /// Whether memory is short.
+    pub pressure: Pressure,
     /// The process's clock.
     pub clock: EpochClock,
     /// The frontier behind all sinks.
@@ -146,6 +150,8 @@ struct Reader {
     capability: Option<Capability<Epoch>>,
     activator: Activator,
     begun: Instant,
+    /// When the source was.
+    opened_at: Instant,
     /// Partitions that were opened, to be ended when the input is declared complete.
     opened: Vec<Partition>,
     phase: Phase,
@@ -157,6 +163,8 @@ struct Reader {
     closed: VecDeque<Closed>,
     /// Where each partition begins, until that was said.
     starts: Vec<(Partition, i64)>,
+    /// Partitions of which it was said, or is about to be.
+    begun_at: BTreeSet<Partition>,
     ends: BTreeMap<Partition, i64>,
     marks: Vec<PartitionMark>,
     reported: Instant,
@@ -218,19 +226,21 @@ impl Reader {
             true => Phase::Reading,
             false => Phase::Repeating(Replay { claims, limits: BTreeMap::new(), limited: false }),
         };
-        let starts = from.lag().into_iter().map(|lag| (lag.partition, lag.position)).collect();
+        let starts: Vec<(Partition, i64)> = from.lag().into_iter().map(|lag| (lag.partition, lag.position)).collect();
         Reader {
             from,
             context,
             capability: Some(capability),
             activator,
             begun: now,
+            opened_at: now,
             opened: Vec::new(),
             phase,
             first: First::Reading,
             ahead: Records::default(),
             epoch_bytes: 0,
             closed: VecDeque::new(),
+            begun_at: starts.iter().map(|(partition, _)| *partition).collect(),
             starts,
             ends: BTreeMap::new(),
             marks: Vec::new(),
@@ -288,7 +298,7 @@ impl Reader {
         if polled == Polled::End {
             self.close(out, None, true);
         } else if self.first == First::Delivered || idled || self.epoch_is_over(epoch) {
-            let held_something = !self.ends.is_empty() || !self.marks.is_empty();
+            let held_something = !self.ends.is_empty() || !self.marks.is_empty() || !self.starts.is_empty();
             let next = self.context.clock.advance(epoch, held_something);
             self.close(out, Some(next), false);
         }
@@ -331,6 +341,8 @@ impl Reader {
             self.end_epoch();
             self.downgrade(next);
             replay.claims.pop_front();
+            // All workers repeat all epochs, each its part.
+            self.context.metrics.replayed_epochs.inc_by(u64::from(self.context.worker == 0));
             self.activator.activate();
         }
         self.phase = Phase::Repeating(replay);
@@ -340,6 +352,9 @@ impl Reader {
     fn go_live(&mut self, replay: &Replay) {
         if replay.limited {
             self.from.limit(None);
+        }
+        if self.context.worker == 0 {
+            self.context.metrics.restore_seconds.add(self.opened_at.elapsed().as_secs_f64());
         }
         self.downgrade(self.context.clock.start());
         self.marks.clear();
@@ -418,7 +433,8 @@ impl Reader {
         if self.context.stop.drain() || self.context.clock.draining() {
             return Polled::End;
         }
-        if self.first == First::Waiting {
+        // Epochs are closed meanwhile, so that what was read is settled, and its memory given back.
+        if self.first == First::Waiting || self.context.pressure.level() == Level::Critical {
             return Polled::Nothing;
         }
         let complete = self.context.stop.is_complete();
@@ -426,20 +442,31 @@ impl Reader {
             records.arena = Arena::recycled();
         }
         let polled = self.from.poll(BATCH_BYTES, records).unwrap_or_else(|error| {
-            self.context.failure.report(format!("source: {error}"));
+            let cause = match error {
+                SourceError::Configuration(_) => Cause::Configuration,
+                SourceError::Unavailable(_) => Cause::Outside,
+            };
+            self.context.failure.report_as(cause, format!("source: {error}"));
             Polled::End
         });
-        self.opened.extend(
-            records
-                .marks
-                .iter()
-                .filter_map(|mark| if let Mark::Opened(partition) = mark { Some(*partition) } else { None }),
-        );
+        self.hear_of_opened(&records.marks);
         if complete && polled == Polled::Nothing {
             records.marks.extend(self.opened.drain(..).map(Mark::Ended));
             return Polled::End;
         }
         polled
+    }
+
+    /// Where a partition begins that was not there from the beginning goes into the cut of the epoch that is open: no later one than its mark.
+    fn hear_of_opened(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            let Mark::Opened(partition) = *mark else { continue };
+            self.opened.push(partition);
+            if self.begun_at.insert(partition) {
+                let begins = self.from.lag().into_iter().find(|lag| lag.partition == partition);
+                self.starts.extend(begins.map(|lag| (partition, lag.position)));
+            }
+        }
     }
 
     fn epoch_is_over(&self, epoch: Epoch) -> bool {
@@ -508,6 +535,7 @@ impl Reader {
             closed.settled = true;
             self.context.metrics.epoch_seconds.observe(host::since(closed.at).as_secs_f64());
             self.context.metrics.settled_epoch.set(closed.epoch as i64);
+            self.context.metrics.settled.set(unix_seconds());
         }
         let recorded = self.context.clock.recorded();
         let mut ends = BTreeMap::new();
@@ -526,7 +554,8 @@ impl Reader {
         let epochs = unsettled().count() as u64;
         let bytes: usize = unsettled().map(|closed| closed.bytes).sum::<usize>() + self.epoch_bytes;
         self.tell((epochs as i64, bytes as i64));
-        epochs > 0 && (epochs >= self.context.inflight.epochs || bytes >= self.context.inflight.bytes)
+        let (epochs_max, bytes_max) = self.context.pressure.inflight(&self.context.inflight);
+        epochs > 0 && (epochs >= epochs_max || bytes >= bytes_max)
     }
 
     /// Moves the gauges, which are sums over the workers.
@@ -542,10 +571,13 @@ impl Reader {
             return;
         }
         self.reported = host::now();
+        let metrics = &self.context.metrics;
         for lag in self.from.lag() {
-            let labels = [self.context.topics.name(lag.partition.topic), &lag.partition.number.to_string()];
-            self.context.metrics.source_lag.with_label_values(&labels).set(lag.records);
+            let (topic, number) = (self.context.topics.name(lag.partition.topic), lag.partition.number.to_string());
+            metrics.source_lag.with_label_values(&[topic, &number]).set(lag.records);
+            metrics.source_offset.with_label_values(&[topic, &number, "read"]).set(lag.position);
         }
+        metrics.checkpoints_missed.set(i64::try_from(self.context.clock.missed()).unwrap_or(i64::MAX));
     }
 
     fn account(&mut self, records: &Records, started: Instant) {

@@ -40,6 +40,7 @@ use super::metrics::Metrics;
 use super::recovery::FILES_UP_TO;
 use super::stop::Stop;
 use crate::sink::StagedFile;
+use crate::source::Topics;
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
 
@@ -72,6 +73,7 @@ struct Hand {
     stop: Stop,
     failure: Failure,
     metrics: Metrics,
+    topics: Topics,
 }
 
 impl Recorder {
@@ -85,9 +87,10 @@ impl Recorder {
         stop: Stop,
         failure: Failure,
         metrics: Metrics,
+        topics: Topics,
     ) -> std::io::Result<Recorder> {
         let (sender, asked) = host::queue(QUEUE_MAX);
-        let hand = Hand { asked, log, keep, stop, failure, metrics };
+        let hand = Hand { asked, log, keep, stop, failure, metrics, topics };
         host::start("epoch-log".into(), hand)?;
         Ok(Recorder { sender: Some(sender) })
     }
@@ -122,17 +125,38 @@ impl Hand {
             self.failure.report_as(cause, format!("epoch log: {error}"));
             return ControlFlow::Break(());
         }
-        if matches!(entry, Entry::Checkpoint(_)) {
-            self.metrics.checkpoints.inc();
-            self.metrics.checkpoint_last_success.set(unix_seconds());
-            if let Err(error) = self.log.prune(self.keep) {
-                tracing::warn!(target: "runtime", "could not delete what no checkpoint needs any more: {error}; it is tried again with the next");
-            }
+        self.tell(entry);
+        if matches!(entry, Entry::Checkpoint(_))
+            && let Err(error) = self.log.prune(self.keep)
+        {
+            tracing::warn!(target: "runtime", "could not delete what no checkpoint needs any more: {error}; it is tried again with the next");
         }
         done.mark.store(done.upto, Ordering::Release);
         // Fails only when the worker has gone.
         let _ = done.wake.activate();
         ControlFlow::Continue(())
+    }
+
+    /// Telemetry of an entry that is durable.
+    fn tell(&self, entry: &Entry) {
+        let metrics = &self.metrics;
+        let offset = |stage: &str, (partition, end): &(Partition, i64)| {
+            let labels = [self.topics.name(partition.topic), &partition.number.to_string(), stage];
+            metrics.source_offset.with_label_values(&labels).set(*end);
+        };
+        match entry {
+            Entry::Seal(_) => {}
+            Entry::Claims(claims) => {
+                metrics.claims.inc_by(claims.len() as u64);
+                metrics.claim_last_success.set(unix_seconds());
+                claims.iter().flat_map(|claim| &claim.cuts).for_each(|cut| offset("claimed", cut));
+            }
+            Entry::Checkpoint(checkpoint) => {
+                metrics.checkpoints.inc();
+                metrics.checkpoint_last_success.set(unix_seconds());
+                checkpoint.ends.iter().for_each(|end| offset("checkpointed", end));
+            }
+        }
     }
 
     /// Appends; goes on trying while the store cannot be reached.
@@ -141,11 +165,15 @@ impl Hand {
         loop {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
+                    self.metrics.epoch_log_waiting.set(1);
                     tracing::warn!(target: "runtime", "could not write the epoch log: {error}; trying again");
                     host::sleep(pause);
                     pause = (2 * pause).min(RETRY_MAX);
                 }
-                result => return result,
+                result => {
+                    self.metrics.epoch_log_waiting.set(0);
+                    return result;
+                }
             }
         }
     }
@@ -153,7 +181,7 @@ impl Hand {
 
 /// Telemetry alone.
 #[expect(clippy::disallowed_methods, reason = "metrics only; no row depends on it")]
-fn unix_seconds() -> i64 {
+pub(super) fn unix_seconds() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

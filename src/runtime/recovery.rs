@@ -58,6 +58,30 @@ pub mod digest {
     pub const SHAPE: &str = "shape";
     /// What decides the rows: settings, model, version.
     pub const RULES: &str = "rules";
+    /// What each topic's id is kept under, its name behind it.
+    pub const TOPIC: &str = "topic ";
+}
+
+/// The digests with the ids of the topics; those that are not known just now are as they were.
+///
+/// # Errors
+/// The name of a topic that was made anew since: what was read of it is not in the one that bears its name now.
+pub fn with_topics(
+    digests: &BTreeMap<String, String>,
+    history: &History,
+    ids: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, String> {
+    let last = history.seals.last().filter(|_| !history.is_blank());
+    let then = last.into_iter().flat_map(|seal| &seal.digests);
+    let mut all = digests.clone();
+    all.extend(then.filter(|(name, _)| name.starts_with(digest::TOPIC)).map(|(name, id)| (name.clone(), id.clone())));
+    for (topic, id) in ids {
+        match all.insert(format!("{}{topic}", digest::TOPIC), id.clone()) {
+            Some(then) if then != *id => return Err(topic.clone()),
+            _ => {}
+        }
+    }
+    Ok(all)
 }
 
 /// Whether a run with these digests may go on from what is there.
@@ -155,5 +179,45 @@ fn plan(history: &History, from: Option<&Checkpoint>, restored: Restored, replay
         staged: history.checkpoints.iter().map(|checkpoint| (checkpoint.epoch, checkpoint.staged.clone())).collect(),
         committed_up_to: history.checkpoints.iter().map(committed_up_to).max().unwrap_or(0),
         earlier: history.seals.iter().map(workers).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Proves what is made of topics' ids. Everything else is proved in `runtime/tests.rs` and `epoch_log/tests.rs`.
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// A history whose last start had these digests, with something read since.
+    fn history(digests: &[(&str, &str)]) -> History {
+        let (topics, digests) = (Vec::new(), map(digests));
+        let seal = Seal { generation: 1, workers: 1, processes: 1, topics, digests, replay: false };
+        let claim = Claim { epoch: 5, starts: Vec::new(), cuts: Vec::new(), marks: Vec::new() };
+        History { seals: vec![seal], claims: vec![claim], ..History::default() }
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_is_named() {
+        let now = map(&[("bp-obs", "other"), ("labs", "b")]);
+        let known = history(&[("key", "k"), ("topic bp-obs", "a"), ("topic labs", "b")]);
+        assert_eq!(with_topics(&map(&[("key", "k")]), &known, &now), Err("bp-obs".to_owned()));
+    }
+
+    #[test]
+    fn ids_that_nobody_tells_just_now_are_kept_and_new_ones_added() {
+        let known = history(&[("key", "k"), ("topic bp-obs", "a")]);
+        let digests = with_topics(&map(&[("key", "k2")]), &known, &map(&[("labs", "b")])).unwrap();
+        assert_eq!(digests, map(&[("key", "k2"), ("topic bp-obs", "a"), ("topic labs", "b")]));
+        let again = with_topics(&digests, &known, &map(&[("bp-obs", "a")])).unwrap();
+        assert_eq!(again["topic bp-obs"], "a");
+    }
+
+    #[test]
+    fn a_start_with_nothing_to_go_on_from_compares_nothing() {
+        let blank = History { claims: Vec::new(), ..history(&[("topic bp-obs", "a")]) };
+        assert_eq!(with_topics(&map(&[]), &blank, &map(&[("bp-obs", "b")])), Ok(map(&[("topic bp-obs", "b")])));
     }
 }

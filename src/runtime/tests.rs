@@ -22,6 +22,7 @@ use super::driver::{self, Keyed, SourceContext, Tail};
 use super::epoch_log::{EpochLog, Seal};
 use super::failure::{Cause, Failure, Reported};
 use super::http::Health;
+use super::memory::{Level, Pressure};
 use super::metrics::Metrics;
 use super::recorder::{self, Publisher, Recorder, Stamp};
 use super::recovery::{self, Recovery};
@@ -49,11 +50,15 @@ const HANG: Duration = Duration::from_secs(60);
 enum Step {
     /// So many records of the partition.
     Read(i32, usize),
+    /// The partition was added, and begins at this offset.
+    Open(i32, i64),
     Nothing,
     First,
     Fail,
+    /// The topic is not what it was.
+    Anew,
 }
-use Step::{Fail, First, Nothing, Read};
+use Step::{Anew, Fail, First, Nothing, Open, Read};
 
 /// What a scripted sink does.
 #[derive(Clone, Default)]
@@ -75,6 +80,8 @@ struct Setup {
     /// Beyond its script each source reads one record a poll until it is stopped.
     endless: bool,
     inflight: InflightSpec,
+    pressure: Pressure,
+    metrics: Metrics,
     epoch: EpochSpec,
     temper: Temper,
     /// The machine fails, or panics, at this offset.
@@ -112,6 +119,8 @@ fn setup(sources: Vec<Vec<Step>>) -> Setup {
         sources,
         endless: false,
         inflight: InflightSpec { epochs: 4, bytes: 1 << 20 },
+        pressure: Pressure::default(),
+        metrics: Metrics::new(),
         epoch: EpochSpec { ms: 5, bytes: 10 * RECORD_BYTES },
         temper: Temper::default(),
         machine_fails: None,
@@ -139,6 +148,9 @@ fn expected(sources: &[Vec<Step>]) -> BTreeSet<Position> {
     let mut next: BTreeMap<i32, i64> = BTreeMap::new();
     let mut all = BTreeSet::new();
     for step in sources.iter().flatten() {
+        if let Open(number, first) = *step {
+            next.insert(number, first);
+        }
         if let Read(number, count) = *step {
             let offset = next.entry(number).or_default();
             all.extend((0..count as i64).map(|ahead| position(number, *offset + ahead)));
@@ -180,16 +192,25 @@ impl Script {
 impl Poll for Script {
     fn poll(&mut self, _: usize, into: &mut Records) -> Result<Polled, SourceError> {
         if !std::mem::replace(&mut self.opened, true) {
-            let numbers: BTreeSet<i32> =
-                self.steps.iter().filter_map(|s| if let Read(n, _) = s { Some(*n) } else { None }).collect();
+            let later = |n: i32| self.steps.iter().any(|step| matches!(step, Open(added, _) if *added == n));
+            let resumed = |n: i32| self.resume.contains_key(&n);
+            let numbers = self.steps.iter().filter_map(|s| if let Read(n, _) = s { Some(*n) } else { None });
+            let numbers: BTreeSet<i32> = numbers.filter(|n| resumed(*n) || !later(*n)).collect();
             into.marks.extend(numbers.into_iter().map(|number| Mark::Opened(position(number, 0).partition)));
             return Ok(Polled::Some);
         }
         match self.steps.pop_front() {
             Some(Read(number, count)) => self.read(number, count, into),
+            Some(Open(number, first)) => {
+                self.next.insert(number, first);
+                if !self.resume.contains_key(&number) {
+                    into.marks.push(Mark::Opened(position(number, 0).partition));
+                }
+            }
             Some(Nothing) => return Ok(Polled::Nothing),
             Some(First) => return Ok(Polled::First),
             Some(Fail) => return Err(SourceError::Unavailable("the broker has gone".into())),
+            Some(Anew) => return Err(SourceError::Configuration("another topic".into())),
             None if self.endless => self.read(99, 1, into),
             None => return Ok(Polled::End),
         }
@@ -358,14 +379,15 @@ struct Keeping {
 
 impl Keeping {
     fn of(setup: &Setup) -> Keeping {
-        let (metrics, failure, workers) = (Metrics::new(), Failure::default(), setup.sources.len());
+        let (metrics, failure, workers) = (setup.metrics.clone(), Failure::default(), setup.sources.len());
         let (log, recovery) = begin(&setup.store, workers);
         let clock = EpochClock::starting_above(recovery.above.max(ABOVE), workers, setup.every);
         clock.record(recovery.checkpoint.unwrap_or(0));
         let (stop, store, generation) = (setup.stop.clone(), setup.store.clone(), recovery.generation);
         let writer =
             StateWriter::start(store, generation, None, stop.clone(), failure.clone(), metrics.clone()).unwrap();
-        let recorder = Recorder::start(log, 3, stop, failure.clone(), metrics.clone()).unwrap();
+        let topics = Topics::new(["bp-obs".to_owned()]);
+        let recorder = Recorder::start(log, 3, stop, failure.clone(), metrics.clone(), topics).unwrap();
         let published = Arc::clone(&setup.seen.published);
         let publish = move |recorded: &recorder::Recorded| {
             published.lock().unwrap().extend(recorded.staged.iter().cloned());
@@ -397,6 +419,7 @@ impl Keeping {
             worker,
             epoch: setup.epoch.clone(),
             inflight: setup.inflight.clone(),
+            pressure: setup.pressure.clone(),
             clock: self.clock.clone(),
             settled: settled.clone(),
             replay: self.recovery.replay.clone(),
@@ -447,13 +470,13 @@ fn build(scope: Scope<'_, Epoch>, setup: &Setup, worker: usize, keeping: &Keepin
     tail
 }
 
-/// Where the partitions of a script begin.
+/// Where the partitions of a script begin; those that are added later, only if an earlier run knew them.
 fn own(script: &[Step], resume: &BTreeMap<Partition, i64>) -> BTreeMap<i32, i64> {
-    let at = |number| resume.get(&position(number, 0).partition).copied().unwrap_or(0);
-    script
-        .iter()
-        .filter_map(|step| if let Read(number, _) = step { Some((*number, at(*number))) } else { None })
-        .collect()
+    let at = |number| resume.get(&position(number, 0).partition).copied();
+    let later = |number: i32| script.iter().any(|step| matches!(step, Open(added, _) if *added == number));
+    let begins = |number| at(number).or((!later(number)).then_some(0)).map(|at| (number, at));
+    let numbers = script.iter().filter_map(|step| if let Read(number, _) = step { Some(*number) } else { None });
+    numbers.filter_map(begins).collect()
 }
 
 /// Takes over the log as a job does.
@@ -698,5 +721,113 @@ fn a_run_that_dies_is_repeated_exactly_by_any_number_of_workers() {
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
         all.iter().for_each(|position| *counts.entry(key_group(position.offset as u64)).or_default() += 1);
         assert_eq!(*second.seen.counts.lock().unwrap(), counts, "{before} to {after}: the state is that of one run");
+    }
+}
+
+/// Partition 7 is added while the run is under way, begins at offset 1,000, and is known to the next run from the log alone.
+#[test]
+fn a_partition_that_is_added_is_known_to_the_next_run_from_its_first_offset() {
+    for (before, after) in [(1, 1), (2, 1), (1, 2)] {
+        for dies_at in [1_000, 1_003, 1_030] {
+            let mut sources = busy(before);
+            let added = (0..20).map(|_| Read(7, 3));
+            sources[0].splice(20..20, [Open(7, 1_000)].into_iter().chain(added));
+            let mut dying = setup(sources.clone());
+            dying.machine_fails = Some((dies_at, false));
+            // Every poll fills an epoch, and no checkpoint is due: all that is known of the partition is its claims.
+            (dying.epoch.bytes, dying.temper.slow) = (1, Duration::from_millis(1));
+            run(&dying).unwrap_err();
+            let (_, recovery) = begin(&dying.store, before);
+            let partition = position(7, 0).partition;
+            let first = recovery.resume.get(&partition).copied();
+            let claimed = recovery.replay.iter().any(|claim| claim.cuts.iter().any(|(of, _)| *of == partition));
+            assert!(first == Some(1_000) || first.is_none() && !claimed, "{first:?}");
+            let starts = recovery.replay.iter().flat_map(|claim| &claim.starts).filter(|(of, _)| *of == partition);
+            assert!(starts.count() <= 1, "announced once");
+
+            let mut dealt = vec![Vec::new(); after];
+            sources.iter().flatten().for_each(|step| match step {
+                Read(number, _) | Open(number, _) => dealt[*number as usize % after].push(*step),
+                _ => {}
+            });
+            let mut second = setup(dealt);
+            second.store = dying.store.clone();
+            run(&second).unwrap();
+            let all: BTreeSet<Position> =
+                dying.seen.positions_delivered().into_iter().chain(second.seen.positions_delivered()).collect();
+            assert_eq!(all, expected(&sources), "{before} to {after}");
+            let (_, recovery) = begin(&dying.store, after);
+            assert_eq!(recovery.ends.get(&partition), Some(&1_060));
+        }
+    }
+}
+
+#[test]
+fn a_source_whose_topic_is_another_one_ends_the_run_for_good() {
+    let mut sources = busy(2);
+    sources[1].push(Anew);
+    let text = "source: another topic".to_owned();
+    assert_eq!(run(&setup(sources)), Err(Reported { cause: Cause::Configuration, text }));
+}
+
+#[test]
+fn sources_slow_down_while_memory_is_short_and_pause_when_it_runs_out() {
+    for workers in [1, 2, 4] {
+        let stuck = Arc::new(AtomicBool::new(true));
+        let mut setup = setup(vec![vec![Read(0, 1)]; workers]);
+        (setup.endless, setup.temper.stuck) = (true, Some(Arc::clone(&stuck)));
+        (setup.epoch.bytes, setup.epoch.ms) = (1, 5);
+        setup.pressure.set(Level::Critical);
+        let running = std::thread::spawn({
+            let setup = setup.clone();
+            move || run(&setup)
+        });
+        sleep(Duration::from_millis(100));
+        assert_eq!(setup.seen.reads(), 0, "{workers} workers");
+        // Half of four epochs, and the one that is open.
+        setup.pressure.set(Level::High);
+        sleep(Duration::from_millis(200));
+        let reads = setup.seen.reads();
+        assert!((workers..=workers * 3).contains(&reads), "{reads} reads, {workers} workers");
+        stuck.store(false, Ordering::SeqCst);
+        while setup.seen.reads() <= 20 * workers {
+            sleep(Duration::from_millis(1));
+        }
+        // What was read is delivered although nothing is read any more, and the pause ends.
+        setup.pressure.set(Level::Critical);
+        let mut before = usize::MAX;
+        while before != setup.seen.reads() || setup.seen.delivered.lock().unwrap().len() != before {
+            before = setup.seen.reads();
+            sleep(Duration::from_millis(50));
+        }
+        setup.pressure.set(Level::Calm);
+        while setup.seen.reads() == before {
+            sleep(Duration::from_millis(1));
+        }
+        setup.stop.ask();
+        running.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn metrics_say_what_was_claimed_checkpointed_and_repeated() {
+    let mut dying = setup(busy(2));
+    (dying.epoch.bytes, dying.temper.slow) = (1, Duration::from_millis(1));
+    dying.machine_fails = Some((60, false));
+    run(&dying).unwrap_err();
+    let mut second = setup(dying.sources.clone());
+    second.store = dying.store.clone();
+    run(&second).unwrap();
+    let (first, then) = (&dying.metrics, &second.metrics);
+    assert!(first.claims.get() > 0 && first.replayed_epochs.get() == 0 && first.restore_seconds.get() == 0.0);
+    assert_eq!(then.replayed_epochs.get(), first.claims.get(), "no checkpoint was due before");
+    assert!(then.restore_seconds.get() > 0.0 && then.settled.get() > 0 && then.claim_last_success.get() > 0);
+    let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+    expected(&second.sources).into_iter().for_each(|at| _ = ends.insert(at.partition.number, at.offset + 1));
+    for (number, end) in ends {
+        for stage in ["claimed", "checkpointed"] {
+            let offset = then.source_offset.with_label_values(&["bp-obs", &number.to_string(), stage]);
+            assert_eq!(offset.get(), end, "{stage} of {number}");
+        }
     }
 }

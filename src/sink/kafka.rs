@@ -33,6 +33,8 @@ mod session;
 mod transactions;
 mod wait;
 
+use std::collections::BTreeMap;
+
 use rdkafka::config::ClientConfig;
 
 pub use self::ledger::Lane;
@@ -45,6 +47,15 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::stop::Stop;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
+
+/// librdkafka's setting of the queue's size, in kB.
+const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
+const QUEUE_KBYTES_DEFAULT: usize = 16_384;
+
+/// Bytes that the client's queue may hold with these settings.
+pub fn queue_bytes(client: &BTreeMap<String, String>) -> usize {
+    client.get(QUEUE_KBYTES).and_then(|text| text.parse().ok()).unwrap_or(QUEUE_KBYTES_DEFAULT) << 10
+}
 
 /// The sink's name in metrics.
 const NAME: &str = "kafka";
@@ -79,7 +90,7 @@ impl KafkaSink {
         for (key, value) in [
             ("linger.ms", "5"),
             ("compression.codec", "zstd"),
-            ("queue.buffering.max.kbytes", "16384"),
+            (QUEUE_KBYTES, &QUEUE_KBYTES_DEFAULT.to_string()),
             ("topic.metadata.refresh.interval.ms", "10000"),
             ("transaction.timeout.ms", "60000"),
         ] {

@@ -21,7 +21,7 @@ pub const FILE_BYTES_MAX: u64 = 128 << 20;
 /// … or at this age.
 pub const FILE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Written to the operating system in pieces of this size.
-const BUFFER_BYTES: usize = 256 << 10;
+pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 
 /// The NDJSON sink of one worker.
 pub type NdjsonSink = FileSink<Ndjson>;

@@ -10,13 +10,16 @@
 //! 1. Records of a partition are delivered in offset order, each once; offsets may have gaps (transactions, compaction).
 //! 2. An offset that is not there stops the run with [`SourceError`]; nothing resets silently (`auto.offset.reset=error`).
 //! 3. A broker that is down is waited for: its partitions stand still, the others go on, and none of them becomes idle meanwhile.
-//! 4. With `until_end` a partition ends exactly at the end offset seen at the start, whether or not the last offset holds a record.
+//! 4. With `until_end` a partition ends exactly at the end offset seen at the start, whether or not the last offset holds a record; and
+//!    nothing is looked for that is added later.
+//! 5. A partition that is added is opened in an earlier poll than its first record comes in.
 //!
 //! Limits: 2,048 messages a poll, and at most one record beyond the bytes asked for. A key of more than [`KEY_BYTES_MAX`] is dropped.
-//! It does not notice partitions that are added while it runs.
+//! Partitions that are added while it runs are looked for every `source.discovery_seconds`, by a thread of its own.
 
 mod batch;
 pub mod client;
+mod discover;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +33,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use self::batch::{Event, Fetched, Fetcher, Message};
+pub(super) use self::discover::made_anew;
+use self::discover::{Discovery, Found, vanished};
 pub use self::start::Waits;
 use self::start::{ACCEPT_LOSS, Planned};
 use crate::config::SourceSpec;
@@ -53,10 +58,25 @@ pub(super) fn topics(spec: &SourceSpec) -> Result<Topics, SourceError> {
     Ok(Topics::new(spec.topics.iter().cloned()))
 }
 
+/// Which topic each name stands for just now; none for brokers that do not number topics, or do not answer. A topic that is deleted and made
+/// anew gets another id.
+///
+/// # Errors
+/// [`SourceError::Configuration`] for settings that cannot work.
+pub(super) fn topic_ids(
+    spec: &SourceSpec,
+    topics: &Topics,
+    stop: &Stop,
+) -> Result<BTreeMap<String, String>, SourceError> {
+    start::topic_ids(spec, topics, stop, Waits::default())
+}
+
 /// One worker's share of some topics.
 pub struct KafkaSource {
-    /// `None` for a worker without partitions: it needs no connection.
+    /// `None` for a worker that will never have partitions: it needs no connection.
     fetcher: Option<Fetcher>,
+    /// `None` if nothing is looked for.
+    discovery: Option<Discovery>,
     reading: Reading,
     stop: Stop,
     progress: Option<Progress>,
@@ -100,6 +120,20 @@ struct Reader {
     quiet_since: Instant,
 }
 
+impl Reader {
+    fn new(plan: &Planned, until_end: bool, now: Instant) -> Reader {
+        Reader {
+            partition: plan.partition,
+            position: plan.position,
+            end: plan.end,
+            ended: until_end && plan.position >= plan.end,
+            at_end: false,
+            idle: false,
+            quiet_since: now,
+        }
+    }
+}
+
 impl KafkaSource {
     /// Connects, looks up the partitions and begins to fetch those of this worker.
     ///
@@ -108,7 +142,17 @@ impl KafkaSource {
     pub fn open(spec: &SourceSpec, opening: &Opening<'_>, waits: Waits) -> Result<Self, SourceError> {
         let mut fetcher = start::consumer(spec)?;
         let planned = start::plan(&mut fetcher, spec, opening, waits)?;
-        let reading = Reading::new(spec, opening, &planned);
+        KafkaSource::assigned(fetcher, spec, opening, &planned)
+    }
+
+    /// Begins to fetch what is planned.
+    fn assigned(
+        fetcher: Fetcher,
+        spec: &SourceSpec,
+        opening: &Opening<'_>,
+        planned: &[Planned],
+    ) -> Result<Self, SourceError> {
+        let reading = Reading::new(spec, opening, planned);
         let mut assignment = TopicPartitionList::new();
         for (plan, reader) in planned.iter().zip(&reading.partitions) {
             if !reader.ended {
@@ -116,7 +160,9 @@ impl KafkaSource {
                 added.map_err(|why| unavailable("assign partitions", &why))?;
             }
         }
-        let fetcher = if assignment.count() == 0 {
+        let looks = !opening.until_end && spec.discovery_seconds > 0;
+        let discovery = looks.then(|| Discovery::start(start::asking(spec)?, spec, opening, planned)).transpose()?;
+        let fetcher = if assignment.count() == 0 && !looks {
             None
         } else {
             fetcher.consumer().assign(&assignment).map_err(|why| unavailable("assign partitions", &why))?;
@@ -126,6 +172,7 @@ impl KafkaSource {
             .then(|| Duration::from_micros(u64::try_from(spec.idle.micros()).unwrap_or(0)));
         Ok(KafkaSource {
             fetcher,
+            discovery,
             idle_checked: reading.now,
             reading,
             stop: opening.stop.clone(),
@@ -134,6 +181,26 @@ impl KafkaSource {
             committed: BTreeMap::new(),
             paused: BTreeSet::new(),
         })
+    }
+
+    /// Begins to fetch partitions that were added.
+    fn take_in_what_was_found(&mut self) -> Result<(), SourceError> {
+        let (Some(discovery), Some(fetcher)) = (&self.discovery, &self.fetcher) else { return Ok(()) };
+        while let Some(found) = discovery.next() {
+            let plan = match found {
+                Found::Added(plan) => plan,
+                Found::Lost(why) => return Err(why),
+            };
+            let Planned { topic, partition, offset, position, .. } = &plan;
+            let mut list = TopicPartitionList::new();
+            let assigned = list
+                .add_partition_offset(topic, partition.number, *offset)
+                .and_then(|()| fetcher.consumer().incremental_assign(&list));
+            assigned.map_err(|why| unavailable("assign partitions", &why))?;
+            tracing::info!(target: "source", "partition {} of topic {topic:?} was added; it is read from offset {position}", partition.number);
+            self.reading.add(&plan);
+        }
+        Ok(())
     }
 
     /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
@@ -182,6 +249,8 @@ impl Poll for KafkaSource {
             self.reading.mark_idle(idle);
         }
         self.settle()?;
+        // Last: the marks of this poll come before the records of the next.
+        self.take_in_what_was_found()?;
         let marked = !self.reading.marks.is_empty();
         into.marks.append(&mut self.reading.marks);
         Ok(if marked || into.records.len() > before {
@@ -253,16 +322,7 @@ impl Reading {
     fn new(spec: &SourceSpec, opening: &Opening<'_>, planned: &[Planned]) -> Self {
         let now = Instant::now();
         let mut marks: Vec<Mark> = planned.iter().map(|plan| Mark::Opened(plan.partition)).collect();
-        let reader = |plan: &Planned| Reader {
-            partition: plan.partition,
-            position: plan.position,
-            end: plan.end,
-            ended: opening.until_end && plan.position >= plan.end,
-            at_end: false,
-            idle: false,
-            quiet_since: now,
-        };
-        let partitions: Vec<Reader> = planned.iter().map(reader).collect();
+        let partitions: Vec<Reader> = planned.iter().map(|plan| Reader::new(plan, opening.until_end, now)).collect();
         marks.extend(partitions.iter().filter(|reader| reader.ended).map(|reader| Mark::Ended(reader.partition)));
         Reading {
             topics: opening.topics.clone(),
@@ -275,6 +335,15 @@ impl Reading {
             now,
             failed: None,
             trouble: Trouble::default(),
+        }
+    }
+
+    /// A partition that was added. Nothing holds an index meanwhile: a run of records ends with its poll, and with nothing ending nothing is left.
+    fn add(&mut self, plan: &Planned) {
+        if let Err(at) = self.partitions.binary_search_by_key(&plan.partition, |reader| reader.partition) {
+            self.run = None;
+            self.partitions.insert(at, Reader::new(plan, false, self.now));
+            self.marks.push(Mark::Opened(plan.partition));
         }
     }
 
@@ -360,11 +429,7 @@ impl Reading {
                      (deleted by retention, or the topic was made anew); {ACCEPT_LOSS}"
                 ))
             }
-            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
-                SourceError::Unavailable(format!(
-                    "partition {number} of topic {topic:?} does not exist any more; if it was made anew, {ACCEPT_LOSS}"
-                ))
-            }
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => vanished(topic, number),
             Code::TopicAuthorizationFailed => SourceError::Unavailable(format!(
                 "not allowed to read topic {topic:?} any more; the user needs the right Read on it"
             )),

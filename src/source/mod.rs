@@ -75,6 +75,23 @@ pub fn open(spec: &SourceSpec, opening: &Opening<'_>) -> Result<Box<dyn Poll>, S
     }
 }
 
+/// What the topics of a flow are, apart from their names: a name may come to stand for another topic. Empty for sources whose topics are what
+/// they are called, and where nobody tells. May wait for some seconds.
+///
+/// # Errors
+/// [`SourceError::Configuration`] for settings that cannot work.
+pub fn topic_ids(spec: &SourceSpec, topics: &Topics, stop: &Stop) -> Result<BTreeMap<String, String>, SourceError> {
+    match spec.kind {
+        SourceKind::Kafka => kafka::topic_ids(spec, topics, stop),
+        SourceKind::Files | SourceKind::Generator => Ok(BTreeMap::new()),
+    }
+}
+
+/// What a run says if a topic is another one than that of which state was kept.
+pub fn made_anew(topic: &str) -> SourceError {
+    kafka::made_anew(topic)
+}
+
 /// One worker's share of all partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -196,6 +213,8 @@ pub enum Polled {
 /// A source, as one worker reads its share of it.
 pub trait Poll: Send + 'static {
     /// Adds up to about `bytes_max` bytes of records (at least one record if there is one) and any marks. Never blocks longer than a few milliseconds.
+    ///
+    /// A partition that is not there from the beginning is opened in an earlier call than its first record comes in, and [`Poll::lag`] names its first offset meanwhile.
     fn poll(&mut self, bytes_max: usize, into: &mut Records) -> Result<Polled, SourceError>;
 
     /// While an earlier run's epochs are repeated and too much of later ones has come already: of a partition nothing is wanted at or beyond its limit, and

@@ -3,21 +3,23 @@
 //!
 //! The only part of the source that waits, each step for at most [`Waits`]. The decision itself is [`begin`], a pure function.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::batch::{Event, Fetcher};
+use super::batch::{Described, Event, Fetcher, describe};
 use super::client::{self, Quiet};
+use super::discover::vanished;
 use crate::config::{SourceSpec, Start};
 use crate::runtime::stop::Stop;
-use crate::source::{Opening, SourceError};
+use crate::source::{Opening, SourceError, Topics};
 use crate::vocabulary::{Partition, TopicId};
 
 /// How long opening may wait.
@@ -36,7 +38,7 @@ impl Default for Waits {
 }
 
 /// A single question to the brokers waits this long, so that a request to stop is noticed.
-const QUESTION_WAIT: Duration = Duration::from_secs(1);
+pub(super) const QUESTION_WAIT: Duration = Duration::from_secs(1);
 
 /// One partition of this worker, and where it begins.
 pub(super) struct Planned {
@@ -92,6 +94,36 @@ pub(super) fn consumer(spec: &SourceSpec) -> Result<Fetcher, SourceError> {
     Fetcher::new(consumer).ok_or_else(|| SourceError::Unavailable("librdkafka made a consumer without a queue".into()))
 }
 
+/// A client that only asks.
+pub(super) fn asking(spec: &SourceSpec) -> Result<BaseConsumer<Quiet>, SourceError> {
+    let mut settings = client::configuration(&spec.brokers, &spec.client, &spec.client_files)?;
+    settings.set("enable.metrics.push", "false").set_log_level(RDKafkaLogLevel::Warning);
+    settings.create_with_context(Quiet).map_err(|why| client::creation_error(&why))
+}
+
+/// The id of each topic that exists and has one; none if nobody tells within [`Waits::topic`]: opening says whether brokers can be reached at all.
+pub(super) fn topic_ids(
+    spec: &SourceSpec,
+    topics: &Topics,
+    stop: &Stop,
+    waits: Waits,
+) -> Result<BTreeMap<String, String>, SourceError> {
+    let client = asking(spec)?;
+    let names: Vec<&str> = topics.names().collect();
+    let begun = Instant::now();
+    let described = loop {
+        match describe(&client, &names, QUESTION_WAIT) {
+            Ok(described) => break described,
+            Err(why) if stop.drain() || begun.elapsed() >= waits.topic => {
+                tracing::warn!(target: "source", "could not ask for the ids of the topics: {why}; whether one was made anew is not noticed at this start");
+                break Vec::new();
+            }
+            Err(_) => std::thread::sleep(QUESTION_WAIT / 10),
+        }
+    };
+    Ok(described.into_iter().filter_map(|Described { topic, id, .. }| Some((topic, id?))).collect())
+}
+
 fn default(settings: &mut ClientConfig, key: &str, value: &str) {
     if settings.get(key).is_none() {
         settings.set(key, value);
@@ -122,7 +154,10 @@ pub(super) fn plan(
             let ask = |fetcher: &Fetcher| fetcher.consumer().fetch_watermarks(topic, partition.number, QUESTION_WAIT);
             let (low, high) = insist(fetcher, spec, opening.stop, waits.brokers, ask)?;
             let bounds = Bounds { low, high };
-            let offset = begin(spec.start, opening.resume.get(&partition).copied(), committed, bounds)
+            // One that came while nobody looked: all of it is new.
+            let others_are_known = opening.resume.keys().any(|known| known.topic == partition.topic);
+            let start = if others_are_known { Start::Earliest } else { spec.start };
+            let offset = begin(start, opening.resume.get(&partition).copied(), committed, bounds)
                 .map_err(|lost| lost.explain(topic, partition.number))?;
             let position = match offset {
                 Offset::Offset(offset) => offset,
@@ -183,21 +218,32 @@ fn partitions(
         let metadata = insist(fetcher, spec, opening.stop, waits.brokers, |fetcher| {
             fetcher.consumer().fetch_metadata(None, QUESTION_WAIT)
         })?;
-        let numbers = |name: &str| -> Result<Vec<i32>, String> {
+        let numbers = |name: &str| -> Result<Vec<i32>, SourceError> {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name && !topic.partitions().is_empty());
-            let topic = topic.ok_or_else(|| name.to_owned())?;
-            Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+            let topic = topic.ok_or_else(|| unknown(name, spec))?;
+            let numbers = topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+            complete(numbers, name, opening)
         };
         match opening.topics.names().map(numbers).collect() {
-            Ok(numbers) => return Ok(numbers),
-            Err(topic) if begun.elapsed() >= waits.topic => {
-                return Err(SourceError::Configuration(format!(
-                    "topic {topic:?} does not exist at {}, or may not be described by this user; create it or correct source.topics",
-                    spec.brokers
-                )));
-            }
-            Err(_) => std::thread::sleep(QUESTION_WAIT / 4),
+            Err(_) if begun.elapsed() < waits.topic => std::thread::sleep(QUESTION_WAIT / 4),
+            result => return result,
         }
+    }
+}
+
+fn unknown(topic: &str, spec: &SourceSpec) -> SourceError {
+    SourceError::Configuration(format!(
+        "topic {topic:?} does not exist at {}, or may not be described by this user; create it or correct source.topics",
+        spec.brokers
+    ))
+}
+
+/// Whatever durable state has read of must be there: nobody else would repeat it.
+fn complete(numbers: Vec<i32>, topic: &str, opening: &Opening<'_>) -> Result<Vec<i32>, SourceError> {
+    let known = opening.resume.keys().filter(|known| Some(known.topic) == opening.topics.id(topic));
+    match known.map(|known| known.number).find(|number| !numbers.contains(number)) {
+        Some(number) => Err(vanished(topic, number)),
+        None => Ok(numbers),
     }
 }
 

@@ -57,6 +57,24 @@ impl Setup {
         KafkaSource::open(&self.spec, &opening, self.waits)
     }
 
+    /// Opens as if the last partitions had not been there yet.
+    fn open_before(&self, added: i32) -> KafkaSource {
+        let topics = topics(&self.spec).unwrap();
+        let opening = Opening {
+            share: self.share,
+            until_end: self.until_end,
+            topics: &topics,
+            path_key: &|_| [0; 6],
+            resume: &self.resume,
+            stop: &self.stop,
+            progress: self.progress.clone(),
+        };
+        let mut fetcher = start::consumer(&self.spec).unwrap();
+        let mut planned = start::plan(&mut fetcher, &self.spec, &opening, self.waits).unwrap();
+        planned.retain(|plan| plan.partition.number < added);
+        KafkaSource::assigned(fetcher, &self.spec, &opening, &planned).unwrap()
+    }
+
     fn error(&self) -> String {
         self.open().err().expect("it must not open").to_string()
     }
@@ -460,6 +478,134 @@ fn a_feeder_waits_for_its_reader_and_gives_up_when_asked() {
     assert!(!feeder.finished());
     stop.ask();
     assert_eq!(feeder.join().unwrap(), 20);
+}
+
+/// The mock cannot add partitions to a topic; so they are there, and the source begins without knowing of them.
+#[test]
+fn partitions_that_are_added_are_read_from_their_beginning_by_whose_they_are() {
+    for workers in [1, 2, 3] {
+        let (_cluster, brokers) = cluster(5);
+        produce(&brokers, TOPIC, &[(0, 3), (2, 20), (3, 7), (4, 1)]);
+        let mut counts = BTreeMap::new();
+        for worker in 0..workers {
+            let mut setup = Setup::new(&brokers);
+            (setup.share, setup.until_end, setup.spec.discovery_seconds) = (Share { worker, workers }, false, 1);
+            setup.spec.start = Start::Latest;
+            let mut source = setup.open_before(2);
+            let ours = (0..5).filter(|number| setup.share.takes(TOPIC, *number)).count();
+            let mut read = Read::default();
+            // Mark, first offset and records come in this order.
+            read.until(&mut source, |read, _| read.marked(|mark| matches!(mark, Mark::Opened(_))) == ours);
+            let expected_count: usize =
+                [0, 0, 20, 7, 1].iter().zip(0..).filter(|(_, at)| setup.share.takes(TOPIC, *at)).map(|(n, _)| n).sum();
+            read.until(&mut source, |read, _| read.count() == expected_count);
+            assert!(source.lag().is_sorted_by_key(|lag| lag.partition) && source.lag().len() == ours);
+            for (number, records) in read.records {
+                assert_eq!(records, expected(number, 0..records.len()), "{workers} workers");
+                counts.insert(number, records.len());
+            }
+        }
+        assert_eq!(
+            counts,
+            BTreeMap::from([(2, 20), (3, 7), (4, 1)]),
+            "{workers} workers; what is old begins at the end"
+        );
+    }
+}
+
+#[test]
+fn a_partition_that_is_added_says_where_it_begins_before_its_first_record() {
+    let (_cluster, brokers) = cluster(2);
+    produce(&brokers, TOPIC, &[(1, 50)]);
+    let mut setup = Setup::new(&brokers);
+    (setup.until_end, setup.spec.discovery_seconds) = (false, 1);
+    let mut source = setup.open_before(1);
+    let mut read = Read::default();
+    let added = |mark: &Mark| matches!(mark, Mark::Opened(partition) if partition.number == 1);
+    read.until(&mut source, |read, _| read.marked(added) == 1);
+    assert_eq!((read.count(), source.lag()[1].position), (0, 0));
+    read.until(&mut source, |read, _| read.count() == 50);
+}
+
+#[test]
+fn what_came_while_nobody_looked_is_read_from_its_beginning() {
+    let (_cluster, brokers) = cluster(2);
+    produce(&brokers, TOPIC, &[(0, 5), (1, 5)]);
+    let mut setup = Setup::new(&brokers);
+    setup.spec.start = Start::Latest;
+    setup.resume = BTreeMap::from([(Partition::default(), 5)]);
+    let read = Read::all(&mut setup.open().unwrap());
+    assert_eq!(read.records, BTreeMap::from([(1, expected(1, 0..5))]));
+}
+
+#[test]
+fn a_topic_with_fewer_partitions_than_state_knows_is_refused_with_the_way_out() {
+    let (_cluster, brokers) = cluster(2);
+    let mut setup = Setup::new(&brokers);
+    let gone = Partition { number: 2, ..Partition::default() };
+    setup.resume = BTreeMap::from([(Partition::default(), 0), (gone, 7)]);
+    let error = setup.open().err().unwrap();
+    assert!(matches!(error, SourceError::Configuration(_)));
+    let text = error.to_string();
+    assert!(text.starts_with("partition 2 of topic \"bp-obs\" does not exist any more"), "{text}");
+    assert!(text.contains(ACCEPT_LOSS));
+}
+
+/// The mock has no controller, which alone knows ids: a start goes on without.
+#[test]
+fn topics_whose_ids_nobody_tells_have_none() {
+    let (_cluster, brokers) = cluster(2);
+    let setup = Setup::new(&brokers);
+    let ids = start::topic_ids(&setup.spec, &topics(&setup.spec).unwrap(), &setup.stop, setup.waits).unwrap();
+    assert!(ids.is_empty(), "{ids:?}");
+}
+
+/// Against a real broker: `WINDKESSEL_TEST_KAFKA=host:port`.
+#[test]
+fn partitions_are_added_and_topics_made_anew_on_a_real_broker() {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+    let Ok(brokers) = std::env::var("WINDKESSEL_TEST_KAFKA") else {
+        println!("skipped: WINDKESSEL_TEST_KAFKA names no broker");
+        return;
+    };
+    let topic = format!("windkessel-test-added-{}", std::process::id());
+    let settings = configuration(&brokers, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let admin: AdminClient<rdkafka::client::DefaultClientContext> = settings.create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let wait = AdminOptions::new();
+    let make = || runtime.block_on(admin.create_topics(&[NewTopic::new(&topic, 1, TopicReplication::Fixed(1))], &wait));
+    make().unwrap();
+    let mut setup = Setup::new(&brokers);
+    setup.waits.topic = Duration::from_secs(10);
+    (setup.spec.topics, setup.until_end, setup.spec.discovery_seconds) = (vec![topic.clone()], false, 1);
+    let mut source = setup.open().unwrap();
+    produce(&brokers, &topic, &[(0, 10)]);
+    let mut read = Read::default();
+    read.until(&mut source, |read, _| read.count() == 10);
+    runtime.block_on(admin.create_partitions(&[NewPartitions::new(&topic, 3)], &wait)).unwrap();
+    let opened = |mark: &Mark| matches!(mark, Mark::Opened(_));
+    read.until(&mut source, |read, _| read.marked(opened) == 3);
+    produce(&brokers, &topic, &[(1, 10), (2, 10)]);
+    read.until(&mut source, |read, _| read.count() == 30);
+    let ids =
+        |setup: &Setup| start::topic_ids(&setup.spec, &topics(&setup.spec).unwrap(), &setup.stop, setup.waits).unwrap();
+    let before = ids(&setup);
+    assert_eq!(before.keys().collect::<Vec<_>>(), [&topic]);
+    assert_eq!(ids(&setup), before);
+    runtime.block_on(admin.delete_topics(&[&topic], &wait)).unwrap();
+    while make().unwrap().iter().any(Result::is_err) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let begun = Instant::now();
+    let why = loop {
+        assert!(begun.elapsed() < PATIENCE, "nobody noticed");
+        match source.poll(1 << 20, &mut Records::default()) {
+            Err(why) => break why,
+            Ok(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!(matches!(&why, SourceError::Configuration(text) if text.contains(ACCEPT_LOSS)), "{why}");
+    assert_ne!(ids(&setup), before);
 }
 
 /// Against a real broker: `WINDKESSEL_TEST_KAFKA=host:port`.
