@@ -71,8 +71,20 @@ impl Restored {
     /// # Errors
     /// The object that is missing or damaged.
     pub fn fetch(store: &SharedStore, chain: &[&Checkpoint], cipher: Option<&StateKey>) -> Result<Restored, String> {
+        Self::fetch_parts(store, chain.iter().flat_map(|checkpoint| &checkpoint.parts), cipher)
+    }
+
+    /// The same of these objects, oldest first.
+    ///
+    /// # Errors
+    /// The object that is missing or damaged.
+    pub fn fetch_parts<'a>(
+        store: &SharedStore,
+        parts: impl IntoIterator<Item = &'a StatePart>,
+        cipher: Option<&StateKey>,
+    ) -> Result<Restored, String> {
         let mut objects = Vec::new();
-        for part in chain.iter().flat_map(|checkpoint| &checkpoint.parts) {
+        for part in parts {
             let bytes = store.get(&part.name).map_err(|error| error.to_string())?;
             let bytes = bytes.ok_or_else(|| format!("state file {} is missing", part.name))?;
             // All of it: a checkpoint is used whole or not at all.
@@ -81,6 +93,11 @@ impl Restored {
             objects.push(Object { part: part.clone(), bytes });
         }
         Ok(Restored(Arc::new(objects)))
+    }
+
+    /// The objects, oldest first.
+    pub fn parts(&self) -> impl Iterator<Item = &StatePart> {
+        self.0.iter().map(|object| &object.part)
     }
 
     /// True if the run begins with nothing.

@@ -44,6 +44,9 @@ use crate::vocabulary::Partition;
 /// Entries that may wait for the thread: far more than epochs can be under way.
 const QUEUE_MAX: usize = 1_024;
 
+/// The log waits for its store as a sink for its destination, and is called so in metrics: nothing else then moves, either.
+const LOG: &str = "epoch_log";
+
 /// Between two attempts to reach the store, at first.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// And at most.
@@ -126,14 +129,23 @@ impl Hand {
     /// Appends; goes on trying while the store cannot be reached.
     fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
         let mut pause = RETRY_MIN;
+        let mut waits = false;
+        let waiting = |now: bool| self.metrics.sink_waiting.with_label_values(&[LOG]).set(now.into());
         loop {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
+                    waits = true;
+                    waiting(true);
                     tracing::warn!(target: "runtime", "could not write the epoch log: {error}; trying again");
                     std::thread::sleep(pause);
                     pause = (2 * pause).min(RETRY_MAX);
                 }
-                result => return result,
+                result => {
+                    if waits {
+                        waiting(false);
+                    }
+                    return result;
+                }
             }
         }
     }

@@ -348,68 +348,74 @@ fn execute(setup: Setup) -> Result<(), Reported> {
         Ok(())
     };
     let publisher = Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone()).unwrap()));
-    worker::execute(workers, Health::new(workers), failure.clone(), move |worker, scope| {
-        if setup.late && worker == workers - 1 {
-            sleep(Duration::from_millis(200));
-        }
-        let (seen, settled) = (setup.seen.clone(), Handle::new());
-        let script = Script {
-            steps: setup.sources[worker].clone().into(),
-            endless: setup.endless,
-            opened: false,
-            next: BTreeMap::new(),
-            resume: own(&setup.sources[worker], &recovery.resume),
-            seen: seen.clone(),
-        };
-        let context = SourceContext {
-            worker,
-            epoch: setup.epoch.clone(),
-            inflight: setup.inflight.clone(),
-            clock: clock.clone(),
-            settled: settled.clone(),
-            replay: recovery.replay.clone(),
-            stop: setup.stop.clone(),
-            failure: failure.clone(),
-            metrics: metrics.clone(),
-            topics: Topics::new(["bp-obs".to_owned()]),
-        };
-        let start = recovery.replay.first().map_or(clock.start(), |claim| claim.epoch);
-        let (share, telling) = (Share { worker, workers }, (metrics.clone(), failure.clone()));
-        let restored = recovery.restored.clone();
-        let desk = Desk::new(share, restored, None, start, 4, writer.clone(), failure.clone(), metrics.clone());
-        let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
-        let cuts = cuts.broadcast();
-        let claimed = recorder::claim(cuts.clone(), recorder.clone(), clock.clone());
-        let (positions, marks) =
-            driver::split(records, "decode", metrics.clone(), |records: Records, positions, marks| {
-                positions.extend(records.records.iter().map(|record| record.position));
-                marks.extend(records.marks);
+    worker::execute(
+        worker::Crew::alone(workers),
+        Vec::new(),
+        Health::new(workers),
+        failure.clone(),
+        move |worker, scope| {
+            if setup.late && worker == workers - 1 {
+                sleep(Duration::from_millis(200));
+            }
+            let (seen, settled) = (setup.seen.clone(), Handle::new());
+            let script = Script {
+                steps: setup.sources[worker].clone().into(),
+                endless: setup.endless,
+                opened: false,
+                next: BTreeMap::new(),
+                resume: own(&setup.sources[worker], &recovery.resume),
+                seen: seen.clone(),
+            };
+            let context = SourceContext {
+                worker,
+                epoch: setup.epoch.clone(),
+                inflight: setup.inflight.clone(),
+                clock: clock.clone(),
+                settled: settled.clone(),
+                replay: recovery.replay.clone(),
+                stop: setup.stop.clone(),
+                failure: failure.clone(),
+                metrics: metrics.clone(),
+                topics: Topics::new(["bp-obs".to_owned()]),
+            };
+            let start = recovery.replay.first().map_or(clock.start(), |claim| claim.epoch);
+            let (share, telling) = (Share { worker, workers }, (metrics.clone(), failure.clone()));
+            let restored = recovery.restored.clone();
+            let desk = Desk::new(share, restored, None, start, 4, writer.clone(), failure.clone(), metrics.clone());
+            let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
+            let cuts = cuts.broadcast();
+            let claimed = recorder::claim(cuts.clone(), recorder.clone(), clock.clone());
+            let (positions, marks) =
+                driver::split(records, "decode", metrics.clone(), |records: Records, positions, marks| {
+                    positions.extend(records.records.iter().map(|record| record.position));
+                    marks.extend(records.marks);
+                });
+            let ticks = marks.map(|mark| {
+                let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
+                Tick { partition, watermark: EventTime::MIN, idle: false }
             });
-        let ticks = marks.map(|mark| {
-            let (Mark::Opened(partition) | Mark::Ended(partition) | Mark::Idle(partition)) = mark;
-            Tick { partition, watermark: EventTime::MIN, idle: false }
-        });
-        let fails = setup.machine_fails;
-        let mut machine =
-            Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
-        let seat = desk.seat("ledger", &mut machine);
-        let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
-        let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
-        let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
-        let sink = Sink { name: "scripted", deliver, progress: progress[worker].clone() };
-        delivery::sink(rows, claimed, sink, &desk, telling).probe_with(&settled);
-        let pieces = checkpoint::gather(scope, desk, clock.clone());
-        let stamp = Stamp {
-            generation: recovery.generation,
-            base_every: 4,
-            ends: recovery.ends.clone(),
-            replay: recovery.replay.clone(),
-            committed_up_to: recovery.committed_up_to,
-        };
-        let recorded = recorder::record(pieces, cuts, stamp, recorder.clone());
-        recorder::publish(recorded.broadcast(), publisher.lock().unwrap().take());
-        move || tail.finish()
-    })
+            let fails = setup.machine_fails;
+            let mut machine =
+                Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
+            let seat = desk.seat("ledger", &mut machine);
+            let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
+            let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
+            let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
+            let sink = Sink { name: "scripted", deliver, progress: progress[worker].clone() };
+            delivery::sink(rows, claimed, sink, &desk, telling).probe_with(&settled);
+            let pieces = checkpoint::gather(scope, desk, clock.clone());
+            let stamp = Stamp {
+                generation: recovery.generation,
+                base_every: 4,
+                ends: recovery.ends.clone(),
+                replay: recovery.replay.clone(),
+                committed_up_to: recovery.committed_up_to,
+            };
+            let recorded = recorder::record(pieces, cuts, stamp, recorder.clone());
+            recorder::publish(recorded.broadcast(), publisher.lock().unwrap().take());
+            move || tail.finish()
+        },
+    )
 }
 
 /// Where the partitions of a script begin.
