@@ -17,6 +17,7 @@ use crate::graph::{self, Generation, Plan};
 use crate::pseudonymise::Key;
 use crate::runtime::checkpoint::{Desk, Restored, StateWriter};
 use crate::runtime::clock::{EpochClock, border_above};
+use crate::runtime::cluster::{self, JoinError, Links, Membership, Peers, Word};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::SourceContext;
 use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
@@ -32,9 +33,11 @@ use crate::runtime::state_files::StateKey;
 use crate::runtime::stop::Stop;
 use crate::runtime::store::{self, SharedStore};
 use crate::runtime::summary::{self, Glyphs, Ran, Usage};
-use crate::runtime::worker;
+use crate::runtime::watchdog::{self, Watchdog};
+use crate::runtime::worker::{self, Crew};
 use crate::score::logistic::Logistic;
 use crate::signals::SignalId;
+use crate::sink::files::Folder;
 use crate::sink::tables::{Context, SignalColumn};
 use crate::sink::{self, Deliver};
 use crate::source::{self, Opening, Poll, Share, Topics};
@@ -50,7 +53,7 @@ const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How a job runs, apart from its flow.
 #[derive(Clone)]
 pub struct Options {
-    /// Worker threads.
+    /// Worker threads of this process. Every process of a cluster has as many.
     pub workers: usize,
     /// End at the end of what the source holds now.
     pub until_end: bool,
@@ -64,6 +67,17 @@ pub struct Options {
     pub keep: Keep,
     /// Repeat what an earlier run has claimed although settings or version have changed since: the rows of these epochs may then be others.
     pub replay_with_new_code: bool,
+    /// Which process of which cluster this is; `None`: it is alone.
+    pub cluster: Option<Arc<Membership>>,
+}
+
+impl Options {
+    fn crew(&self) -> Crew {
+        match &self.cluster {
+            Some(cluster) => Crew { process: cluster.process, processes: cluster.processes(), threads: self.workers },
+            None => Crew::alone(self.workers),
+        }
+    }
 }
 
 /// Where a run keeps state and epoch log.
@@ -91,28 +105,44 @@ pub struct Job {
     begun: Begun,
     server: Option<ServerHandle>,
     health: Arc<Health>,
+    cluster: Option<Cluster>,
+}
+
+/// The other processes, found.
+struct Cluster {
+    peers: Peers,
+    links: Links,
+    watchdog: Watchdog,
 }
 
 /// The log, taken over, and what follows from it.
 pub(crate) struct Begun {
     store: SharedStore,
-    log: EpochLog,
+    /// `None` in a process that does not lead.
+    log: Option<EpochLog>,
     cipher: Option<Arc<StateKey>>,
     pub(crate) recovery: Recovery,
 }
 
 impl Job {
-    /// Opens everything that the flow names, and takes over its epoch log: an earlier run that is still there ends.
+    /// Finds the other processes, opens everything that the flow names, and takes over its epoch log: an earlier run that is still there ends.
     pub fn prepare(flow: Flow, options: Options) -> Result<Job, Failed> {
         let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
         let metrics = Metrics::new();
         let model = load_model(&flow, &metrics)?;
         let names = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
+        let (failure, health) = (Failure::default(), Health::new(options.workers));
+        let live = Live::new(&flow.spec.name, metrics.clone());
+        // First, so that probes are answered while processes wait for each other.
+        let server = serve(&flow.spec.http.listen, &metrics, &live, &health, &options.stop)?;
+        let digests = digests(&flow, &key, model.as_deref());
+        let cluster = join(&flow, &options, &digests, &names, (&health, &metrics, &failure))?;
         let store = match options.keep {
             Keep::State => store::open(&flow.spec.state).map_err(Failed::unavailable)?,
             Keep::Nowhere => store::memory(),
         };
-        let (begun, topics) = begin(store, &flow, &options, &key, model.as_deref(), &names, &metrics)?;
+        let peers = cluster.as_ref().map(|cluster| &cluster.peers);
+        let (begun, topics) = begin(store, &flow, &options, digests, &names, &metrics, peers)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
@@ -121,26 +151,26 @@ impl Job {
         };
         let generation = Generation {
             number: begun.recovery.generation,
-            workers: options.workers,
+            workers: options.crew().workers(),
             earlier: begun.recovery.earlier.clone(),
             committed_up_to: begun.recovery.committed_up_to,
         };
-        let failure = Failure::default();
         let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure, generation };
-        let live = Live::new(&plan.flow.spec.name, plan.metrics.clone());
-        let health = Health::new(options.workers);
-        health.joined();
-        let server = serve(&plan, &live, &health, &options.stop)?;
         // Nobody could look at the page without a server.
         let page = server.is_some().then_some(&live);
-        sink::recover(&plan, &begun.recovery.staged).map_err(Failed::unavailable)?;
-        let resume = &begun.recovery.resume;
+        sink::recover(&plan, &begun.recovery.staged, cluster.is_none()).map_err(Failed::unavailable)?;
+        if let Some(cluster) = &cluster {
+            // Folders may be shared: nobody writes until everybody has cleaned up.
+            cluster.peers.meet().map_err(Failed::of)?;
+        }
+        health.joined();
+        let (resume, crew) = (&begun.recovery.resume, options.crew());
         let hands = (0..options.workers)
-            .map(|worker| open(&plan, &options, worker, resume, page))
+            .map(|index| open(&plan, &options, crew.number(index), resume, page))
             .collect::<Result<Vec<_>, _>>()?;
         let progress =
             hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| (sink.name, sink.progress.clone()))).collect();
-        Ok(Job { plan, options, hands, progress, begun, server, health })
+        Ok(Job { plan, options, hands, progress, begun, server, health, cluster })
     }
 
     /// Adds a sink to those that the flow names, on the first worker: `check` looks at the rows themselves.
@@ -162,52 +192,126 @@ impl Job {
         let started = Instant::now();
         let line =
             self.options.terminal.as_ref().map(|terminal| progress::Progress::start(&self.plan.metrics, terminal));
-        let workers = self.options.workers;
-        let drain = Drain::watch(&self.options.stop, &self.plan.failure, &self.progress, DRAIN_MAX)
-            .map_err(Failed::unavailable)?;
+        let crew = self.options.crew();
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
         let (pressure, metrics) = (Pressure::default(), plan.metrics.clone());
         let machine = Machine::default();
-        memory::announce(&Bound::of(&plan.flow, workers), machine.read().map(|reading| reading.limit), &metrics);
+        memory::announce(&Bound::of(&plan.flow, crew.threads), machine.read().map(|reading| reading.limit), &metrics);
         let memory = Watch::start(move || machine.read(), pressure.clone(), metrics).map_err(Failed::unavailable)?;
-        let keeping = Keeping::start(self.begun, &plan, &options, publish(&plan)).map_err(Failed::unavailable)?;
-        let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
+        let keeping = Keeping::start(self.begun, &plan, &options, publish(&plan, crew)).map_err(Failed::unavailable)?;
+        let asked = (self.options.stop.clone(), keeping.clock.clone());
+        let drain = Drain::watch(asked, &self.plan.failure, &self.progress, DRAIN_MAX).map_err(Failed::unavailable)?;
+        let (wires, cluster) = match self.cluster {
+            Some(Cluster { peers, mut links, watchdog }) => (links.wires(&peers), Some((peers, watchdog))),
+            None => (Vec::new(), None),
+        };
+        let ended = worker::execute(crew, wires, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
-            let context = keeping.of_source(index, &options.stop, &settled, &pressure);
+            let context = keeping.of_source(crew.number(index), &options.stop, &settled, &pressure);
             let tail = graph::build(scope, &plan, mine.source, context, mine.sinks, &settled, keeping.of_worker(index));
             move || tail.finish()
         });
         drop((drain, line, memory));
         ended.map_err(Failed::of)?;
+        if let Some((peers, watchdog)) = cluster {
+            peers.leave();
+            drop(watchdog);
+        }
         let cut_short = self.options.stop.drain();
-        Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
+        let part = (crew.processes > 1).then_some((crew.process, crew.processes));
+        Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, part, server: self.server })
     }
 }
 
-/// Takes over the log, and reads what there is to go on from. The topics are those of the flow, behind those that earlier runs knew.
-pub(crate) fn begin(
-    store: SharedStore,
+/// Finds the other processes, if there are any.
+fn join(
     flow: &Flow,
     options: &Options,
-    key: &Key,
-    model: Option<&Logistic>,
+    digests: &BTreeMap<String, String>,
     names: &Topics,
-    metrics: &Metrics,
-) -> Result<(Begun, Topics), Failed> {
+    (health, metrics, failure): (&Arc<Health>, &Metrics, &Failure),
+) -> Result<Option<Cluster>, Failed> {
+    let Some(membership) = &options.cluster else { return Ok(None) };
+    let mut links = cluster::join(membership, &word(flow, options, digests, names)).map_err(|error| match error {
+        JoinError::Differs(_) => Failed::configuration(error),
+        JoinError::Missing(_) => Failed::unavailable(error),
+    })?;
+    let spec = &flow.spec.cluster;
+    let silence = Duration::from_secs(spec.silence_seconds);
+    let seen = metrics.clone();
+    let peers = Peers::start(&mut links, membership, silence, failure.clone(), move || watchdog::waits(&seen))
+        .map_err(Failed::unavailable)?;
+    let watchdog = Watchdog::start(spec, peers.clone(), health.clone(), metrics.clone(), failure.clone())
+        .map_err(Failed::unavailable)?;
+    tracing::info!(target: "runtime", process = membership.process, processes = membership.processes(), "the cluster is complete");
+    Ok(Some(Cluster { peers, links, watchdog }))
+}
+
+/// What all processes must have been started with alike: else their graphs, or their rows, would differ.
+fn word(flow: &Flow, options: &Options, digests: &BTreeMap<String, String>, names: &Topics) -> Word {
     let spec = &flow.spec;
-    let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
-    let digests: BTreeMap<String, String> = [
-        (digest::FLOW, spec.name.clone()),
+    let topics =
+        names.names().fold(0, |sum, name| crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n"));
+    let sinks = [
+        ("live page", !spec.http.listen.is_empty()),
+        ("parquet", spec.sink.parquet.is_some()),
+        ("ndjson", spec.sink.ndjson.is_some()),
+        ("elasticsearch", spec.sink.elasticsearch.is_some()),
+        ("kafka", spec.sink.kafka.is_some()),
+    ];
+    let sinks: Vec<&str> = sinks.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
+    let crew = options.crew();
+    let mut word = digests.clone();
+    word.extend(
+        [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("number of processes", crew.processes.to_string()),
+            ("number of workers", crew.threads.to_string()),
+            ("end", options.until_end.to_string()),
+            ("set of topics or files", format!("{topics:08x}")),
+            ("set of sinks", sinks.join(", ")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    word
+}
+
+/// What a state belongs to.
+fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTreeMap<String, String> {
+    [
+        (digest::FLOW, flow.spec.name.clone()),
         (digest::KEY, key.id()),
         (digest::SHAPE, shape(flow)),
         (digest::RULES, rules_digest(flow, model)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-    .into();
+    .into()
+}
+
+/// Takes over the log, and reads what there is to go on from; in a process that does not lead, hears it from the one that does.
+/// The topics are those of the flow, behind those that earlier runs knew.
+pub(crate) fn begin(
+    store: SharedStore,
+    flow: &Flow,
+    options: &Options,
+    digests: BTreeMap<String, String>,
+    names: &Topics,
+    metrics: &Metrics,
+    peers: Option<&Peers>,
+) -> Result<(Begun, Topics), Failed> {
+    let spec = &flow.spec;
+    let crew = options.crew();
+    let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
+    if let Some(peers) = peers.filter(|_| crew.process > 0) {
+        let mut told = peers.hear().map_err(Failed::of)?;
+        let topics = Topics::continuing(&std::mem::take(&mut told.topics), []);
+        let recovery = Recovery::as_told(told, &store, cipher.as_deref()).map_err(Failed::unavailable)?;
+        return Ok((Begun { store, log: None, cipher, recovery }, topics));
+    }
     let ids = match options.keep {
         Keep::State => source::topic_ids(&spec.source, names, &options.stop).map_err(Failed::source)?,
         Keep::Nowhere => BTreeMap::new(),
@@ -219,8 +323,8 @@ pub(crate) fn begin(
         let known = known_topics(history, spec.source.kind, names)?;
         Ok(Seal {
             generation: 0,
-            workers: options.workers as u32,
-            processes: 1,
+            workers: crew.workers() as u32,
+            processes: crew.processes as u32,
             topics: known.names().map(str::to_owned).collect(),
             digests,
             replay: !history.claims.is_empty(),
@@ -235,7 +339,10 @@ pub(crate) fn begin(
         recovery.above = first_epoch();
     }
     tracing::info!(target: "runtime", generation = recovery.generation, checkpoint = recovery.checkpoint, repeated = recovery.replay.len(), "starting");
-    Ok((Begun { store, log, cipher, recovery }, topics))
+    if let Some(peers) = peers {
+        peers.tell(recovery.to_tell(topics.names().map(str::to_owned).collect(), log.newest()));
+    }
+    Ok((Begun { store, log: Some(log), cipher, recovery }, topics))
 }
 
 fn log_failed(error: LogError) -> Failed {
@@ -281,13 +388,12 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
 }
 
-/// Gives files of recorded checkpoints their names.
-fn publish(plan: &Plan) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
-    let folders = sink::folders(&plan.flow.spec.sink);
+/// Gives files of recorded checkpoints their names. Where there are several processes, a file that is missing may be in another's folder.
+fn publish(plan: &Plan, crew: Crew) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
+    let (folders, strict) = (sink::folders(&plan.flow.spec.sink), crew.processes == 1);
     move |recorded| {
-        folders.iter().try_for_each(|folder| {
-            folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string())
-        })
+        let name = |folder: &Folder| folder.publish(recorded.epoch, &recorded.staged, strict);
+        folders.iter().try_for_each(name).map_err(|error| error.to_string())
     }
 }
 
@@ -303,6 +409,7 @@ pub(crate) struct Keeping {
     cipher: Option<Arc<StateKey>>,
     ends: BTreeMap<Partition, i64>,
     checkpoint: Option<Epoch>,
+    crew: Crew,
     plan: Plan,
 }
 
@@ -317,23 +424,31 @@ impl Keeping {
         let state = &plan.flow.spec.state;
         let (stop, failure, metrics) = (options.stop.clone(), plan.failure.clone(), plan.metrics.clone());
         let every = Duration::from_secs(state.checkpoint_seconds);
-        let clock = EpochClock::starting_above(recovery.above, options.workers, every);
+        let crew = options.crew();
+        let clock = EpochClock::starting_above(recovery.above, crew.workers(), every);
         if let Some(checkpoint) = recovery.checkpoint {
             clock.record(checkpoint);
         }
         let generation = recovery.generation;
         let writer =
             StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;
+        let recorder = match log {
+            Some(log) => {
+                Recorder::start(log, state.keep as usize, stop, failure.clone(), metrics, plan.topics.clone())?
+            }
+            None => Recorder::elsewhere(),
+        };
         Ok(Keeping {
             publisher: Mutex::new(Some(Publisher::start(publish, clock.clone(), failure.clone())?)),
             clock,
             replay: recovery.replay,
-            recorder: Recorder::start(log, state.keep as usize, stop, failure, metrics, plan.topics.clone())?,
+            recorder,
             writer,
             restored: recovery.restored,
             cipher,
             ends: recovery.ends,
             checkpoint: recovery.checkpoint,
+            crew,
             plan: plan.clone(),
         })
     }
@@ -368,7 +483,7 @@ impl Keeping {
         let start = self.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
         let base_every = self.plan.flow.spec.state.base_every;
         let desk = Desk::new(
-            Share { worker: index, workers: generation.workers },
+            Share { worker: self.crew.number(index), workers: self.crew.workers() },
             self.restored.clone(),
             self.cipher.clone(),
             start,
@@ -400,6 +515,8 @@ pub struct Report {
     plan: Plan,
     elapsed: Duration,
     cut_short: bool,
+    /// Which process of how many.
+    part: Option<(usize, usize)>,
     server: Option<ServerHandle>,
 }
 
@@ -413,6 +530,7 @@ impl Report {
             wall: self.elapsed,
             usage: Usage::of_process(),
             look: self.places(),
+            part: self.part,
         };
         let width = u16::try_from(progress::terminal_width()).unwrap_or(u16::MAX);
         summary::summary(&self.plan.metrics, &ran, width, Glyphs::Utf8)
@@ -460,21 +578,24 @@ struct Drain {
 }
 
 impl Drain {
-    /// From `stop` on the run has `wait`; then everything that waits is told to give up, and the run fails.
+    /// From `stop` on, or when another process was asked, the run has `wait`; then everything that waits is told to give up, and the run fails.
     fn watch(
-        stop: &Stop,
+        (stop, clock): (Stop, EpochClock),
         failure: &Failure,
         progress: &[(&'static str, Progress)],
         wait: Duration,
     ) -> std::io::Result<Drain> {
         let (running, ended) = channel::<()>();
-        let (stop, failure, progress) = (stop.clone(), failure.clone(), progress.to_vec());
+        let (failure, progress) = (failure.clone(), progress.to_vec());
         std::thread::Builder::new().name("drain".into()).spawn(move || {
             // Nothing is ever sent: the channel closes when the run has ended.
             let runs_on = |wait| ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout);
             while !stop.drain() {
                 if !runs_on(DRAIN_CHECK_EVERY) {
                     return;
+                }
+                if clock.draining() {
+                    stop.follow();
                 }
             }
             if runs_on(wait) {
@@ -517,12 +638,17 @@ fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, F
     Ok(model)
 }
 
-fn serve(plan: &Plan, live: &Arc<Live>, health: &Arc<Health>, stop: &Stop) -> Result<Option<ServerHandle>, Failed> {
-    let listen = &plan.flow.spec.http.listen;
+fn serve(
+    listen: &str,
+    metrics: &Metrics,
+    live: &Arc<Live>,
+    health: &Arc<Health>,
+    stop: &Stop,
+) -> Result<Option<ServerHandle>, Failed> {
     if listen.is_empty() {
         return Ok(None);
     }
-    let server = http::serve(listen, plan.metrics.clone(), Arc::clone(live), Arc::clone(health), stop.clone())
+    let server = http::serve(listen, metrics.clone(), Arc::clone(live), Arc::clone(health), stop.clone())
         .map_err(Failed::unavailable)?;
     Ok(Some(server))
 }
@@ -535,7 +661,7 @@ fn open(
     live: Option<&Arc<Live>>,
 ) -> Result<Hands, Failed> {
     let opening = Opening {
-        share: Share { worker, workers: options.workers },
+        share: Share { worker, workers: options.crew().workers() },
         until_end: options.until_end,
         topics: &plan.topics,
         path_key: &|name| plan.key.name_hash(name),
@@ -583,7 +709,8 @@ mod tests {
         let (stop, failure) = (Stop::default(), Failure::default());
         let elasticsearch = || ("elasticsearch", Progress::default());
         let progress = [("parquet", Progress::settled_up_to(7)), elasticsearch(), elasticsearch()];
-        let drain = Drain::watch(&stop, &failure, &progress, Duration::from_millis(1)).unwrap();
+        let clock = EpochClock::starting_above(0, 1, DRAIN_MAX);
+        let drain = Drain::watch((stop.clone(), clock), &failure, &progress, Duration::from_millis(1)).unwrap();
         stop.ask();
         while !stop.abandon() {
             std::thread::sleep(Duration::from_millis(1));
@@ -597,7 +724,8 @@ mod tests {
     #[test]
     fn a_run_that_ends_in_time_is_left_alone() {
         let (stop, failure) = (Stop::default(), Failure::default());
-        let drain = Drain::watch(&stop, &failure, &[], Duration::from_secs(60)).unwrap();
+        let clock = EpochClock::starting_above(0, 1, DRAIN_MAX);
+        let drain = Drain::watch((stop.clone(), clock), &failure, &[], Duration::from_secs(60)).unwrap();
         stop.ask();
         drop(drain);
         std::thread::sleep(DRAIN_CHECK_EVERY * 3);
@@ -659,6 +787,7 @@ mod tests {
                 read: None,
                 keep: Keep::Nowhere,
                 replay_with_new_code: false,
+                cluster: None,
             };
             Job::prepare(flow, options).unwrap().run().unwrap();
             let counted = |group: &str| -> u64 {

@@ -144,6 +144,7 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
         read: None,
         keep: Keep::Nowhere,
         replay_with_new_code: false,
+        cluster: None,
     };
     Job::prepare(flow, options)?.with_sink("golden", Box::new(paper)).run()?;
     let mut lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));

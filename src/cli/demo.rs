@@ -87,6 +87,7 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
         // The broker's topic begins anew with every demo.
         keep: Keep::Nowhere,
         replay_with_new_code: false,
+        cluster: None,
     };
     let job = Job::prepare(flow, options)?;
     let feeder = broker.feed(feed, args.rate, &stop).map_err(Failed::unavailable)?;

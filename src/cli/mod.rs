@@ -5,18 +5,18 @@
 //! | 0 | done, or drained after SIGTERM or Ctrl-C |
 //! | 1 | `check` found that the golden differs |
 //! | 2 | wrong arguments |
-//! | 9 | another run has taken over the state |
-//! | 69 | a source, a sink or a port cannot be used |
-//! | 70 | a bug: a worker or a sink panicked |
+//! | 9 | another run has taken over the state: this one was fenced |
+//! | 69 | a source, a sink or a port cannot be used; another process of the cluster is missing or has gone |
+//! | 70 | a bug: a worker or a sink panicked; or a process of a cluster that no longer gets on |
 //! | 75 | asked to end, but not everything could be delivered within 20 s; the next run reads it again |
-//! | 78 | the flow, the key or the model cannot be used; offsets or a topic that state knows are gone |
+//! | 78 | the flow, the key, the model or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
 //! | 130 | asked to end a second time |
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::runtime::failure::{Cause, Reported};
+use crate::runtime::failure::Reported;
 use crate::runtime::progress::Terminal;
 use crate::source::SourceError;
 
@@ -105,14 +105,7 @@ impl Failed {
 
     /// A run ended with what was reported.
     pub fn of(reported: Reported) -> Self {
-        let code = match reported.cause {
-            Cause::Outside => 69,
-            Cause::Configuration => 78,
-            Cause::Fenced => 9,
-            Cause::Bug => 70,
-            Cause::Undelivered => 75,
-        };
-        Failed { code, text: reported.text }
+        Failed { code: reported.cause.exit_code(), text: reported.text }
     }
 
     /// Something else went wrong: the golden differs, a file exists already.

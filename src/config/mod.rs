@@ -65,6 +65,8 @@ impl Flow {
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
         check_state(&spec.state)?;
+        at_least("cluster.silence_seconds", spec.cluster.silence_seconds as usize, 1)?;
+        at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
         let files = spec.source.kind == SourceKind::Files;
         let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
         Ok(Flow { spec, decode })

@@ -45,6 +45,8 @@ pub struct Spec {
     pub correction: CorrectionSpec,
     /// Where the engine keeps its own files.
     pub state: StateSpec,
+    /// Several processes: when one is given up.
+    pub cluster: ClusterSpec,
     /// Metrics, health and the live page.
     pub http: HttpSpec,
 }
@@ -646,6 +648,22 @@ impl StateSpec {
     pub fn folder(&self) -> PathBuf {
         let path = if self.path.contains("://") { StateSpec::default().path } else { self.path.clone() };
         path.into()
+    }
+}
+
+/// `[cluster]`, of runs with `--hosts`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSpec {
+    /// Seconds: a process that the others do not hear of, or whose workers do not step, for this long ends them all.
+    pub silence_seconds: u64,
+    /// Seconds: while epochs are under way, none is settled and no sink waits for this long, all processes end.
+    pub stall_seconds: u64,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        ClusterSpec { silence_seconds: 5, stall_seconds: 30 }
     }
 }
 

@@ -73,8 +73,20 @@ impl Restored {
     /// # Errors
     /// The object that is missing or damaged ([`LogError::Corrupt`]); the store; a key or a format that is another ([`LogError::Refused`]).
     pub fn fetch(store: &SharedStore, chain: &[&Checkpoint], cipher: Option<&StateKey>) -> Result<Restored, LogError> {
+        Self::fetch_parts(store, chain.iter().flat_map(|checkpoint| &checkpoint.parts), cipher)
+    }
+
+    /// The same of these objects, oldest first.
+    ///
+    /// # Errors
+    /// As [`Restored::fetch`].
+    pub fn fetch_parts<'a>(
+        store: &SharedStore,
+        parts: impl IntoIterator<Item = &'a StatePart>,
+        cipher: Option<&StateKey>,
+    ) -> Result<Restored, LogError> {
         let mut objects = Vec::new();
-        for part in chain.iter().flat_map(|checkpoint| &checkpoint.parts) {
+        for part in parts {
             let missing = || LogError::Corrupt { name: part.name.clone(), why: "is missing".into() };
             let bytes = store.get(&part.name)?.ok_or_else(missing)?;
             // All of it: a checkpoint is used whole or not at all.
@@ -82,6 +94,11 @@ impl Restored {
             objects.push(Object { part: part.clone(), bytes });
         }
         Ok(Restored(Arc::new(objects)))
+    }
+
+    /// The objects, oldest first.
+    pub fn parts(&self) -> impl Iterator<Item = &StatePart> {
+        self.0.iter().map(|object| &object.part)
     }
 
     /// True if the run begins with nothing.

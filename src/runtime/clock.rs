@@ -146,10 +146,17 @@ impl EpochClock {
             source.ended = source.ended.or(cut.ended.then_some(cut.epoch));
         }
         drop(sources);
+        let mut schedule = self.schedule();
         if !cut.ended {
-            self.0.leader.fetch_max(after(cut.epoch), Ordering::SeqCst);
+            let next = after(cut.epoch);
+            let before = self.0.leader.fetch_max(next, Ordering::SeqCst);
+            if border_above(next) > border_above(before) {
+                // Another process has jumped: its checkpoint is everybody's.
+                (schedule.dirty, schedule.since) = (false, Instant::now());
+            }
         }
-        self.schedule().dirty |= !cut.is_empty();
+        schedule.dirty |= !cut.is_empty();
+        drop(schedule);
         if cut.draining {
             self.0.draining.store(true, Ordering::SeqCst);
         }
@@ -251,6 +258,21 @@ mod tests {
         clock.record(11 * BORDER - 1);
         clock.advance(border + 1, true);
         assert_eq!(clock.missed(), 0);
+    }
+
+    #[test]
+    fn a_jump_of_another_process_is_a_checkpoint_of_this_one_too() {
+        let clock = EpochClock::starting_above(10 * BORDER, 2, Duration::from_secs(3_600));
+        assert_eq!(clock.advance(10 * BORDER + 1, true), 10 * BORDER + 2);
+        assert!(clock.schedule().dirty);
+        let long_ago = Instant::now();
+        clock.schedule().since = long_ago;
+        std::thread::sleep(Duration::from_millis(2));
+        clock.hear(&cut(1, 10 * BORDER + 5));
+        assert_eq!(clock.schedule().since, long_ago, "no border was passed");
+        clock.hear(&cut(1, 11 * BORDER + 1));
+        let schedule = clock.schedule();
+        assert!(!schedule.dirty && schedule.since > long_ago);
     }
 
     #[test]

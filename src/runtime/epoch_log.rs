@@ -284,6 +284,11 @@ impl EpochLog {
         self.generation
     }
 
+    /// The name of the newest entry that this process has appended.
+    pub fn newest(&self) -> String {
+        name(self.next - 1)
+    }
+
     /// Appends an entry; when it returns, the entry is durable and nobody had taken over.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What kind of thing went wrong. It decides the exit code, so that a supervisor can tell whether a restart helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A source or a sink cannot go on.
+    /// A source or a sink cannot go on, or another process of the cluster has gone.
     Outside,
     /// What the flow names is not what it was: a restart does not help.
     Configuration,
@@ -15,6 +15,21 @@ pub enum Cause {
     Fenced,
     /// The run was asked to end, and not everything could be delivered in time.
     Undelivered,
+    /// This process, or one of its peers, does not get on; see [`watchdog`](super::watchdog).
+    Stuck,
+}
+
+impl Cause {
+    /// The exit code of a process that ends for this cause. `cli` has the table.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Cause::Outside => 69,
+            Cause::Configuration => 78,
+            Cause::Fenced => 9,
+            Cause::Bug | Cause::Stuck => 70,
+            Cause::Undelivered => 75,
+        }
+    }
 }
 
 /// What was reported.

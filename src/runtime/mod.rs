@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod cluster;
 pub mod delivery;
 pub mod driver;
 pub mod epoch_log;
@@ -23,4 +24,5 @@ pub mod summary;
 pub mod survive;
 #[cfg(test)]
 mod tests;
+pub mod watchdog;
 pub mod worker;

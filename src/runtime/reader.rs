@@ -255,10 +255,11 @@ impl Reader {
         let Some(capability) = &self.capability else { return };
         let epoch = *capability.time();
         self.report_lag();
+        let gated = self.gated();
         if matches!(self.phase, Phase::Ended) {
             return self.follow(epoch);
         }
-        if self.gated() {
+        if gated {
             return self.activator.activate_after(NAP);
         }
         match std::mem::replace(&mut self.phase, Phase::Reading) {

@@ -47,6 +47,8 @@ use crate::vocabulary::Partition;
 /// Entries that may wait for the thread: far more than epochs can be under way.
 const QUEUE_MAX: usize = 1_024;
 
+/// The log waits for its store as a sink for its destination, and is called so in metrics: nothing else then moves, either.
+
 /// Between two attempts to reach the store, at first.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// And at most.

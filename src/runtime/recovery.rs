@@ -14,9 +14,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::checkpoint::Restored;
 use super::clock::border_above;
-use super::epoch_log::{Checkpoint, Claim, History, LogError, Seal};
+use super::epoch_log::{Checkpoint, Claim, History, LogError, Seal, StatePart};
 use super::state_files::StateKey;
 use super::store::SharedStore;
 use crate::sink::StagedFile;
@@ -46,6 +48,72 @@ pub struct Recovery {
     pub committed_up_to: Epoch,
     /// Earlier runs whose epochs may be repeated, with their numbers of workers.
     pub earlier: Vec<(u64, usize)>,
+}
+
+/// What process 0 tells the others of a [`Recovery`]. They fetch the state themselves: `state.path` is one store for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// This run's number.
+    pub generation: u64,
+    /// Topics by their numbers.
+    pub topics: Vec<String>,
+    /// The log's entry that began this run.
+    pub seal: String,
+    parts: Vec<StatePart>,
+    replay: Vec<Claim>,
+    above: Epoch,
+    checkpoint: Option<Epoch>,
+    ends: Vec<(Partition, i64)>,
+    resume: Vec<(Partition, i64)>,
+    staged: Vec<(Epoch, Vec<StagedFile>)>,
+    committed_up_to: Epoch,
+    earlier: Vec<(u64, usize)>,
+}
+
+impl Recovery {
+    /// What the other processes need of it.
+    pub fn to_tell(&self, topics: Vec<String>, seal: String) -> Told {
+        let pairs = |offsets: &BTreeMap<Partition, i64>| offsets.iter().map(|(at, offset)| (*at, *offset)).collect();
+        Told {
+            generation: self.generation,
+            topics,
+            seal,
+            parts: self.restored.parts().cloned().collect(),
+            replay: self.replay.clone(),
+            above: self.above,
+            checkpoint: self.checkpoint,
+            ends: pairs(&self.ends),
+            resume: pairs(&self.resume),
+            staged: self.staged.clone(),
+            committed_up_to: self.committed_up_to,
+            earlier: self.earlier.clone(),
+        }
+    }
+
+    /// As process 0 has it, with the state from this process's own view of the store.
+    ///
+    /// # Errors
+    /// The store is not the one in which process 0 keeps the log and the state.
+    pub fn as_told(told: Told, store: &SharedStore, cipher: Option<&StateKey>) -> Result<Recovery, String> {
+        let hint = "state.path must be one store for all processes: a folder that they share, or s3://";
+        let seal = store.get(&told.seal).map_err(|error| error.to_string())?;
+        if seal.is_none() {
+            return Err(format!("state.path does not hold {}, which process 0 has just written; {hint}", told.seal));
+        }
+        let restored = Restored::fetch_parts(store, &told.parts, cipher).map_err(|why| format!("{why}; {hint}"))?;
+        Ok(Recovery {
+            generation: told.generation,
+            restored,
+            replay: told.replay,
+            above: told.above,
+            checkpoint: told.checkpoint,
+            ends: told.ends.into_iter().collect(),
+            resume: told.resume.into_iter().collect(),
+            staged: told.staged,
+            committed_up_to: told.committed_up_to,
+            earlier: told.earlier,
+        })
+    }
 }
 
 /// The names under which a run's settings are compared with those of earlier ones.

@@ -11,6 +11,7 @@ pub struct Stop(Arc<Flags>);
 struct Flags {
     asked: AtomicU8,
     complete: AtomicBool,
+    followed: AtomicBool,
 }
 
 impl Stop {
@@ -19,9 +20,14 @@ impl Stop {
         let _ = self.0.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |asked| Some(asked.saturating_add(1)));
     }
 
+    /// Drains because another process was asked to. The first signal that comes to this one is then still its first.
+    pub fn follow(&self) {
+        self.0.followed.store(true, Ordering::SeqCst);
+    }
+
     /// True once asked: sources end, what is under way is delivered.
     pub fn drain(&self) -> bool {
-        self.0.asked.load(Ordering::Relaxed) >= 1
+        self.0.asked.load(Ordering::Relaxed) >= 1 || self.0.followed.load(Ordering::Relaxed)
     }
 
     /// True once asked twice: stop waiting for the outside.

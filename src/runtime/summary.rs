@@ -34,6 +34,9 @@ pub struct Ran {
     pub usage: Usage,
     /// Where to look next: what it is, and its path, address or command. Never a patient's file.
     pub look: Vec<(String, String)>,
+    /// Which process of how many, if there are several. Inputs are counted where they are read or where their patient is, so that those of one process do
+    /// not add up.
+    pub part: Option<(usize, usize)>,
 }
 
 /// What the process used, as far as the system says.
@@ -126,7 +129,13 @@ fn inputs(metrics: &Metrics, ran: &Ran, glyphs: Glyphs) -> Table {
         table.add_row(row([outcome.name().to_owned(), grouped(count), share(count, sum), why(&reasons)]));
     }
     let read = ran.resources.unwrap_or_else(|| total(&metrics.source_records) as u64);
-    table.add_row(row(["all".to_owned(), grouped(sum), String::new(), verdict(sum, read, ran.cut_short, glyphs)]));
+    let verdict = match ran.part {
+        Some((process, processes)) => {
+            format!("{} were read here: process {process} of 0 to {}", grouped(read), processes - 1)
+        }
+        None => verdict(sum, read, ran.cut_short, glyphs),
+    };
+    table.add_row(row(["all".to_owned(), grouped(sum), String::new(), verdict]));
     table
 }
 

@@ -357,7 +357,7 @@ fn run(setup: &Setup) -> Result<(), Reported> {
 fn execute(setup: Setup) -> Result<(), Reported> {
     let (workers, keeping) = (setup.sources.len(), Keeping::of(&setup));
     let failure = keeping.failure.clone();
-    worker::execute(workers, Health::new(workers), failure, move |worker, scope| {
+    worker::execute(worker::Crew::alone(workers), Vec::new(), Health::new(workers), failure, move |worker, scope| {
         if setup.late && worker == workers - 1 {
             sleep(Duration::from_millis(200));
         }

@@ -1,13 +1,18 @@
 //! The workers of this process: start, step, end.
+//!
+//! Workers are numbered over all processes, process by process; a process numbers its own from 0. Both words are used: *number* and *index*.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use timely::WorkerConfig;
-use timely::communication::Config as Threads;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Config as Threads, Hooks};
 use timely::dataflow::Scope;
 
+use super::cluster::Wire;
 use super::failure::{Cause, Failure, Reported};
 use super::http::Health;
 use crate::time::Epoch;
@@ -15,24 +20,67 @@ use crate::time::Epoch;
 /// How long a worker sleeps when nothing is active; activations from other threads wake it.
 const PARK: Duration = Duration::from_millis(20);
 
-/// Runs `build` on each of `workers` threads and steps until every dataflow has completed or something failed. What `build` returns is
-/// called on its worker when its dataflow has completed, never after a failure.
+/// Where the workers of this process stand among those of all. Every process has as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crew {
+    /// This process's number.
+    pub process: usize,
+    /// How many processes there are.
+    pub processes: usize,
+    /// Workers of each.
+    pub threads: usize,
+}
+
+impl Crew {
+    /// The one process of a run.
+    pub fn alone(threads: usize) -> Crew {
+        Crew { process: 0, processes: 1, threads }
+    }
+
+    /// Workers of all processes.
+    pub fn workers(self) -> usize {
+        self.processes * self.threads
+    }
+
+    /// The number, over all processes, of this process's worker with this index.
+    pub fn number(self, index: usize) -> usize {
+        self.process * self.threads + index
+    }
+}
+
+/// What timely's workers are built from, and what must outlive them.
+type Built = (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>);
+
+fn builders(crew: Crew, wires: Vec<Option<Wire>>) -> Result<Built, String> {
+    if crew.processes == 1 {
+        let threads = if crew.threads == 1 { Threads::Thread } else { Threads::Process(crew.threads) };
+        return threads.try_build();
+    }
+    let hooks = Hooks::default();
+    let within = ProcessBuilder::new_typed_vector(crew.threads, hooks.refill.clone(), hooks.spill.clone());
+    let (builders, guard) = initialize_networking_from_sockets(within, wires, crew.process, crew.threads, hooks)
+        .map_err(|error| format!("could not start the threads of the cluster's connections: {error}"))?;
+    Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
+}
+
+/// Runs `build` on each worker of this process, with its index, and steps until every dataflow has completed or something failed. What `build` returns is
+/// called on its worker when its dataflow has completed, never after a failure. `wires` lead to the other processes, by their numbers.
 ///
 /// # Errors
 /// What was reported to `failure`, or why the threads could not be started. After a failure the other threads may still be
 /// at work: the caller is expected to end the process.
 pub fn execute<L: FnOnce() + 'static>(
-    workers: usize,
+    crew: Crew,
+    wires: Vec<Option<Wire>>,
     health: Arc<Health>,
     failure: Failure,
     build: impl Fn(usize, Scope<'_, Epoch>) -> L + Send + Sync + 'static,
 ) -> Result<(), Reported> {
-    let threads = if workers == 1 { Threads::Thread } else { Threads::Process(workers) };
-    let config = timely::Config { communication: threads, worker: WorkerConfig::default() };
+    let (builders, others) = builders(crew, wires).map_err(|text| Reported { cause: Cause::Outside, text })?;
     let (ended, failed) = (failure.clone(), failure.clone());
     let (done, waiting) = channel();
-    let guards = timely::execute(config, move |worker| {
-        let index = worker.index();
+    let guards = timely::execute::execute_from(builders, others, WorkerConfig::default(), move |worker| {
+        let index = worker.index() % crew.threads;
         let leaving = Leaving { done: done.clone(), failure: ended.clone() };
         let last = worker.dataflow::<Epoch, _, _>(|scope| build(index, scope));
         health.assigned(index);
@@ -51,7 +99,7 @@ pub fn execute<L: FnOnce() + 'static>(
         last();
     });
     let guards = guards.map_err(|text| Reported { cause: Cause::Outside, text })?;
-    for _ in 0..workers {
+    for _ in 0..crew.threads {
         // Cannot fail: the closure, which the guards keep, holds a sender.
         let _ = waiting.recv();
         if let Some(why) = failed.reported() {

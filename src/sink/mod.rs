@@ -65,10 +65,11 @@ pub fn folders(spec: &SinkSpec) -> Vec<Folder> {
     parquet.chain(ndjson).collect()
 }
 
-/// Makes the folders agree with the log: files of recorded checkpoints get their names, others without one are deleted.
-pub fn recover(plan: &Plan, checkpoints: &[(Epoch, Vec<StagedFile>)]) -> Result<(), SinkError> {
+/// Makes the folders agree with the log: files of recorded checkpoints get their names, others without one are deleted. Not `strict`: a file that is missing may be
+/// in another process's folder.
+pub fn recover(plan: &Plan, checkpoints: &[(Epoch, Vec<StagedFile>)], strict: bool) -> Result<(), SinkError> {
     for folder in folders(&plan.flow.spec.sink) {
-        let Recovered { named, deleted } = folder.recover(checkpoints, true)?;
+        let Recovered { named, deleted } = folder.recover(checkpoints, strict)?;
         if named + deleted > 0 {
             tracing::info!(target: "sink", named, deleted, "files of the last run: named because their checkpoint is recorded, deleted because they will be written again");
         }

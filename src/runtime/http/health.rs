@@ -102,17 +102,22 @@ impl Health {
 
     /// Why the process should be restarted; empty while all is well.
     pub fn stuck(&self) -> Vec<Problem> {
+        let problem = |(index, silence): (usize, Duration)| Problem {
+            check: "worker",
+            reason: format!("worker {index} has not stepped for {} s", silence.as_secs()),
+        };
+        self.silent(SILENCE_MAX).map(problem).collect()
+    }
+
+    /// Workers that have begun and not ended, and have not stepped for longer than `limit`; and for how long.
+    pub fn silent(&self, limit: Duration) -> impl Iterator<Item = (usize, Duration)> {
         let now = self.clock.now().as_millis() as u64;
-        let silent = |(index, worker): (usize, &Worker)| {
+        let silent = move |(index, worker): (usize, &Worker)| {
             let ticked = worker.ticked.load(Ordering::Relaxed).checked_sub(1)?;
             let silence = Duration::from_millis(now.saturating_sub(ticked));
-            let stuck = silence > SILENCE_MAX && !worker.ended.load(Ordering::Relaxed);
-            stuck.then(|| Problem {
-                check: "worker",
-                reason: format!("worker {index} has not stepped for {} s", silence.as_secs()),
-            })
+            (silence > limit && !worker.ended.load(Ordering::Relaxed)).then_some((index, silence))
         };
-        self.workers.iter().enumerate().filter_map(silent).collect()
+        self.workers.iter().enumerate().filter_map(silent)
     }
 
     /// Why no work can be taken; empty when ready. `draining`: the run was asked to end.
@@ -120,7 +125,7 @@ impl Health {
         let mut problems = self.stuck();
         let mut add = |check, reason: String| problems.push(Problem { check, reason });
         if !self.joined.load(Ordering::Relaxed) {
-            add("joined", "the workers have not all joined".into());
+            add("joined", "the processes have not all joined".into());
         }
         let unassigned = self.workers.iter().filter(|worker| !worker.assigned.load(Ordering::Relaxed)).count();
         if unassigned > 0 {
