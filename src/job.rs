@@ -20,6 +20,7 @@ use crate::runtime::clock::{EpochClock, border_above};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::SourceContext;
 use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
+use crate::runtime::failpoint;
 use crate::runtime::failure::{Cause, Failure};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
@@ -228,6 +229,7 @@ fn begin(
     let (log, history) = EpochLog::take_over(store.clone(), seal).map_err(log_failed)?;
     let topics = known_topics(&history, spec.source.kind, names).map_err(Failed::configuration)?;
     let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
+    failpoint::hit("restore.after");
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }

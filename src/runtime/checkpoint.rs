@@ -30,6 +30,7 @@ use timely::dataflow::operators::generic::operator;
 use super::clock::{EpochClock, border_above};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Checkpoint, StatePart};
+use super::failpoint;
 use super::failure::Failure;
 use super::metrics::Metrics;
 use super::recorder::checkpoint_of;
@@ -158,9 +159,11 @@ impl WriterHand {
             let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
             let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
             drop(saved.blocks);
+            failpoint::hit("state.create.before");
             if let Err(text) = self.write(&name, &bytes) {
                 return self.failure.report(text);
             }
+            failpoint::hit("state.create.after");
             self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
             let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
             // Fails only when the worker has gone.

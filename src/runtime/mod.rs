@@ -5,6 +5,7 @@ pub mod clock;
 pub mod delivery;
 pub mod driver;
 pub mod epoch_log;
+pub mod failpoint;
 pub mod failure;
 pub mod http;
 pub mod live;

@@ -30,6 +30,7 @@ use timely::scheduling::Activator;
 use super::clock::{Cut, EpochClock};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Claim, PartitionMark};
+use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::metrics::Metrics;
 use super::stop::Stop;
@@ -209,7 +210,10 @@ impl Reader {
         mut capability: Capability<Epoch>,
         activator: Activator,
     ) -> Self {
-        let claims = VecDeque::from(std::mem::take(&mut context.replay));
+        let mut claims = VecDeque::from(std::mem::take(&mut context.replay));
+        if !Guard::Replay.holds() {
+            claims.clear();
+        }
         // Not the leader's: this worker may be late, and what it opens must not be.
         capability.downgrade(&claims.front().map_or(context.clock.start(), |claim| claim.epoch));
         let now = Instant::now();
@@ -330,6 +334,7 @@ impl Reader {
             self.end_epoch();
             self.downgrade(next);
             replay.claims.pop_front();
+            failpoint::hit("replay.epoch.after");
             self.activator.activate();
         }
         self.phase = Phase::Repeating(replay);

@@ -33,6 +33,7 @@ use super::checkpoint::Gathered;
 use super::clock::{BORDER, Cut, EpochClock, border_above};
 use super::driver::Stream;
 use super::epoch_log::{Checkpoint, Claim, Entry, EpochLog, LogError};
+use super::failpoint::Guard;
 use super::failure::{Cause, Failure};
 use super::metrics::Metrics;
 use super::recovery::FILES_UP_TO;
@@ -126,7 +127,7 @@ impl Hand {
     /// Appends; goes on trying while the store cannot be reached.
     fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
         let mut pause = RETRY_MIN;
-        loop {
+        while Guard::Log.holds() {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
                     tracing::warn!(target: "runtime", "could not write the epoch log: {error}; trying again");
@@ -136,6 +137,7 @@ impl Hand {
                 result => return result,
             }
         }
+        Ok(())
     }
 }
 
