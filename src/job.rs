@@ -19,9 +19,9 @@ use crate::runtime::checkpoint::{Desk, Restored, StateWriter};
 use crate::runtime::clock::{EpochClock, border_above};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::SourceContext;
-use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
+use crate::runtime::epoch_log::{self, Claim, EpochLog, History, LogError, Seal};
 use crate::runtime::failpoint;
-use crate::runtime::failure::{Cause, Failure};
+use crate::runtime::failure::{Cause, Failure, Reported};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
 use crate::runtime::metrics::Metrics;
@@ -164,6 +164,7 @@ impl Job {
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
+        let (store, generation) = (self.begun.store.clone(), self.begun.recovery.generation);
         let keeping = Keeping::start(self.begun, &plan, &options).map_err(Failed::unavailable)?;
         let ended = worker::execute(workers, self.health, self.plan.failure.clone(), move |index, scope| {
             let mine =
@@ -186,7 +187,7 @@ impl Job {
         });
         drop(drain);
         drop(line);
-        ended.map_err(Failed::of)?;
+        ended.map_err(|reported| Failed::of(cause(reported, &store, generation)))?;
         let cut_short = self.options.stop.drain();
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, server: self.server })
     }
@@ -233,8 +234,20 @@ fn begin(
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }
+    still_there(&recovery.replay, &topics, names).map_err(Failed::configuration)?;
     tracing::info!(target: "runtime", generation = recovery.generation, checkpoint = recovery.checkpoint, repeated = recovery.replay.len(), "starting");
     Ok((Begun { store, log, cipher, recovery }, topics))
+}
+
+/// Why a run has failed. One that was overtaken may first trip over what its successor has done, such as taken its files away: what counts, also for
+/// whoever would start it again, is that it was overtaken.
+fn cause(reported: Reported, store: &SharedStore, generation: u64) -> Reported {
+    match epoch_log::overtaken(store.as_ref(), generation) {
+        Some(error) if reported.cause != Cause::Fenced => {
+            Reported { cause: Cause::Fenced, text: format!("epoch log: {error}; noticed because: {}", reported.text) }
+        }
+        _ => reported,
+    }
 }
 
 fn log_failed(error: LogError) -> Failed {
@@ -254,6 +267,19 @@ fn known_topics(history: &History, kind: SourceKind, names: &Topics) -> Result<T
         ));
     }
     Ok(Topics::continuing(known, names.names().map(str::to_owned)))
+}
+
+/// Refuses to repeat claimed epochs without what was read in them.
+fn still_there(replay: &[Claim], topics: &Topics, names: &Topics) -> Result<(), String> {
+    let read = replay.iter().flat_map(|claim| &claim.cuts).map(|(partition, _)| topics.name(partition.topic));
+    let gone: BTreeSet<&str> = read.filter(|name| names.id(name).is_none()).collect();
+    gone.first().map_or(Ok(()), |first| {
+        Err(format!(
+            "the last run did not end cleanly, and has to read again what is not there any more: {} of its files or topics, such as {first} \
+             (`windkessel explain --files` tells which file that is); put them back for one run, or begin with an empty state.path and new folders of the sinks",
+            gone.len()
+        ))
+    })
 }
 
 /// The settings that state cannot be carried over.

@@ -387,6 +387,13 @@ impl EpochLog {
     }
 }
 
+/// What a writer of this generation would find now, if another has taken over. Asks the store once; one that does not answer says nothing.
+pub fn overtaken(store: &dyn Store, generation: u64) -> Option<LogError> {
+    let name = name(newest(store).ok()??);
+    let by = Envelope::decode(&name, &store.get(&name).ok()??).ok()?.generation;
+    (by > generation).then_some(LogError::Fenced { generation, by })
+}
+
 /// Where a test may end the process: before and after this entry is created.
 fn places(entry: &Entry) -> (&'static str, &'static str) {
     match entry {

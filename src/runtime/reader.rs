@@ -317,6 +317,7 @@ impl Reader {
             if self.poll(&mut read) == Polled::First {
                 self.first = First::Delivered;
             }
+            self.refuse_if_cut_short(&read.marks, &replay);
             records = self.hold_back(read, &replay.limits);
             self.activator.activate_after(if records.records.is_empty() { NAP } else { Duration::ZERO });
         } else {
@@ -368,6 +369,26 @@ impl Reader {
         let lags = self.from.lag();
         let position = |partition| lags.iter().find(|lag| lag.partition == partition).map(|lag| lag.position);
         claim.cuts.iter().all(|(partition, end)| position(*partition).is_none_or(|position| position >= *end))
+    }
+
+    /// What was read of a partition must be there to be read again: the run fails if one ends before.
+    fn refuse_if_cut_short(&self, marks: &[Mark], replay: &Replay) {
+        let ended =
+            marks.iter().filter_map(|mark| if let Mark::Ended(partition) = mark { Some(partition) } else { None });
+        for partition in ended {
+            let ends = replay.claims.iter().flat_map(|claim| &claim.cuts).filter(|(of, _)| of == partition);
+            let (end, lags) = (ends.map(|(_, end)| *end).max(), self.from.lag());
+            let position = lags.iter().find(|lag| lag.partition == *partition).map(|lag| lag.position);
+            if end > position {
+                let (topic, number) = (self.context.topics.name(partition.topic), partition.number);
+                self.context.failure.report(format!(
+                    "source: an earlier run has read {topic}/{number} up to {}, and it ends at {} now; put it back as it was for one run, or begin with \
+                     an empty state.path and new folders of the sinks",
+                    end.unwrap_or_default(),
+                    position.unwrap_or_default()
+                ));
+            }
+        }
     }
 
     fn nothing_due(&self, limits: &BTreeMap<Partition, i64>) -> bool {

@@ -75,7 +75,9 @@ pub(crate) fn strike(command: &mut Command, blow: &Blow) -> Struck {
     match blow {
         Blow::Kill(after) | Blow::Ask(after) => {
             running = Running::start(command);
-            running.ends_within(*after);
+            if running.ends_within(*after) {
+                return struck(&running.kill(), blow);
+            }
         }
         Blow::Failpoint(place) => {
             running = Running::start(command.env("WINDKESSEL_FAILPOINT", place));
