@@ -20,8 +20,9 @@ use crate::runtime::clock::{EpochClock, border_above};
 use crate::runtime::cluster::{self, JoinError, Links, Membership, Peers, Word};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::SourceContext;
-use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
-use crate::runtime::failure::{Cause, Failure};
+use crate::runtime::epoch_log::{self, Claim, EpochLog, History, LogError, Seal};
+use crate::runtime::failpoint;
+use crate::runtime::failure::{Cause, Failure, Reported};
 use crate::runtime::http::{self, Health, ServerHandle};
 use crate::runtime::live::Live;
 use crate::runtime::memory::{self, Bound, Machine, Pressure, Watch};
@@ -196,6 +197,7 @@ impl Job {
         let hands: Vec<_> = self.hands.into_iter().map(Some).collect();
         let hands = Mutex::new(hands);
         let (plan, options) = (self.plan.clone(), self.options.clone());
+        let (store, generation) = (self.begun.store.clone(), self.begun.recovery.generation);
         let (pressure, metrics) = (Pressure::default(), plan.metrics.clone());
         let machine = Machine::default();
         memory::announce(&Bound::of(&plan.flow, crew.threads), machine.read().map(|reading| reading.limit), &metrics);
@@ -216,7 +218,7 @@ impl Job {
             move || tail.finish()
         });
         drop((drain, line, memory));
-        ended.map_err(Failed::of)?;
+        ended.map_err(|reported| Failed::of(cause(reported, &store, generation)))?;
         if let Some((peers, watchdog)) = cluster {
             peers.leave();
             drop(watchdog);
@@ -335,14 +337,27 @@ pub(crate) fn begin(
     let fetching = Instant::now();
     let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
     metrics.restore_seconds.set(fetching.elapsed().as_secs_f64());
+    failpoint::hit("restore.after");
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }
+    still_there(&recovery.replay, &topics, names).map_err(Failed::configuration)?;
     tracing::info!(target: "runtime", generation = recovery.generation, checkpoint = recovery.checkpoint, repeated = recovery.replay.len(), "starting");
     if let Some(peers) = peers {
         peers.tell(recovery.to_tell(topics.names().map(str::to_owned).collect(), log.newest()));
     }
     Ok((Begun { store, log: Some(log), cipher, recovery }, topics))
+}
+
+/// Why a run has failed. One that was overtaken may first trip over what its successor has done, such as taken its files away: what counts, also for
+/// whoever would start it again, is that it was overtaken.
+fn cause(reported: Reported, store: &SharedStore, generation: u64) -> Reported {
+    match epoch_log::overtaken(store.as_ref(), generation) {
+        Some(error) if reported.cause != Cause::Fenced => {
+            Reported { cause: Cause::Fenced, text: format!("epoch log: {error}; noticed because: {}", reported.text) }
+        }
+        _ => reported,
+    }
 }
 
 fn log_failed(error: LogError) -> Failed {
@@ -366,6 +381,19 @@ fn known_topics(history: &History, kind: SourceKind, names: &Topics) -> Result<T
         ));
     }
     Ok(Topics::continuing(known, names.names().map(str::to_owned)))
+}
+
+/// Refuses to repeat claimed epochs without what was read in them.
+fn still_there(replay: &[Claim], topics: &Topics, names: &Topics) -> Result<(), String> {
+    let read = replay.iter().flat_map(|claim| &claim.cuts).map(|(partition, _)| topics.name(partition.topic));
+    let gone: BTreeSet<&str> = read.filter(|name| names.id(name).is_none()).collect();
+    gone.first().map_or(Ok(()), |first| {
+        Err(format!(
+            "the last run did not end cleanly, and has to read again what is not there any more: {} of its files or topics, such as {first} \
+             (`windkessel explain --files` tells which file that is); put them back for one run, or begin with an empty state.path and new folders of the sinks",
+            gone.len()
+        ))
+    })
 }
 
 /// The settings that state cannot be carried over.

@@ -31,6 +31,7 @@ use timely::dataflow::operators::generic::operator;
 use super::clock::{EpochClock, border_above};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Checkpoint, LogError, StatePart};
+use super::failpoint;
 use super::failure::Failure;
 use super::host;
 use super::metrics::Metrics;
@@ -181,10 +182,12 @@ impl host::Hand for WriterHand {
         let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
         let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
         drop(saved.blocks);
+        failpoint::hit("state.create.before");
         if let Err(text) = self.write(&name, &bytes) {
             self.failure.report(text);
             return ControlFlow::Break(());
         }
+        failpoint::hit("state.create.after");
         self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
         let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
         // Fails only when the worker has gone.

@@ -32,6 +32,7 @@ use timely::scheduling::SyncActivator;
 use super::checkpoint::Desk;
 use super::clock::border_above;
 use super::driver::{Nap, Stream};
+use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::host;
 use super::metrics::Metrics;
@@ -124,7 +125,8 @@ pub fn sink<'s>(
                     }
                 });
                 claims.for_each(|_, _| {});
-                let first = [complete.frontier().first().copied(), claimed.frontier().first().copied()];
+                let claimed = claimed.frontier().first().copied().filter(|_| Guard::ClaimWait.holds());
+                let first = [complete.frontier().first().copied(), claimed];
                 let upto = first.into_iter().flatten().min().map_or(Epoch::MAX, |first| first.saturating_sub(1));
                 outbox.close(upto);
                 if !outbox.flush() {
@@ -311,7 +313,9 @@ impl Hand {
                 self.settle(epoch);
             }
             Ok(Message::Stage(border)) => {
+                failpoint::hit("sink.stage.before");
                 let files = self.deliver.stage(checkpoint_of(border))?;
+                failpoint::hit("sink.stage.after");
                 // Fails only when the worker has gone.
                 let _ = self.staged.send((border, files));
                 self.wake();

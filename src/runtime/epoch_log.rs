@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::identified::Mark;
+use crate::runtime::failpoint::{self, Guard};
 use crate::runtime::state_files;
 use crate::runtime::store::{SharedStore, Store, StoreError};
 use crate::sink::StagedFile;
@@ -318,14 +319,20 @@ impl EpochLog {
     /// Creates the next entry, or finds that it is there.
     fn create(&mut self, envelope: &Envelope) -> Result<(), LogError> {
         let (name, bytes) = (name(envelope.number), envelope.encode()?);
+        let (before, after) = places(&envelope.entry);
         self.pending = Some(envelope.clone());
+        failpoint::hit(before);
         if !self.store.create(&name, &bytes)? {
             let found = self.store.get(&name)?.ok_or_else(|| corrupt(&name, "is taken, and yet not there"))?;
             let found = Envelope::decode(&name, &found)?;
+            if found != *envelope && !Guard::Fence.holds() {
+                return self.create(&Envelope { number: envelope.number + 1, ..envelope.clone() });
+            }
             if found != *envelope {
                 return Err(LogError::Fenced { generation: self.generation, by: found.generation });
             }
         }
+        failpoint::hit(after);
         self.pending = None;
         self.next = envelope.number + 1;
         self.recorded = envelope.begin;
@@ -360,6 +367,7 @@ impl EpochLog {
         if self.facts.newest_of(self.generation).is_some() {
             self.begin = self.facts.begin(keep, self.begin).unwrap_or(self.begin);
         }
+        failpoint::hit("log.prune.before");
         let Begin { entry, swept, .. } = self.recorded;
         for name in self.store.list(FOLDER)? {
             if number(&name).is_some_and(|number| swept <= number && number < entry) && !self.is_seal(&name)? {
@@ -373,6 +381,7 @@ impl EpochLog {
                 self.store.delete(&name)?;
             }
         }
+        failpoint::hit("log.prune.after");
         Ok(())
     }
 
@@ -394,6 +403,22 @@ impl EpochLog {
         let Some((epoch, generation)) = state_files::parse(name) else { return false };
         let ours = self.facts.newest_of(self.generation);
         generation < self.generation || generation == self.generation && ours.is_some_and(|newest| epoch <= newest)
+    }
+}
+
+/// What a writer of this generation would find now, if another has taken over. Asks the store once; one that does not answer says nothing.
+pub fn overtaken(store: &dyn Store, generation: u64) -> Option<LogError> {
+    let name = name(newest(store).ok()??);
+    let by = Envelope::decode(&name, &store.get(&name).ok()??).ok()?.generation;
+    (by > generation).then_some(LogError::Fenced { generation, by })
+}
+
+/// Where a test may end the process: before and after this entry is created.
+fn places(entry: &Entry) -> (&'static str, &'static str) {
+    match entry {
+        Entry::Seal(_) => ("log.seal.before", "log.seal.after"),
+        Entry::Claims(_) => ("log.claims.before", "log.claims.after"),
+        Entry::Checkpoint(_) => ("log.checkpoint.before", "log.checkpoint.after"),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod delivery;
 pub mod driver;
 pub mod epoch_log;
+pub mod failpoint;
 pub mod failure;
 mod host;
 pub mod http;

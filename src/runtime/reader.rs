@@ -30,6 +30,7 @@ use timely::scheduling::Activator;
 use super::clock::{Cut, EpochClock};
 use super::driver::{NAP, Stream};
 use super::epoch_log::{Claim, PartitionMark};
+use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::host;
 use super::memory::{Level, Pressure};
@@ -218,7 +219,10 @@ impl Reader {
         mut capability: Capability<Epoch>,
         activator: Activator,
     ) -> Self {
-        let claims = VecDeque::from(std::mem::take(&mut context.replay));
+        let mut claims = VecDeque::from(std::mem::take(&mut context.replay));
+        if !Guard::Replay.holds() {
+            claims.clear();
+        }
         // Not the leader's: this worker may be late, and what it opens must not be.
         capability.downgrade(&claims.front().map_or(context.clock.start(), |claim| claim.epoch));
         let now = host::now();
@@ -325,6 +329,7 @@ impl Reader {
             if self.poll(&mut read) == Polled::First {
                 self.first = First::Delivered;
             }
+            self.refuse_if_cut_short(&read.marks, &replay);
             records = self.hold_back(read, &replay.limits);
             self.activator.activate_after(if records.records.is_empty() { NAP } else { Duration::ZERO });
         } else {
@@ -344,6 +349,7 @@ impl Reader {
             replay.claims.pop_front();
             // All workers repeat all epochs, each its part.
             self.context.metrics.replayed_epochs.inc_by(u64::from(self.context.worker == 0));
+            failpoint::hit("replay.epoch.after");
             self.activator.activate();
         }
         self.phase = Phase::Repeating(replay);
@@ -380,6 +386,26 @@ impl Reader {
         let lags = self.from.lag();
         let position = |partition| lags.iter().find(|lag| lag.partition == partition).map(|lag| lag.position);
         claim.cuts.iter().all(|(partition, end)| position(*partition).is_none_or(|position| position >= *end))
+    }
+
+    /// What was read of a partition must be there to be read again: the run fails if one ends before.
+    fn refuse_if_cut_short(&self, marks: &[Mark], replay: &Replay) {
+        let ended =
+            marks.iter().filter_map(|mark| if let Mark::Ended(partition) = mark { Some(partition) } else { None });
+        for partition in ended {
+            let ends = replay.claims.iter().flat_map(|claim| &claim.cuts).filter(|(of, _)| of == partition);
+            let (end, lags) = (ends.map(|(_, end)| *end).max(), self.from.lag());
+            let position = lags.iter().find(|lag| lag.partition == *partition).map(|lag| lag.position);
+            if end > position {
+                let (topic, number) = (self.context.topics.name(partition.topic), partition.number);
+                self.context.failure.report(format!(
+                    "source: an earlier run has read {topic}/{number} up to {}, and it ends at {} now; put it back as it was for one run, or begin with \
+                     an empty state.path and new folders of the sinks",
+                    end.unwrap_or_default(),
+                    position.unwrap_or_default()
+                ));
+            }
+        }
     }
 
     fn nothing_due(&self, limits: &BTreeMap<Partition, i64>) -> bool {

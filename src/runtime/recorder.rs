@@ -34,6 +34,7 @@ use super::checkpoint::Gathered;
 use super::clock::{BORDER, Cut, EpochClock, border_above};
 use super::driver::Stream;
 use super::epoch_log::{Checkpoint, Claim, Entry, EpochLog, LogError};
+use super::failpoint::Guard;
 use super::failure::{Cause, Failure};
 use super::host;
 use super::metrics::Metrics;
@@ -46,8 +47,6 @@ use crate::vocabulary::Partition;
 
 /// Entries that may wait for the thread: far more than epochs can be under way.
 const QUEUE_MAX: usize = 1_024;
-
-/// The log waits for its store as a sink for its destination, and is called so in metrics: nothing else then moves, either.
 
 /// Between two attempts to reach the store, at first.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -164,7 +163,7 @@ impl Hand {
     /// Appends; goes on trying while the store cannot be reached.
     fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
         let mut pause = RETRY_MIN;
-        loop {
+        while Guard::Log.holds() {
             match self.log.append(entry) {
                 Err(LogError::Store(error)) if error.may_be_retried() && !self.stop.abandon() => {
                     self.metrics.epoch_log_waiting.set(1);
@@ -178,6 +177,7 @@ impl Hand {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -36,6 +36,7 @@ pub use self::disk::Output;
 use self::disk::{Disk, System};
 pub use self::folder::{Folder, Recovered};
 use crate::config::TableName;
+use crate::runtime::failpoint::Guard;
 use crate::runtime::metrics::Metrics;
 use crate::sink::{Deliver, Rows, SinkError, StagedFile};
 use crate::time::Epoch;
@@ -226,7 +227,8 @@ impl<F: Format> FileSink<F> {
         let Open { writer, temporary, name, epochs, rows, .. } = open;
         let finish = || {
             let bytes = self.format.complete(writer, epochs.clone(), self.generation)?;
-            let staged = temporary.path.with_file_name(hidden(&name, STAGED));
+            let staged = if Guard::LatePublish.holds() { hidden(&name, STAGED) } else { name.clone() };
+            let staged = temporary.path.with_file_name(staged);
             self.disk.rename(&temporary.path, &staged)?;
             Ok(bytes)
         };

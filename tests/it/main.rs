@@ -3,13 +3,16 @@
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`demo`]: the embedded broker.
 //! * [`cli`]: exit codes, messages, signals.
+//! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`tidy`]: the rules of the house.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
+#![expect(clippy::print_stderr, reason = "a test says its seed")]
 
 mod canary;
 mod cli;
+mod crash;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;

@@ -10,22 +10,34 @@ use crate::support::{KEY, Tables, finish, key_file, outcomes, repository, same, 
 const FILES: usize = 4;
 
 /// Generated input, split so that each patient is in one file, and somewhat out of order.
-struct Input {
-    folder: tempfile::TempDir,
-    key: String,
+pub(crate) struct Input {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) key: String,
     messages: Vec<Message>,
+    files: usize,
 }
 
 impl Input {
     fn generated(observations: u32) -> Input {
+        Input::split(observations, FILES, |line| patient(line).bytes().map(usize::from).sum::<usize>() % FILES)
+    }
+
+    /// Patient resources in a file of their own.
+    pub(crate) fn with_patients_apart(observations: u32) -> Input {
+        let of_patient = |line: &str| patient(line).bytes().map(usize::from).sum::<usize>() % FILES;
+        let is_patient = |line: &str| line.starts_with("{\"resourceType\":\"Patient\"");
+        Input::split(observations, FILES + 1, |line| if is_patient(line) { FILES } else { of_patient(line) })
+    }
+
+    fn split(observations: u32, count: usize, file: impl Fn(&str) -> usize) -> Input {
         let folder = tempfile::tempdir().unwrap();
         let counts =
             ["--observations", &observations.to_string(), "--patients", "300", "--seed", "11"].map(str::to_owned);
         finish(windkessel(folder.path()).args(["generate", "--output", "all.ndjson"]).args(counts)).succeeded();
         let text = fs::read_to_string(folder.path().join("all.ndjson")).unwrap();
-        let mut files: [Vec<&str>; FILES] = Default::default();
+        let mut files: Vec<Vec<&str>> = vec![Vec::new(); count];
         for line in text.lines() {
-            files[patient(line).bytes().map(usize::from).sum::<usize>() % FILES].push(line);
+            files[file(line)].push(line);
         }
         let mut messages = Vec::new();
         for (number, mut lines) in (0..).zip(files) {
@@ -40,15 +52,15 @@ impl Input {
             messages.extend((0..).zip(&lines).map(message));
         }
         let key = key_file(folder.path());
-        Input { folder, key, messages }
+        Input { folder, key, messages, files: count }
     }
 
-    fn expected(&self, times: Times) -> Expected {
+    pub(crate) fn expected(&self, times: Times) -> Expected {
         oracle::expect(&self.messages, &KEY, times)
     }
 
-    fn paths(&self) -> String {
-        let paths = (0..FILES).map(|number| self.folder.path().join(format!("part-{number}.ndjson")));
+    pub(crate) fn paths(&self) -> String {
+        let paths = (0..self.files).map(|number| self.folder.path().join(format!("part-{number}.ndjson")));
         format!("source.paths={:?}", paths.collect::<Vec<PathBuf>>())
     }
 
@@ -67,7 +79,7 @@ impl Input {
     }
 
     /// The files' names in rows, with the numbers that the oracle knows them by.
-    fn topics(&self) -> HashMap<String, i32> {
+    pub(crate) fn topics(&self) -> HashMap<String, i32> {
         let mut command = windkessel(self.folder.path());
         command.args(["explain", "--files"]).arg(repository("dataflows/blood_pressure_replay.toml"));
         let listed = finish(command.args(["--set", &self.paths(), "--set", &self.key])).succeeded();
@@ -113,8 +125,8 @@ fn disturb(lines: &mut [&str]) {
 }
 
 const SECOND: i64 = 1_000_000;
-const FINITE: [&str; 2] = ["patient.disorder=\"30s\"", "patient.lateness=\"2m\""];
-const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
+pub(crate) const FINITE: [&str; 2] = ["patient.disorder=\"30s\"", "patient.lateness=\"2m\""];
+pub(crate) const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
 /// Far beyond anything generated, and far from overflow.
 const UNBOUNDED: Times = Times { window: 3_600 * SECOND, disorder: i64::MAX / 8, lateness: 86_400 * SECOND };
 

@@ -1,6 +1,7 @@
 //! Drives the binary as a user would, and reads what it writes: NDJSON, Parquet, the summary. Compares it with the oracle.
 
 pub(crate) mod canary;
+pub(crate) mod crash;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -185,6 +186,24 @@ impl Running {
         Finished { status, out: self.out.all(), err: self.err.all(), resident_max: self.resident_max }
     }
 
+    /// Kills it, as `kill -9` does.
+    pub(crate) fn kill(mut self) -> Finished {
+        let _ = self.child.kill();
+        self.wait(DEADLINE)
+    }
+
+    /// True once it has ended by itself, if that is within this time.
+    pub(crate) fn ends_within(&mut self, wait: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < wait {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
+    }
+
     fn look_at_memory(&mut self) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let peak =
@@ -255,16 +274,18 @@ pub(crate) fn parsed(line: &str) -> Row {
 
 /// The rows of one table in all Parquet files below a folder, in the shape of [`ndjson`].
 pub(crate) fn parquet(folder: &Path, table: &str) -> Vec<Row> {
+    files(&folder.join(table), "parquet").into_iter().flat_map(|path| parquet_file(&path).unwrap()).collect()
+}
+
+/// The rows of one Parquet file.
+pub(crate) fn parquet_file(path: &Path) -> Result<Vec<Row>, parquet::errors::ParquetError> {
     let mut rows = Vec::new();
-    for path in files(&folder.join(table), "parquet") {
-        let file = fs::File::open(path).unwrap();
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        for batch in reader.build().unwrap() {
-            let batch: RecordBatch = batch.unwrap();
-            rows.extend((0..batch.num_rows()).map(|row| row_of(&batch, row)));
-        }
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path)?)?;
+    for batch in reader.build()? {
+        let batch: RecordBatch = batch?;
+        rows.extend((0..batch.num_rows()).map(|row| row_of(&batch, row)));
     }
-    rows
+    Ok(rows)
 }
 
 fn row_of(batch: &RecordBatch, row: usize) -> Row {

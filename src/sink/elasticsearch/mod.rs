@@ -52,6 +52,7 @@ use arrow::datatypes::SchemaRef;
 use tracing::{debug, error};
 
 use crate::config::{ElasticsearchSpec, IndexBy, TableName};
+use crate::runtime::failpoint;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stop::Stop;
 use crate::sink::{Deliver, Rows, SinkError};
@@ -212,7 +213,9 @@ impl ElasticsearchSink {
         let body = Body::bulk(&batch.body());
         let bytes = body.bytes() as u64;
         let request = Request::post(format!("/_bulk?filter_path={}", response::FILTER_PATH), body);
+        failpoint::hit("elasticsearch.bulk.before");
         let reply = self.destination.send(&request)?;
+        failpoint::hit("elasticsearch.bulk.after");
         self.metrics.sink_batches.with_label_values(&[SINK]).inc();
         match reply.status {
             200 => {

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, System};
 use super::{Format, OPEN, STAGED, failure, hidden, is_hidden};
 use crate::config::TableName;
+use crate::runtime::failpoint;
 use crate::sink::{SinkError, StagedFile};
 use crate::time::Epoch;
 
@@ -124,7 +125,9 @@ impl Folder {
             here.insert(file.table);
         }
         for file in &staged {
+            failpoint::hit("sink.name.before");
             self.name(file, listed)?;
+            failpoint::hit("sink.name.after");
         }
         if listed && staged.is_empty() {
             return Ok(0);
@@ -135,7 +138,9 @@ impl Folder {
             self.disk.sync_folder(&folder).map_err(|source| self.failed("sync", &folder, source))?;
         }
         if !listed {
+            failpoint::hit("sink.list.before");
             self.list(checkpoint, &files)?;
+            failpoint::hit("sink.list.after");
         }
         Ok(staged.len() as u64)
     }

@@ -33,6 +33,7 @@ use super::message::Message;
 use super::progress::{self, Reader, Seen};
 use super::transactions::Transactions;
 use super::wait::{Fault, Wait};
+use crate::runtime::failpoint;
 use crate::sink::SinkError;
 use crate::time::Epoch;
 
@@ -125,7 +126,11 @@ impl Session {
                 producer
             }
         };
-        producer.commit(messages, &self.place.progress(upto), wait)?;
+        let progress = self.place.progress(upto);
+        producer.fill(messages, &progress, wait)?;
+        failpoint::hit("kafka.commit.before");
+        producer.end(wait)?;
+        failpoint::hit("kafka.commit.after");
         self.producer = (!producer.is_disturbed()).then_some(producer);
         Ok(())
     }

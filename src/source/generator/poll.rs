@@ -36,7 +36,7 @@ struct Reader {
     partition: Partition,
     stream: Stream,
     offset: i64,
-    /// Observations so far.
+    /// Observations so far, of this run.
     done: u64,
     ended: bool,
 }
@@ -74,6 +74,8 @@ impl GeneratorSource {
             // Replayed from its beginning: the state of its patients is nowhere else.
             let resume = opening.resume.get(&partition).copied().unwrap_or(0);
             while reader.offset < resume && reader.step(&mut payload).is_some() {}
+            // The rate is that of this run: what an earlier one had is not waited for again.
+            reader.done = 0;
             reader
         };
         let ours = |number: &u32| opening.share.takes(TOPIC, *number as i32);

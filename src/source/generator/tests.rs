@@ -251,3 +251,14 @@ fn the_rate_is_kept_by_the_clock_that_is_handed_in() {
     let patients = read.values().filter(|payload| payload.starts_with(b"{\"resourceType\":\"Patient\"")).count();
     assert_eq!((read.len() - patients, ended), (1_600, 0));
 }
+
+#[test]
+fn a_resumed_source_does_not_wait_for_what_an_earlier_run_had_at_its_rate() {
+    let spec = SourceSpec { patients: 80, observations: 100_000, rate_per_second: 800, ..SourceSpec::default() };
+    let share = Share { worker: 0, workers: 1 };
+    let topic = crate::vocabulary::Partition::default().topic;
+    let partition = |number| crate::vocabulary::Partition { topic, number };
+    let resume = (0..8).map(|number| (partition(number), 5_000)).collect();
+    let (read, _) = read(&mut open(&spec, share, &resume, Duration::from_secs(2)), 1 << 20);
+    assert_eq!(read.len(), 1_600);
+}
