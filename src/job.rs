@@ -217,11 +217,14 @@ impl Job {
         });
         drop(drain);
         drop(line);
-        ended.map_err(Failed::of)?;
         if let Some((peers, watchdog)) = cluster {
-            peers.leave();
+            match &ended {
+                Ok(()) => peers.leave(),
+                Err(reported) => peers.fail(reported),
+            }
             drop(watchdog);
         }
+        ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         let part = (crew.processes > 1).then_some((crew.process, crew.processes));
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, part, server: self.server })
@@ -302,15 +305,15 @@ fn begin(
     names: &Topics,
     peers: Option<&Peers>,
 ) -> Result<(Begun, Topics), Failed> {
-    let spec = &flow.spec;
-    let crew = options.crew();
+    let (spec, crew) = (&flow.spec, options.crew());
+    // Opening a store sweeps it, so that nobody may be writing: process 0 has just written the seal, and nobody does again before all have met.
+    let told = peers.filter(|_| crew.process > 0).map(Peers::hear).transpose().map_err(Failed::of)?;
     let store = match options.keep {
         Keep::State => store::open(&spec.state).map_err(Failed::unavailable)?,
         Keep::Nowhere => store::memory(),
     };
     let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
-    if let Some(peers) = peers.filter(|_| crew.process > 0) {
-        let mut told = peers.hear().map_err(Failed::of)?;
+    if let Some(mut told) = told {
         let topics = Topics::continuing(&std::mem::take(&mut told.topics), []);
         let recovery = Recovery::as_told(told, &store, cipher.as_deref()).map_err(Failed::unavailable)?;
         return Ok((Begun { store, log: None, cipher, recovery }, topics));

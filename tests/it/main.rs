@@ -3,6 +3,7 @@
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`demo`]: the embedded broker.
 //! * [`cli`]: exit codes, messages, signals.
+//! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`tidy`]: the rules of the house.
 
@@ -10,6 +11,7 @@
 
 mod canary;
 mod cli;
+mod cluster;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;

@@ -1,6 +1,6 @@
 //! Proves that a replay of files gives what the oracle says, row by row, whatever the worker count and the epoch borders.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use crate::support::{KEY, Tables, finish, key_file, outcomes, repository, same, 
 const FILES: usize = 4;
 
 /// Generated input, split so that each patient is in one file, and somewhat out of order.
-struct Input {
-    folder: tempfile::TempDir,
-    key: String,
+pub(crate) struct Input {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) key: String,
     messages: Vec<Message>,
 }
 
 impl Input {
-    fn generated(observations: u32) -> Input {
+    pub(crate) fn generated(observations: u32) -> Input {
         let folder = tempfile::tempdir().unwrap();
         let counts =
             ["--observations", &observations.to_string(), "--patients", "300", "--seed", "11"].map(str::to_owned);
@@ -43,11 +43,11 @@ impl Input {
         Input { folder, key, messages }
     }
 
-    fn expected(&self, times: Times) -> Expected {
+    pub(crate) fn expected(&self, times: Times) -> Expected {
         oracle::expect(&self.messages, &KEY, times)
     }
 
-    fn paths(&self) -> String {
+    pub(crate) fn paths(&self) -> String {
         let paths = (0..FILES).map(|number| self.folder.path().join(format!("part-{number}.ndjson")));
         format!("source.paths={:?}", paths.collect::<Vec<PathBuf>>())
     }
@@ -63,7 +63,7 @@ impl Input {
         let data = folder.path().join("windkessel-data");
         let (ndjson, parquet) = (Tables::ndjson(&data), Tables::parquet(&data));
         same(&ndjson, &parquet, "NDJSON and Parquet");
-        Ran { tables: ndjson, outcomes: finished.out }
+        Ran { tables: ndjson, outcomes: outcomes(&finished.out) }
     }
 
     /// The files' names in rows, with the numbers that the oracle knows them by.
@@ -79,18 +79,19 @@ impl Input {
         listed.out.lines().map(entry).collect()
     }
 
-    fn check(&self, ran: &Ran, expected: &Expected) {
+    pub(crate) fn check(&self, ran: &Ran, expected: &Expected) {
         let topics = self.topics();
         ran.tables.agree(expected, &|row| topics[row["topic"].as_str().unwrap()]);
-        for (name, count) in outcomes(&ran.outcomes) {
-            assert_eq!(count, expected.outcomes.get(name.as_str()).copied().unwrap_or(0), "{name}");
+        for (name, count) in &ran.outcomes {
+            assert_eq!(*count, expected.outcomes.get(name.as_str()).copied().unwrap_or(0), "{name}");
         }
     }
 }
 
-struct Ran {
-    tables: Tables,
-    outcomes: String,
+pub(crate) struct Ran {
+    pub(crate) tables: Tables,
+    /// Of all processes together.
+    pub(crate) outcomes: BTreeMap<String, u64>,
 }
 
 /// Whose message it is: the first id after `Patient/`, or the id of a Patient.
@@ -113,8 +114,8 @@ fn disturb(lines: &mut [&str]) {
 }
 
 const SECOND: i64 = 1_000_000;
-const FINITE: [&str; 2] = ["patient.disorder=\"30s\"", "patient.lateness=\"2m\""];
-const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
+pub(crate) const FINITE: [&str; 2] = ["patient.disorder=\"30s\"", "patient.lateness=\"2m\""];
+pub(crate) const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
 /// Far beyond anything generated, and far from overflow.
 const UNBOUNDED: Times = Times { window: 3_600 * SECOND, disorder: i64::MAX / 8, lateness: 86_400 * SECOND };
 

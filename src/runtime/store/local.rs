@@ -121,7 +121,11 @@ impl Local {
             // Folders above the store's own are made as well, as long as there are none.
             Err(error) if error.kind() == ErrorKind::NotFound && parent != folder => {
                 self.folder(parent)?;
-                self.files.make_folder(folder)?;
+                match self.files.make_folder(folder) {
+                    // Another process of the cluster was quicker.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    made => made?,
+                }
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => made?,
