@@ -138,9 +138,9 @@ impl Job {
         let server = serve(&flow.spec.http.listen, &metrics, &live, &health, &options.stop)?;
         let digests = digests(&flow, &key, model.as_deref());
         let cluster = join(&flow, &options, &digests, &names, (&health, &metrics, &failure))?;
-        let store = match options.keep {
-            Keep::State => store::open(&flow.spec.state).map_err(Failed::unavailable)?,
-            Keep::Nowhere => store::memory(),
+        let store = || match options.keep {
+            Keep::State => store::open(&flow.spec.state).map_err(Failed::unavailable),
+            Keep::Nowhere => Ok(store::memory()),
         };
         let peers = cluster.as_ref().map(|cluster| &cluster.peers);
         let (begun, topics) = begin(store, &flow, &options, digests, &names, &metrics, peers)?;
@@ -218,11 +218,15 @@ impl Job {
             move || tail.finish()
         });
         drop((drain, line, memory));
-        ended.map_err(|reported| Failed::of(cause(reported, &store, generation)))?;
+        let ended = ended.map_err(|reported| cause(reported, &store, generation));
         if let Some((peers, watchdog)) = cluster {
-            peers.leave();
+            match &ended {
+                Ok(()) => peers.leave(),
+                Err(reported) => peers.fail(reported),
+            }
             drop(watchdog);
         }
+        ended.map_err(Failed::of)?;
         let cut_short = self.options.stop.drain();
         let part = (crew.processes > 1).then_some((crew.process, crew.processes));
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, part, server: self.server })
@@ -297,7 +301,7 @@ fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTreeMap<String,
 /// Takes over the log, and reads what there is to go on from; in a process that does not lead, hears it from the one that does.
 /// The topics are those of the flow, behind those that earlier runs knew.
 pub(crate) fn begin(
-    store: SharedStore,
+    store: impl FnOnce() -> Result<SharedStore, Failed>,
     flow: &Flow,
     options: &Options,
     digests: BTreeMap<String, String>,
@@ -305,11 +309,12 @@ pub(crate) fn begin(
     metrics: &Metrics,
     peers: Option<&Peers>,
 ) -> Result<(Begun, Topics), Failed> {
-    let spec = &flow.spec;
-    let crew = options.crew();
+    let (spec, crew) = (&flow.spec, options.crew());
+    // Opening a store sweeps it, so that nobody may be writing: process 0 has just written the seal, and nobody does again before all have met.
+    let told = peers.filter(|_| crew.process > 0).map(Peers::hear).transpose().map_err(Failed::of)?;
+    let store = store()?;
     let cipher = StateKey::read(&spec.state).map_err(Failed::configuration)?.map(Arc::new);
-    if let Some(peers) = peers.filter(|_| crew.process > 0) {
-        let mut told = peers.hear().map_err(Failed::of)?;
+    if let Some(mut told) = told {
         let topics = Topics::continuing(&std::mem::take(&mut told.topics), []);
         let recovery = Recovery::as_told(told, &store, cipher.as_deref()).map_err(Failed::unavailable)?;
         return Ok((Begun { store, log: None, cipher, recovery }, topics));

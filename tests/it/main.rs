@@ -3,6 +3,7 @@
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`demo`]: the embedded broker.
 //! * [`cli`]: exit codes, messages, signals.
+//! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`tidy`]: the rules of the house.
@@ -12,6 +13,7 @@
 
 mod canary;
 mod cli;
+mod cluster;
 mod crash;
 mod demo;
 #[path = "../oracle/mod.rs"]

@@ -1,6 +1,6 @@
 //! Proves that a replay of files gives what the oracle says, row by row, whatever the worker count and the epoch borders.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    fn generated(observations: u32) -> Input {
+    pub(crate) fn generated(observations: u32) -> Input {
         Input::split(observations, FILES, |line| patient(line).bytes().map(usize::from).sum::<usize>() % FILES)
     }
 
@@ -75,7 +75,7 @@ impl Input {
         let data = folder.path().join("windkessel-data");
         let (ndjson, parquet) = (Tables::ndjson(&data), Tables::parquet(&data));
         same(&ndjson, &parquet, "NDJSON and Parquet");
-        Ran { tables: ndjson, outcomes: finished.out }
+        Ran { tables: ndjson, outcomes: outcomes(&finished.out) }
     }
 
     /// The files' names in rows, with the numbers that the oracle knows them by.
@@ -91,18 +91,19 @@ impl Input {
         listed.out.lines().map(entry).collect()
     }
 
-    fn check(&self, ran: &Ran, expected: &Expected) {
+    pub(crate) fn check(&self, ran: &Ran, expected: &Expected) {
         let topics = self.topics();
         ran.tables.agree(expected, &|row| topics[row["topic"].as_str().unwrap()]);
-        for (name, count) in outcomes(&ran.outcomes) {
-            assert_eq!(count, expected.outcomes.get(name.as_str()).copied().unwrap_or(0), "{name}");
+        for (name, count) in &ran.outcomes {
+            assert_eq!(*count, expected.outcomes.get(name.as_str()).copied().unwrap_or(0), "{name}");
         }
     }
 }
 
-struct Ran {
-    tables: Tables,
-    outcomes: String,
+pub(crate) struct Ran {
+    pub(crate) tables: Tables,
+    /// Of all processes together.
+    pub(crate) outcomes: BTreeMap<String, u64>,
 }
 
 /// Whose message it is: the first id after `Patient/`, or the id of a Patient.

@@ -1,7 +1,7 @@
 //! What processes say to each other beside the data: process 0's word at the start, then that they live, at last that they leave.
 //!
 //! ```text
-//! process 0 ── Told ──> all     all ── Met ──> process 0 ── Go ──> all      then each to each: Beat, Beat, …, Bye
+//! process 0 ── Told ──> all     all ── Met ──> process 0 ── Go ──> all      then each to each: Beat, Beat, …, Bye (or Failed, and why)
 //! ```
 //!
 //! Heartbeats have a connection of their own. Timely's data connections are its own and speak when there is data; that the frontier moves says that all
@@ -35,6 +35,9 @@ const WRITE_MAX: Duration = Duration::from_secs(1);
 /// Between two beats at most.
 const BEAT_EVERY_MAX: Duration = Duration::from_millis(500);
 
+/// What a process says when it fails arrives this long after its connections have closed at the latest.
+const LAST_WORD_MAX: Duration = Duration::from_millis(100);
+
 /// How often a wait looks whether the run has failed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -51,6 +54,8 @@ enum Note {
     Go,
     /// Its part is done.
     Bye,
+    /// It ends because of this, and all end with it.
+    Failed { why: String },
 }
 
 /// The other processes of the cluster.
@@ -175,6 +180,12 @@ impl Peers {
         self.others().for_each(|(_, side)| side.left.store(true, Ordering::SeqCst));
     }
 
+    /// This process ends because of what was reported. The others then need not guess who was first.
+    pub fn fail(&self, reported: &Reported) {
+        self.say_to_all(&Note::Failed { why: reported.text.clone() });
+        self.others().for_each(|(_, side)| side.left.store(true, Ordering::SeqCst));
+    }
+
     /// A process has gone, or something is wrong with its connection. If it went because this one had been stopped for long, that is what is said.
     pub fn lost(&self, process: usize, why: &str) {
         match self.stopped() {
@@ -211,6 +222,14 @@ impl Peers {
     /// True if another process says that a sink, or the log, waits for the outside.
     pub fn wait_for_the_outside(&self) -> bool {
         self.others().any(|(_, side)| side.waits.load(Ordering::SeqCst))
+    }
+
+    /// The same of a data connection: on the side there may be a word of the reason.
+    pub(super) fn lost_data(&self, process: usize, why: &str) {
+        if self.stopped().is_none() {
+            std::thread::sleep(LAST_WORD_MAX);
+        }
+        self.lost(process, why);
     }
 
     fn now(&self) -> Duration {
@@ -269,12 +288,18 @@ impl Peers {
                 Err(_) if side.left.load(Ordering::SeqCst) => return,
                 Err(error) => return self.lost(process, &error.to_string()),
             };
-            side.beat.fetch_max(self.now().as_millis() as u64, Ordering::SeqCst);
+            // Also back from the time that it had for its join.
+            side.beat.store(self.now().as_millis() as u64, Ordering::SeqCst);
             match note {
                 Note::Beat { waits } => side.waits.store(waits, Ordering::SeqCst),
                 Note::Told(told) => self.heard().told = Some(*told),
                 Note::Met => self.heard().met += 1,
                 Note::Go => self.heard().go = true,
+                Note::Failed { why } => {
+                    let name = self.0.membership.name(process);
+                    self.0.failure.report(format!("{name} of the cluster has ended: {why}"));
+                    return side.left.store(true, Ordering::SeqCst);
+                }
                 Note::Bye => {
                     side.waits.store(false, Ordering::SeqCst);
                     return side.left.store(true, Ordering::SeqCst);

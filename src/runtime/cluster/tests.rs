@@ -232,6 +232,16 @@ fn a_wait_ends_when_the_run_has_failed() {
 }
 
 #[test]
+fn one_that_fails_tells_the_others_why() {
+    let [(_zero, first), (one, second)] = two(Duration::from_secs(10));
+    second.report("no room".into());
+    one.fail(&second.reported().unwrap());
+    until("process 0 hears of it", || first.happened());
+    let text = first.reported().unwrap().text;
+    assert!(text.starts_with("process 1 (") && text.ends_with("has ended: no room"), "{text}");
+}
+
+#[test]
 fn one_that_was_stopped_blames_itself() {
     let [(zero, failure), _one] = two(Duration::from_millis(50));
     zero.looked();

@@ -35,7 +35,7 @@ impl Wire {
     }
 
     fn lost(&self, why: &str) -> ! {
-        self.peers.lost(self.process, why);
+        self.peers.lost_data(self.process, why);
         loop {
             std::thread::park();
         }
