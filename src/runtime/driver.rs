@@ -224,6 +224,8 @@ pub fn keyed<'s, K: Keyed + Survive>(
             let busy = metrics.stage_busy.with_label_values(&[name]);
             let records = metrics.stage_records.with_label_values(&[name]);
             let mut pending: BTreeMap<Epoch, Pending<K>> = BTreeMap::new();
+            // A megabyte or more, kept: a fresh one would be paid for page by page in every epoch.
+            let mut sorted = Vec::new();
             let mut failed = false;
             move |(input, input_frontier), (ticks, tick_frontier), output| {
                 let started = Instant::now();
@@ -249,9 +251,9 @@ pub fn keyed<'s, K: Keyed + Survive>(
                         break;
                     }
                     let Pending { capability, inputs, ticks } = entry.remove();
-                    let mut inputs = in_order::<K>(inputs);
-                    records.inc_by(inputs.len() as u64);
-                    match machine.apply(epoch, &mut inputs, &ticks) {
+                    in_order::<K>(inputs, &mut sorted);
+                    records.inc_by(sorted.len() as u64);
+                    match machine.apply(epoch, &mut sorted, &ticks) {
                         Ok(Some(out)) => output.session(&capability).give(out),
                         Ok(None) => {}
                         Err(error) => {
@@ -267,11 +269,11 @@ pub fn keyed<'s, K: Keyed + Survive>(
     )
 }
 
-/// One epoch's input, sorted. Parts are sorted already and rarely overlap (a part is a stretch of a few partitions), so that as a rule
+/// Makes `sorted` one epoch's input. Parts are sorted already and rarely overlap (a part is a stretch of a few partitions), so that as a rule
 /// each input is moved once.
-fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
+fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>, sorted: &mut Vec<K::Input>) {
     if !Guard::Sort.holds() {
-        return parts.into_iter().flatten().collect();
+        return sorted.extend(parts.into_iter().flatten());
     }
     let mut pieces: Vec<Vec<K::Input>> = Vec::with_capacity(parts.len());
     for part in &mut parts {
@@ -285,14 +287,14 @@ fn in_order<K: Keyed>(mut parts: Vec<Vec<K::Input>>) -> Vec<K::Input> {
     pieces.retain(|piece| !piece.is_empty());
     pieces.sort_by_key(|piece| piece.first().map(K::order));
     let overlap = pieces.windows(2).any(|pair| pair[0].last().map(K::order) > pair[1].first().map(K::order));
-    let mut sorted = Vec::with_capacity(pieces.iter().map(Vec::len).sum());
+    sorted.clear();
+    sorted.reserve(pieces.iter().map(Vec::len).sum());
     for piece in &mut pieces {
         sorted.append(piece);
     }
     if overlap {
         sorted.sort_by_key(K::order);
     }
-    sorted
 }
 
 /// The lower of two epochs, either of which may not be there.
