@@ -272,9 +272,9 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
 fn publish(plan: &Plan) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
     let folders = sink::folders(&plan.flow.spec.sink);
     move |recorded| {
-        folders
-            .iter()
-            .try_for_each(|folder| folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string()))
+        folders.iter().try_for_each(|folder| {
+            folder.publish(recorded.epoch, &recorded.staged, true).map_err(|error| error.to_string())
+        })
     }
 }
 

@@ -178,7 +178,6 @@ impl host::Hand for WriterHand {
 }
 
 impl WriterHand {
-
     /// Writes one object; goes on trying while the store cannot be reached: the run goes on with the checkpoint before.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
         loop {

@@ -452,6 +452,12 @@ fn read_from(store: &dyn Store, newest: u64) -> Result<(Facts, History, Begin), 
     Ok((facts, history, begin))
 }
 
+/// What an object of the log says.
+#[cfg(test)]
+pub(crate) fn entry(name: &str, bytes: &[u8]) -> Entry {
+    Envelope::decode(name, bytes).unwrap().entry
+}
+
 /// The number of the newest entry.
 fn newest(store: &dyn Store) -> Result<Option<u64>, LogError> {
     Ok(store.list(FOLDER)?.iter().filter_map(|name| number(name)).max())
