@@ -25,7 +25,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -241,8 +241,9 @@ fn complete(found: &Found, input: &Input) -> Result<(), String> {
     let mut next: BTreeMap<Partition, i64> = BTreeMap::new();
     for claim in &found.claims {
         for (partition, start) in &claim.starts {
-            if *next.entry(*partition).or_insert(*start) != *start {
-                return Err(format!("{partition:?} begins at {start} in epoch {}, not at {next:?}", claim.epoch));
+            // A later run says where it began to read, which is where the checkpoint before it had come to.
+            if *next.entry(*partition).or_insert(*start) < *start {
+                return Err(format!("{partition:?} goes on at {start} in epoch {}, not at {next:?}", claim.epoch));
             }
         }
         for (partition, end) in &claim.cuts {
@@ -323,7 +324,7 @@ fn whatever_dies_when_and_in_whichever_order_things_happen_everything_is_there_o
         return result.unwrap();
     }
     let seeds = variable("WINDKESSEL_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
+    let (next, begun) = (AtomicU64::new(0), Instant::now());
     let failed: Mutex<BTreeMap<u64, String>> = Mutex::default();
     let work = || {
         loop {
@@ -340,6 +341,7 @@ fn whatever_dies_when_and_in_whichever_order_things_happen_everything_is_there_o
     std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
     let failed = failed.into_inner().unwrap();
     let some: Vec<_> = failed.iter().take(5).map(|(seed, wrong)| format!("WINDKESSEL_SEED={seed}: {wrong}")).collect();
+    println!("{seeds} seeds in {:?}", begun.elapsed());
     assert!(failed.is_empty(), "{} of {seeds} seeds:\n{}", failed.len(), some.join("\n"));
 }
 
