@@ -100,6 +100,15 @@ pub enum PartitionMark {
     Ended(Partition),
 }
 
+impl PartitionMark {
+    /// Which partition.
+    pub fn partition(self) -> Partition {
+        let (PartitionMark::Opened(partition) | PartitionMark::Idle(partition) | PartitionMark::Ended(partition)) =
+            self;
+        partition
+    }
+}
+
 impl From<Mark> for PartitionMark {
     fn from(mark: Mark) -> Self {
         match mark {

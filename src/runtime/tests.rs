@@ -685,6 +685,10 @@ fn a_run_that_dies_is_repeated_exactly_by_any_number_of_workers() {
         second.store = dying.store.clone();
         second.every = dying.every;
         run(&second).unwrap();
+        for (.., epoch, _, ticks) in second.seen.applied.lock().unwrap().iter() {
+            let partitions: BTreeSet<Partition> = ticks.iter().map(|tick| tick.partition).collect();
+            assert_eq!(partitions.len(), ticks.len(), "in {epoch} one worker alone says what was said of a partition");
+        }
         let of = |delivered: &[(usize, Epoch, Position)]| -> BTreeMap<Position, Epoch> {
             delivered.iter().map(|(_, epoch, position)| (*position, *epoch)).collect()
         };
