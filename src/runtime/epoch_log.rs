@@ -101,6 +101,15 @@ pub enum PartitionMark {
     Ended(Partition),
 }
 
+impl PartitionMark {
+    /// Which partition.
+    pub fn partition(self) -> Partition {
+        let (PartitionMark::Opened(partition) | PartitionMark::Idle(partition) | PartitionMark::Ended(partition)) =
+            self;
+        partition
+    }
+}
+
 impl From<Mark> for PartitionMark {
     fn from(mark: Mark) -> Self {
         match mark {
@@ -482,6 +491,12 @@ fn read_from(store: &dyn Store, newest: u64) -> Result<(Facts, History, Begin), 
     }
     let (facts, history) = reader.finish()?;
     Ok((facts, history, begin))
+}
+
+/// What an object of the log says.
+#[cfg(test)]
+pub(crate) fn entry(name: &str, bytes: &[u8]) -> Entry {
+    Envelope::decode(name, bytes).unwrap().entry
 }
 
 /// The number of the newest entry.

@@ -17,7 +17,8 @@ pub mod progress;
 mod reader;
 pub mod recorder;
 pub mod recovery;
-// SIM
+#[cfg(test)]
+mod simulation;
 pub mod state_files;
 pub mod stop;
 pub mod store;

@@ -39,7 +39,7 @@ use super::recorder::unix_seconds;
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
 use crate::identified::{Arena, Mark, Payload, Record, Records};
-use crate::source::{Poll, Polled, SourceError};
+use crate::source::{Poll, Polled, Share, SourceError};
 use crate::time::Epoch;
 use crate::vocabulary::Partition;
 
@@ -75,6 +75,14 @@ pub struct SourceContext {
     pub topics: crate::source::Topics,
 }
 
+impl SourceContext {
+    /// True if this worker of so many reads the partition.
+    fn reads(&self, partition: Partition, workers: usize) -> bool {
+        let share = Share { worker: self.worker, workers };
+        share.takes(self.topics.name(partition.topic), partition.number)
+    }
+}
+
 /// What the operator emits.
 enum Fed {
     Records(Records),
@@ -93,7 +101,7 @@ pub fn source<'s>(
     let shared = Rc::clone(&tail.0);
     let fed = operator::source::<_, CapacityContainerBuilder<Vec<Fed>>, _, _>(scope, name, move |capability, info| {
         let activator = scope.activator_for(info.address);
-        *shared.borrow_mut() = Some(Reader::new(from, context, capability, activator));
+        *shared.borrow_mut() = Some(Reader::new(from, context, scope.peers(), capability, activator));
         let mut out = Vec::new();
         move |output| {
             if let Some(reader) = shared.borrow_mut().as_mut() {
@@ -208,6 +216,8 @@ struct Replay {
     claims: VecDeque<Claim>,
     /// The cuts up to and including it.
     limits: BTreeMap<Partition, i64>,
+    /// Of all processes.
+    workers: usize,
     /// The source was told of the limits.
     limited: bool,
 }
@@ -216,6 +226,7 @@ impl Reader {
     fn new(
         from: Box<dyn Poll>,
         mut context: SourceContext,
+        workers: usize,
         mut capability: Capability<Epoch>,
         activator: Activator,
     ) -> Self {
@@ -228,7 +239,7 @@ impl Reader {
         let now = host::now();
         let phase = match claims.is_empty() {
             true => Phase::Reading,
-            false => Phase::Repeating(Replay { claims, limits: BTreeMap::new(), limited: false }),
+            false => Phase::Repeating(Replay { claims, workers, limits: BTreeMap::new(), limited: false }),
         };
         let starts: Vec<(Partition, i64)> = from.lag().into_iter().map(|lag| (lag.partition, lag.position)).collect();
         Reader {
@@ -283,7 +294,11 @@ impl Reader {
         if self.first == First::Waiting && self.context.clock.all_have_delivered_first() {
             // In an epoch above all in which something came first: the clock has heard of them.
             self.first = First::Over;
-            self.close(out, Some(self.context.clock.leader()), false);
+            let leader = self.context.clock.leader();
+            // It may be there already. What is closed and yet held would never be settled.
+            if leader > epoch {
+                self.close(out, Some(leader), false);
+            }
             return self.activator.activate();
         }
         let started = Instant::now();
@@ -340,7 +355,9 @@ impl Reader {
             self.emit(records, out);
         }
         if self.ahead_of(&claim) && self.nothing_due(&replay.limits) {
-            let marks = claim.marks.iter().map(|mark| (*mark).into()).collect();
+            // What is kept of a partition is kept where it is read, be it there no more.
+            let ours = |mark: &&PartitionMark| self.context.reads(mark.partition(), replay.workers);
+            let marks = claim.marks.iter().filter(ours).map(|mark| (*mark).into()).collect();
             self.emit(Records { marks, ..Records::default() }, out);
             // It is claimed already: no cut is sent.
             let next = replay.claims.get(1).map_or(self.context.clock.start(), |claim| claim.epoch);

@@ -167,6 +167,12 @@ impl StoreError {
         StoreError { kind: StoreErrorKind::Unavailable, ..Self::refused(action, object, place, why, hint) }
     }
 
+    /// What a store says that a process cannot use any more.
+    #[cfg(test)]
+    pub(crate) fn gone(name: &str) -> Self {
+        Self::refused("reach", name, "a test", "the process is dead".into(), "start another")
+    }
+
     /// What a time-out gives.
     #[cfg(test)]
     pub(crate) fn time_out(name: &str) -> Self {

@@ -620,14 +620,16 @@ fn a_source_or_a_machine_that_fails_ends_the_run_with_its_reason() {
 
 #[test]
 fn what_comes_first_is_applied_in_lower_epochs_than_all_that_follows() {
-    for workers in [1, 2, 4] {
+    for (workers, inflight) in [(1, 1), (1, 4), (2, 1), (2, 4), (4, 1), (4, 4)] {
         let mut sources = busy(workers);
         for (worker, script) in sources.iter_mut().enumerate() {
             // Partition 100 and above come first; the more, the higher the worker.
             let first: Vec<Step> = (0..10 * worker + 3).map(|_| Read(100 + worker as i32, 7)).collect();
             script.splice(0..0, first.into_iter().chain([First]));
         }
-        let setup = setup(sources);
+        let mut setup = setup(sources);
+        // With one at a time, an epoch that is closed and held would stop the source for ever.
+        setup.inflight.epochs = inflight;
         run(&setup).unwrap();
         assert_eq!(setup.seen.positions_delivered().len(), expected(&setup.sources).len());
         let epochs = |first: bool| -> Vec<Epoch> {
@@ -706,6 +708,10 @@ fn a_run_that_dies_is_repeated_exactly_by_any_number_of_workers() {
         second.store = dying.store.clone();
         second.every = dying.every;
         run(&second).unwrap();
+        for (.., epoch, _, ticks) in second.seen.applied.lock().unwrap().iter() {
+            let partitions: BTreeSet<Partition> = ticks.iter().map(|tick| tick.partition).collect();
+            assert_eq!(partitions.len(), ticks.len(), "in {epoch} one worker alone says what was said of a partition");
+        }
         let of = |delivered: &[(usize, Epoch, Position)]| -> BTreeMap<Position, Epoch> {
             delivered.iter().map(|(_, epoch, position)| (*position, *epoch)).collect()
         };
