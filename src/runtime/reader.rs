@@ -271,7 +271,11 @@ impl Reader {
         if self.first == First::Waiting && self.context.clock.all_have_delivered_first() {
             // In an epoch above all in which something came first: the clock has heard of them.
             self.first = First::Over;
-            self.close(out, Some(self.context.clock.leader()), false);
+            let leader = self.context.clock.leader();
+            // This epoch may be such a one: then it goes on, and must not wait for itself to be settled.
+            if leader > epoch {
+                self.close(out, Some(leader), false);
+            }
             return self.activator.activate();
         }
         let started = Instant::now();
