@@ -287,7 +287,7 @@ fn word(flow: &Flow, options: &Options, digests: &BTreeMap<String, String>, name
 }
 
 /// What a state belongs to.
-fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTreeMap<String, String> {
+pub(crate) fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTreeMap<String, String> {
     [
         (digest::FLOW, flow.spec.name.clone()),
         (digest::KEY, key.id()),

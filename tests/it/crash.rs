@@ -211,7 +211,7 @@ fn files_whose_reader_is_killed_at_random_moments_are_read_once() {
     let input = Input::with_patients_apart(16_000);
     let mut scene = Scene::files(&input);
     // A file has no rate of its own.
-    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=400".into()));
+    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=150".into()));
     let mut witness = Witness::of(scene.data());
     let blows = and_others(&mut random, Vec::new(), 18);
     let counts = beat(&scene, &mut witness, &blows, &mut random, &["inflight.epochs=1"]);
@@ -257,7 +257,7 @@ fn a_run_that_was_stopped_and_overtaken_by_another_ends_with_9_and_does_no_harm(
 fn a_run_that_is_overtaken_while_it_has_nothing_to_append_ends_with_9_too() {
     let scene = Scene::generator(FEW);
     let mut command = scene.run(2, &[]);
-    let mut first = Running::start(command.env("WINDKESSEL_FAILPOINT", "sink.stage.before:1:delay=4000"));
+    let mut first = Running::start(command.env("WINDKESSEL_FAILPOINT", "sink.stage.before:1:delay=1500"));
     let mut witness = Witness::of(scene.data());
     first.until("rows", |_| {
         witness.harvest();

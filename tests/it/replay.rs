@@ -171,6 +171,16 @@ fn the_borders_of_epochs_change_no_row() {
 }
 
 #[test]
+fn a_run_that_lets_one_epoch_through_at_a_time_ends() {
+    let input = Input::with_patients_apart(2_000);
+    let expected = input.expected(TIMES);
+    for workers in [1, 2] {
+        let settings: Vec<&str> = FINITE.into_iter().chain(["inflight.epochs=1", "epoch.bytes=16384"]).collect();
+        input.check(&input.run(workers, &settings), &expected);
+    }
+}
+
+#[test]
 fn probabilities_of_a_model_do_not_depend_on_the_number_of_workers() {
     let input = Input::generated(4_000);
     let model = input.folder.path().join("model.json");

@@ -59,6 +59,8 @@ pub(crate) enum Struck {
     Failpoint,
     /// Asked, it has drained.
     Drained,
+    /// Asked, it had no time to drain, or was repeating what an earlier run had read.
+    GaveUp,
     /// Before the blow: everything was done.
     Done,
 }
@@ -104,7 +106,7 @@ fn asked(finished: Finished, blow: &Blow) -> Struck {
     // Before it knows of signals; and with 75 while it repeats what an earlier run had read.
     let early = finished.status.signal() == Some(15);
     assert!(early || matches!(finished.code(), Some(0 | 75)), "{blow:?}: {}\n{}", finished.status, finished.err);
-    Struck::Drained
+    if finished.code() == Some(0) { Struck::Drained } else { Struck::GaveUp }
 }
 
 /// What is wrong with what was written.

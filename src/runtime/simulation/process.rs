@@ -24,6 +24,7 @@ use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::driver::Tail;
 use crate::runtime::failure::{Failure, Reported};
 use crate::runtime::host::simulated::{self, Host, Time};
+use crate::runtime::memory::Pressure;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stop::Stop;
 use crate::sink::Deliver;
@@ -263,6 +264,7 @@ impl Shared {
             read: None,
             keep: Keep::Nowhere,
             replay_with_new_code: false,
+            cluster: None,
         };
         let (mut begun, topics) = begin(setting, &options, &key)?;
         let recovery = &mut begun.recovery;
@@ -297,7 +299,7 @@ impl Shared {
         let hand = || Hand::at_once(world, *number, generation, index);
         let sinks = vec![sink("at_once", hand()), sink("files", hand().in_files(committed_up_to))];
         let settled = Handle::new();
-        let context = self.keeping.of_source(index, &self.stop, &settled);
+        let context = self.keeping.of_source(index, &self.stop, &settled, &Pressure::default());
         let keeping = self.keeping.of_worker(index);
         graph::build(scope, &self.plan, Box::new(source), context, sinks, &settled, keeping)
     }
@@ -306,8 +308,9 @@ impl Shared {
 /// Takes over the log; begins again when an answer was lost.
 fn begin(setting: &Setting, options: &Options, key: &Key) -> Option<(Begun, Topics)> {
     for _ in 0..20 {
-        let store = Arc::clone(&setting.reach) as _;
-        match job::begin(store, &setting.flow, options, key, None, &input::topics()) {
+        let store = || Ok(Arc::clone(&setting.reach) as _);
+        let digests = job::digests(&setting.flow, key, None);
+        match job::begin(store, &setting.flow, options, digests, &input::topics(), &metrics(), None) {
             Ok(begun) => return Some(begun),
             Err(_) if setting.reach.is_dead() => return None,
             Err(failed) => setting.world.note(format!("{}: could not begin: {}", setting.number, text(&failed))),
