@@ -343,6 +343,7 @@ pub(crate) fn begin(
     let mut recovery = recovery::recover(&store, &history, cipher.as_deref()).map_err(log_failed)?;
     metrics.restore_seconds.set(fetching.elapsed().as_secs_f64());
     failpoint::hit("restore.after");
+    metrics.generation.set(i64::try_from(recovery.generation).unwrap_or(i64::MAX));
     if history.last_epoch.is_none() {
         recovery.above = first_epoch();
     }
@@ -731,6 +732,9 @@ fn first_epoch() -> Epoch {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as Epoch
 }
+
+#[cfg(test)]
+mod damage;
 
 #[cfg(test)]
 mod tests {

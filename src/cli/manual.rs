@@ -1,4 +1,4 @@
-//! Proves that README and docs say what the code does: the picture, the commands, the exit codes, the links.
+//! Proves that README and docs say what the code does: the picture, the commands, the exit codes, the links, the tests of failures, the alerts.
 
 use std::path::{Path, PathBuf};
 
@@ -104,6 +104,49 @@ fn every_link_leads_somewhere() {
             let path = page.parent().unwrap().join(file);
             assert!(path.exists(), "{}: {target}", page.display());
         }
+    }
+}
+
+/// `file::name`, or `::name` in the file that was named last. A file is one of `src`, or of the tests.
+#[test]
+fn every_test_of_the_failures_is_there() {
+    let (text, mut file, mut seen) = (read("docs/failures.md"), String::new(), 0);
+    for named in text.split('`').skip(1).step_by(2) {
+        let (path, test) = named.split_once("::").unwrap_or((named, ""));
+        if path.ends_with(".rs") {
+            path.clone_into(&mut file);
+        }
+        if !path.is_empty() && !path.ends_with(".rs") {
+            continue;
+        }
+        let places = ["src", "tests", "tests/services"].map(|folder| Path::new(folder).join(&file));
+        let found = places.iter().filter(|path| path.exists()).any(|path| read(path).contains(&format!("fn {test}")));
+        assert!(found, "docs/failures.md names {file}::{test}, and there is no such test");
+        seen += 1;
+    }
+    assert!(seen > 60, "{seen} tests");
+}
+
+/// What to do at night is under the name of what rings.
+#[test]
+fn every_alert_has_a_chapter_of_its_own() {
+    let manual = read("docs/operations.md");
+    let headings: String = manual.lines().filter(|line| line.starts_with("### ")).collect();
+    let rules = read("docker/alerts.yml");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let tried = read("docker/alerts.test.yml");
+    for alert in &alerts {
+        assert!(headings.contains(alert), "docs/operations.md has no chapter on {alert}");
+        assert!(
+            tried.contains(&format!("        alertname: {alert}\n        exp_alerts:")),
+            "{alert} is not tried out"
+        );
+    }
+    assert!(alerts.len() >= 10, "{alerts:?}");
+    // An alert on a metric that nobody exports never rings.
+    let metrics = crate::runtime::metrics::Metrics::new().reference();
+    for word in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        assert!(!word.starts_with("windkessel_") || metrics.contains(&format!("`{word}`")), "{word}");
     }
 }
 

@@ -284,6 +284,37 @@ mod tests {
     }
 
     #[test]
+    fn what_state_cannot_be_carried_over_is_refused_with_what_to_do() {
+        let then = [("flow", "a"), ("key", "b"), ("shape", "c"), ("rules", "d")];
+        let known = history(&then);
+        assert_eq!(admit(&known, &map(&then), false), Ok(()));
+        for (name, hint) in [
+            ("flow", "a state.path of its own"),
+            ("key", "use the same key"),
+            ("shape", "set them back"),
+            ("rules", "--replay-with-new-code"),
+        ] {
+            let mut now = map(&then);
+            now.insert(name.to_owned(), "other".to_owned());
+            let why = admit(&known, &now, false).unwrap_err();
+            assert!(why.contains(hint), "{name}: {why}");
+            let forced = admit(&known, &now, true);
+            assert_eq!(forced.is_ok(), name == "rules", "{name}: only rules may be others");
+            let blank = History { claims: Vec::new(), ..history(&then) };
+            assert_eq!(admit(&blank, &now, false), Ok(()), "{name}: nothing was read");
+        }
+    }
+
+    /// What the machine's clock says is looked at by the first run alone.
+    #[test]
+    fn epochs_go_on_above_those_before_whatever_the_clock_says_now() {
+        let day_ahead = 1 << 45;
+        let far = History { last_epoch: Some(day_ahead), ..history(&[]) };
+        let recovery = recover(&crate::runtime::store::memory(), &far, None).unwrap();
+        assert_eq!(recovery.above, day_ahead);
+    }
+
+    #[test]
     fn a_start_with_nothing_to_go_on_from_compares_nothing() {
         let blank = History { claims: Vec::new(), ..history(&[("topic bp-obs", "a")]) };
         assert_eq!(with_topics(&map(&[]), &blank, &map(&[("bp-obs", "b")])), Ok(map(&[("topic bp-obs", "b")])));
