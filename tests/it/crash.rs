@@ -135,8 +135,9 @@ fn and_others(random: &mut Random, mut blows: Vec<Blow>, kills: usize) -> Vec<Bl
     for number in 0..kills {
         let blow = match number % 4 {
             0 => Blow::Kill(random.millis(30, 700)),
-            3 => Blow::Ask(random.millis(300, 2_000)),
-            _ => Blow::Kill(random.millis(700, 2_500)),
+            1 => Blow::Later(random.millis(0, 700)),
+            2 => Blow::Kill(random.millis(300, 2_500)),
+            _ => Blow::Ask(random.millis(300, 2_000)),
         };
         let at = random.below(blows.len() as u64 + 1) as usize;
         blows.insert(at, blow);
@@ -167,7 +168,7 @@ fn beat(
         let _over = Over(&over);
         for blow in blows {
             let workers = 1 + random.below(4);
-            let struck = strike(&mut scene.run(workers, throttle), blow);
+            let struck = strike(&mut scene.run(workers, throttle), &scene.data(), blow);
             let mut witness = locked();
             witness.harvest();
             let (names, promised) = (witness.names(), witness.promised());
@@ -211,7 +212,7 @@ fn files_whose_reader_is_killed_at_random_moments_are_read_once() {
     let input = Input::with_patients_apart(16_000);
     let mut scene = Scene::files(&input);
     // A file has no rate of its own.
-    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=150".into()));
+    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=60".into()));
     let mut witness = Witness::of(scene.data());
     let blows = and_others(&mut random, Vec::new(), 18);
     let counts = beat(&scene, &mut witness, &blows, &mut random, &["inflight.epochs=1"]);
@@ -257,7 +258,7 @@ fn a_run_that_was_stopped_and_overtaken_by_another_ends_with_9_and_does_no_harm(
 fn a_run_that_is_overtaken_while_it_has_nothing_to_append_ends_with_9_too() {
     let scene = Scene::generator(FEW);
     let mut command = scene.run(2, &[]);
-    let mut first = Running::start(command.env("WINDKESSEL_FAILPOINT", "sink.stage.before:1:delay=1500"));
+    let mut first = Running::start(command.env("WINDKESSEL_FAILPOINT", "sink.stage.before:1:delay=4000"));
     let mut witness = Witness::of(scene.data());
     first.until("rows", |_| {
         witness.harvest();
@@ -283,7 +284,7 @@ fn died_over_two_files() -> (Scene, [PathBuf; 2]) {
     }
     scene.settings = vec![format!("source.paths=[{:?}]", folder), key_file(&folder)];
     let dies = Blow::Failpoint("log.checkpoint.before".into());
-    assert_eq!(strike(&mut scene.run(1, &[]), &dies), Struck::Failpoint);
+    assert_eq!(strike(&mut scene.run(1, &[]), &scene.data(), &dies), Struck::Failpoint);
     (scene, paths)
 }
 
@@ -402,7 +403,7 @@ fn more_workers_repeat_an_epoch_as_one_made_it() {
     let mut witness = Witness::of(scene.data());
     let one_epoch = ["epoch.ms=3000", "epoch.bytes=100000000"];
     let dies = Blow::Failpoint("log.checkpoint.before".into());
-    assert_eq!(strike(&mut scene.run(1, &one_epoch), &dies), Struck::Failpoint);
+    assert_eq!(strike(&mut scene.run(1, &one_epoch), &scene.data(), &dies), Struck::Failpoint);
     witness.harvest();
     assert!(witness.promised() > 0);
     scene.finish(4);

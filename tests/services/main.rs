@@ -3,6 +3,7 @@
 //! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
 //!
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
+//! * [`crash`]: the whole program, killed again and again.
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
 //! * [`poison`]: what nobody should send.
 //! * [`clients`]: plain clients of the two servers.
@@ -12,6 +13,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod clients;
+mod crash;
 mod flows;
 mod kafka_sink;
 #[path = "../oracle/mod.rs"]

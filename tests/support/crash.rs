@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{DEADLINE, Finished, Row, Running, files, parquet_file, parsed, timeless};
 
@@ -44,6 +44,8 @@ impl Random {
 pub(crate) enum Blow {
     /// `kill -9` after a while.
     Kill(Duration),
+    /// The same, counted from its first checkpoint: however slow the machine, something was achieved.
+    Later(Duration),
     /// It dies at a failpoint, or is killed if it does not come there in time.
     Failpoint(String),
     /// SIGTERM after a while.
@@ -66,13 +68,15 @@ pub(crate) enum Struck {
 }
 
 /// A failpoint has this long to be reached.
-const FAILPOINT_MAX: Duration = Duration::from_secs(8);
+const FAILPOINT_MAX: Duration = Duration::from_secs(20);
+/// And a checkpoint so long.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(40);
 /// What `abort` ends with.
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 
-/// Starts a run and ends it.
-pub(crate) fn strike(command: &mut Command, blow: &Blow) -> Struck {
+/// Starts a run that writes NDJSON below `data`, and ends it.
+pub(crate) fn strike(command: &mut Command, data: &Path, blow: &Blow) -> Struck {
     let mut running;
     match blow {
         Blow::Kill(after) | Blow::Ask(after) => {
@@ -80,6 +84,17 @@ pub(crate) fn strike(command: &mut Command, blow: &Blow) -> Struck {
             if running.ends_within(*after) {
                 return struck(&running.kill(), blow);
             }
+        }
+        Blow::Later(after) => {
+            let before = names(data);
+            running = Running::start(command);
+            let begun = Instant::now();
+            while names(data) == before && begun.elapsed() < CHECKPOINT_MAX {
+                if running.ends_within(Duration::from_millis(10)) {
+                    return struck(&running.kill(), blow);
+                }
+            }
+            running.ends_within(*after);
         }
         Blow::Failpoint(place) => {
             running = Running::start(command.env("WINDKESSEL_FAILPOINT", place));
@@ -195,7 +210,7 @@ impl Witness {
 
     /// Files that have names now.
     pub(crate) fn names(&self) -> usize {
-        TABLES.iter().map(|(table, _)| files(&self.data.join(table), "ndjson").len()).sum()
+        names(&self.data)
     }
 
     /// Reads what a reader sees who globs, at any moment: whole files that never change, no row twice.
@@ -243,6 +258,10 @@ impl Witness {
             }
         }
     }
+}
+
+fn names(data: &Path) -> usize {
+    TABLES.iter().map(|(table, _)| files(&data.join(table), "ndjson").len()).sum()
 }
 
 /// The rows of a file; `None` if it is not whole.
