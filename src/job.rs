@@ -467,9 +467,7 @@ impl Keeping {
         let writer =
             StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;
         let recorder = match log {
-            Some(log) => {
-                Recorder::start(log, state.keep as usize, stop, failure.clone(), metrics, plan.topics.clone())?
-            }
+            Some(log) => Recorder::start(log, state.keep, stop, failure.clone(), metrics, plan.topics.clone())?,
             None => Recorder::elsewhere(),
         };
         Ok(Keeping {
@@ -523,8 +521,7 @@ impl Keeping {
             start,
             base_every,
             self.writer.clone(),
-            self.plan.failure.clone(),
-            self.plan.metrics.clone(),
+            (self.plan.metrics.clone(), self.plan.failure.clone()),
         );
         let stamp = Stamp {
             generation: generation.number,

@@ -66,6 +66,7 @@ impl Place {
             read: None,
             keep: Keep::State,
             replay_with_new_code: false,
+            cluster: None,
         };
         Job::prepare(self.flow(), options)?.run()
     }

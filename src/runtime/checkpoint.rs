@@ -254,8 +254,7 @@ impl Desk {
         start: Epoch,
         base_every: u32,
         writer: StateWriter,
-        failure: Failure,
-        metrics: Metrics,
+        (metrics, failure): (Metrics, Failure),
     ) -> Desk {
         let (reply, written) = channel();
         Desk(Rc::new(RefCell::new(Inner {

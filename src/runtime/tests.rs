@@ -402,7 +402,7 @@ impl Keeping {
         let start = self.recovery.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
         let (restored, writer) = (self.recovery.restored.clone(), self.writer.clone());
         let share = Share { worker, workers };
-        Desk::new(share, restored, None, start, 4, writer, self.failure.clone(), self.metrics.clone())
+        Desk::new(share, restored, None, start, 4, writer, (self.metrics.clone(), self.failure.clone()))
     }
 
     fn stamp(&self) -> Stamp {

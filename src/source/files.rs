@@ -210,9 +210,7 @@ impl Poll for FileSource {
         into.marks.append(&mut self.marks);
         Ok(if marked || into.records.len() > before {
             Polled::Some
-        } else if later {
-            Polled::Nothing
-        } else if self.limits.is_some() {
+        } else if later || self.limits.is_some() {
             Polled::Nothing
         } else if self.first.take().is_some() {
             Polled::First

@@ -189,7 +189,11 @@ fn seats(host: &Arc<Host>, shared: Shared) -> (Vec<Seat>, WorkerGuards<()>) {
         seats.push(Seat { orders, answers, over: false });
         lines.push(Some((ours, theirs)));
     }
-    let (host, lines, shared) = (Arc::clone(host), Mutex::new(lines), Mutex::new(vec![Arc::new(shared); workers]));
+    let (host, lines, shared) = (
+        Arc::clone(host),
+        Mutex::new(lines),
+        Mutex::new(std::iter::repeat_n(Arc::new(shared), workers).collect::<Vec<_>>()),
+    );
     let threads = if workers == 1 { Threads::Thread } else { Threads::Process(workers) };
     let (builders, others) = threads.try_build().expect("threads need nothing");
     let guards = initialize_from(builders, others, move |allocator| {

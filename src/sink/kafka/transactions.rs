@@ -110,7 +110,7 @@ impl Transactions {
             wait.go_on()?;
             match producer.init_transactions(SLICE) {
                 Ok(()) => return Ok(Transactions { producer, id }),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() => drop(producer.poll(POLL)),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => producer.poll(POLL),
                 Err(error) => return Err(fault(code(&error), &id)),
             }
         }
