@@ -793,7 +793,8 @@ fn sources_slow_down_while_memory_is_short_and_pause_when_it_runs_out() {
         assert_eq!(setup.seen.reads(), 0, "{workers} workers");
         // Half of four epochs, and the one that is open.
         setup.pressure.set(Level::High);
-        until("every source reads", || setup.seen.reads() >= workers);
+        // One of them may have closed as many empty epochs meanwhile as it may now have under way.
+        until("a source reads", || setup.seen.reads() > 0);
         sleep(Duration::from_millis(200));
         let reads = setup.seen.reads();
         assert!(reads <= workers * 3, "{reads} reads, {workers} workers");
