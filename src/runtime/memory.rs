@@ -374,9 +374,9 @@ mod tests {
         let mut seen = String::new();
         for used in [84, 85, 84, 83, 82, 94, 95, 94, 93, 92, 85, 83, 82, 100, 120, 0] {
             level = judge(level, Reading { used, limit: 100 });
-            seen.push(['c', 'h', 'X'][level as usize]);
+            seen.push(['c', 'h', '!'][level as usize]);
         }
-        assert_eq!(seen, "chhhchXXXhhhcXXc");
+        assert_eq!(seen, "chhhch!!!hhhc!!c");
     }
 
     #[test]

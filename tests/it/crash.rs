@@ -211,13 +211,29 @@ fn files_whose_reader_is_killed_at_random_moments_are_read_once() {
     let mut random = Random::seeded("files");
     let input = Input::with_patients_apart(16_000);
     let mut scene = Scene::files(&input);
-    // A file has no rate of its own.
-    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=60".into()));
+    // A file has no rate of its own, and an epoch is a batch of a megabyte at least.
+    scene.environment.push(("WINDKESSEL_FAILPOINT", "log.claims.after:1:delay=400".into()));
     let mut witness = Witness::of(scene.data());
     let blows = and_others(&mut random, Vec::new(), 18);
     let counts = beat(&scene, &mut witness, &blows, &mut random, &["inflight.epochs=1"]);
     eprintln!("{counts:?}");
     scene.environment.clear();
+    scene.finish(2);
+    let topics = input.topics();
+    judge(&scene, &mut witness, &input.expected(TIMES), &|row| topics[text(row, "topic")], &Scene::files(&input));
+}
+
+#[test]
+fn a_partition_stands_where_it_was_whoever_repeats_the_epoch_in_which_it_was_opened() {
+    let input = Input::with_patients_apart(12_000);
+    let scene = Scene::files(&input);
+    let mut witness = Witness::of(scene.data());
+    let one_epoch_at_a_time = ["inflight.epochs=1", "state.base_every=1"];
+    for (workers, place) in [(1, "log.claims.after:3"), (3, "log.checkpoint.after:2")] {
+        let dies = Blow::Failpoint(format!("log.claims.after:1:delay=300,{place}:exit"));
+        assert_eq!(strike(&mut scene.run(workers, &one_epoch_at_a_time), &scene.data(), &dies), Struck::Failpoint);
+        witness.harvest();
+    }
     scene.finish(2);
     let topics = input.topics();
     judge(&scene, &mut witness, &input.expected(TIMES), &|row| topics[text(row, "topic")], &Scene::files(&input));
@@ -367,9 +383,13 @@ fn without_fencing_a_run_that_was_overtaken_does_harm() {
     let first = start_twice(&scene, &mut witness);
     let code = first.as_ref().and_then(Finished::code);
     let last = finish(&mut scene.run(2, &[]));
-    witness.conclude();
-    eprintln!("no-fence: {code:?}, then {:?} {}, {:?}", last.code(), last.last_words(), witness.findings);
-    assert_ne!(code, Some(9));
+    eprintln!("no-fence: the overtaken ended with {code:?}, the next with {:?}: {}", last.code(), last.last_words());
+    assert_eq!(last.code(), Some(78));
+    assert!(
+        last.last_words().contains("was not written by generation"),
+        "two writers have mixed their entries: {}",
+        last.err
+    );
 }
 
 /// Two versions of each observation, in different files: which of them comes first within an epoch decides which rows there are.
