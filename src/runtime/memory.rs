@@ -28,7 +28,7 @@ use crate::patient;
 use crate::pseudonymise;
 use crate::sink;
 
-/// Program, threads, buffers of the allocator and of connections: a run of two workers without input takes 46 MB resident.
+/// Program, threads, buffers of the allocator and of connections: an estimate, not a measurement.
 const BASE_BYTES: u64 = 64 << 20;
 /// A record under way is there raw, decoded, exchanged and sorted.
 const INFLIGHT_COPIES: u64 = 4;

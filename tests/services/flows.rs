@@ -66,6 +66,7 @@ impl Stage {
             format!("sink.elasticsearch.index={name:?}"),
             format!("sink.kafka.brokers={:?}", self.kafka),
             format!("sink.kafka.topic=\"{name}-assessed\""),
+            format!("sink.kafka.progress_topic=\"{name}-progress\""),
             format!("state.path={:?}", data.join("state")),
             "http.listen=\"127.0.0.1:0\"".into(),
             "patient.disorder=\"30s\"".into(),

@@ -90,6 +90,7 @@ fn poison_is_rejected_by_name_and_leaves_no_trace_of_a_person() {
         format!("sink.elasticsearch.index={name:?}"),
         format!("sink.kafka.brokers={kafka:?}"),
         format!("sink.kafka.topic=\"{name}-assessed\""),
+        format!("sink.kafka.progress_topic=\"{name}-progress\""),
         format!("state.path={:?}", data.join("state")),
         "http.listen=\"\"".into(),
         key_file(folder.path()),
