@@ -47,6 +47,7 @@ const TURNS_MAX: usize = 200_000;
 static STARTS: AtomicU64 = AtomicU64::new(0);
 static STARTED: AtomicU64 = AtomicU64::new(0);
 static TURNS: AtomicU64 = AtomicU64::new(0);
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
 static EXPECT: AtomicU64 = AtomicU64::new(0);
 const FLOW: &str = r#"
 name = "simulated"
@@ -113,7 +114,7 @@ impl Scene {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let input = Arc::new(Input::random(&mut rng));
         let flow = Arc::new(flow(&mut rng));
-        let tick = Duration::from_millis([3, 20, 100].choose(&mut rng).copied().expect("three"));
+        let tick = Duration::from_millis([3, 10, 30].choose(&mut rng).copied().expect("three"));
         let lost = if rng.random_bool(0.3) { 0.1 } else { 0.0 };
         Scene { rng, world: World::new(), flow, input, time: Time::new(), tick, lost }
     }
@@ -139,7 +140,7 @@ impl Scene {
         let mut earlier: Vec<(Process, usize)> = Vec::new();
         for number in 0..=crashes {
             let end = if number < crashes { End::random(&mut self.rng) } else { End::Done };
-            let workers = self.rng.random_range(1..=5);
+            let workers = *[1, 2, 2, 3, 3, 4, 5].choose(&mut self.rng).expect("seven");
             self.world.note(format!("{number}: begins with {workers} workers, {end:?}"));
             let dies_at = if let End::DiesAt(objects) = end { Some(objects) } else { None };
             let setting = self.setting(number, workers, dies_at);
@@ -196,6 +197,9 @@ impl Scene {
     fn expected(&mut self, found: &Arc<Found>) -> Found {
         self.world = World::new();
         self.lost = 0.0;
+        let mut flow = Flow::clone(&self.flow);
+        flow.spec.inflight.epochs = 1_000;
+        self.flow = Arc::new(flow);
         let setting = Setting { oracle: Some(Arc::clone(found)), ..self.setting(0, 1, None) };
         let mut process = Process::start(setting).expect("does not die");
         for _ in 0..TURNS_MAX {
@@ -204,6 +208,7 @@ impl Scene {
             }
             self.time.pass(self.tick);
             process.round();
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
         }
         if !process.is_over() {
             self.world.wrong(format!("the comparison does not end: {:?}", process.failed()));
@@ -221,7 +226,8 @@ fn flow(rng: &mut ChaCha8Rng) -> Flow {
     spec.epoch.ms = *[10, 100, 1_000].choose(rng).expect("three");
     spec.epoch.bytes = *[1, 2_000, 1 << 20].choose(rng).expect("three");
     spec.inflight.epochs = *[1, 3, 16].choose(rng).expect("three");
-    spec.state.checkpoint_seconds = rng.random_range(0..3);
+    spec.state.checkpoint_seconds = *[0, 1, 3, 10].choose(rng).expect("four");
+    spec.audit.enabled = rng.random_bool(0.4);
     spec.state.keep = rng.random_range(1..4);
     spec.state.base_every = rng.random_range(1..5);
     flow
@@ -352,7 +358,7 @@ fn whatever_dies_when_and_in_whichever_order_things_happen_everything_is_there_o
     let failed = failed.into_inner().unwrap();
     let some: Vec<_> = failed.iter().take(5).map(|(seed, wrong)| format!("WINDKESSEL_SEED={seed}: {wrong}")).collect();
     println!("{seeds} seeds in {:?}", begun.elapsed());
-    println!("starts {STARTS:?} us for {STARTED:?} workers; turns {TURNS:?}; expect {EXPECT:?}");
+    println!("starts {STARTS:?} us for {STARTED:?} workers; turns {TURNS:?}; rounds {ROUNDS:?} expect {EXPECT:?}");
     assert!(failed.is_empty(), "{} of {seeds} seeds:\n{}", failed.len(), some.join("\n"));
 }
 

@@ -27,6 +27,7 @@ use ring::hkdf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::config::StateSpec;
 use crate::runtime::epoch_log::{LogError, StatePart};
@@ -153,8 +154,10 @@ pub fn encode(stage: &str, epoch: Epoch, blocks: &Blocks, cipher: Option<&StateK
         (Encryption { key_id: key.id(), salt }, key.of(&salt))
     });
     let (mut index, mut stored) = (Vec::new(), Vec::new());
+    // One context for all: making one costs more than a small block.
+    let mut compressor = Compressor::new(LEVEL).expect("memory takes a context");
     for (number, (route, raw)) in blocks.iter().enumerate() {
-        let mut block = zstd::bulk::compress(raw, LEVEL).expect("memory takes what is compressed");
+        let mut block = compressor.compress(raw).expect("memory takes what is compressed");
         if let Some((_, key)) = &sealed {
             let aad = Aad::from(context(stage, epoch, number, route));
             key.seal_in_place_append_tag(nonce(number), aad, &mut block).expect("a block is below 64 GiB");
@@ -219,13 +222,14 @@ pub fn decode(
     }
     let (head, mut rest) = open(name, bytes)?;
     let key = head.encryption.as_ref().map(|encryption| key_for(name, encryption, cipher)).transpose()?;
+    let mut decompressor = Decompressor::new().map_err(|error| corrupt(name, &error.to_string()))?;
     for (number, block) in head.blocks.iter().enumerate() {
         let stored = usize::try_from(block.stored).ok().and_then(|length| rest.split_at_checked(length));
         let (stored, after) = stored.ok_or_else(|| corrupt(name, "is cut off"))?;
         rest = after;
         if wants(block.route) {
             let aad = Aad::from(context(&head.stage, head.epoch, number, block.route));
-            let raw = unpack(block, stored, key.as_ref().map(|key| (key, nonce(number), aad)));
+            let raw = unpack(&mut decompressor, block, stored, key.as_ref().map(|key| (key, nonce(number), aad)));
             let taken = raw.and_then(|raw| take(block.route, &raw));
             taken.map_err(|why| corrupt(name, &format!("has a damaged block of route {}: {why}", block.route)))?;
         }
@@ -274,7 +278,12 @@ fn key_for(name: &str, encryption: &Encryption, cipher: Option<&StateKey>) -> Re
 }
 
 /// The saved bytes of a block.
-fn unpack(block: &Block, stored: &[u8], key: Option<(&LessSafeKey, Nonce, Aad<Vec<u8>>)>) -> Result<Vec<u8>, String> {
+fn unpack(
+    decompressor: &mut Decompressor<'_>,
+    block: &Block,
+    stored: &[u8],
+    key: Option<(&LessSafeKey, Nonce, Aad<Vec<u8>>)>,
+) -> Result<Vec<u8>, String> {
     if crc32c::crc32c(stored) != block.crc32c {
         return Err("a wrong checksum".into());
     }
@@ -287,7 +296,7 @@ fn unpack(block: &Block, stored: &[u8], key: Option<(&LessSafeKey, Nonce, Aad<Ve
             &*key.open_in_place(nonce, aad, &mut opened).map_err(|_| "it was not sealed with this key as this block")?
         }
     };
-    let raw = zstd::bulk::decompress(compressed, length).map_err(|error| error.to_string())?;
+    let raw = decompressor.decompress(compressed, length).map_err(|error| error.to_string())?;
     if raw.len() == length { Ok(raw) } else { Err("a wrong length".into()) }
 }
 
