@@ -43,12 +43,6 @@ use world::{Found, Reach, World};
 const SEEDS: u64 = 1_000;
 /// No simulation needs nearly as many turns.
 const TURNS_MAX: usize = 200_000;
-
-static STARTS: AtomicU64 = AtomicU64::new(0);
-static STARTED: AtomicU64 = AtomicU64::new(0);
-static TURNS: AtomicU64 = AtomicU64::new(0);
-static ROUNDS: AtomicU64 = AtomicU64::new(0);
-static EXPECT: AtomicU64 = AtomicU64::new(0);
 const FLOW: &str = r#"
 name = "simulated"
 [source]
@@ -144,10 +138,7 @@ impl Scene {
             self.world.note(format!("{number}: begins with {workers} workers, {end:?}"));
             let dies_at = if let End::DiesAt(objects) = end { Some(objects) } else { None };
             let setting = self.setting(number, workers, dies_at);
-            let t = Instant::now();
             let Some(mut process) = Process::start(setting) else { continue };
-            STARTS.fetch_add(t.elapsed().as_micros() as u64, Ordering::Relaxed);
-            STARTED.fetch_add(workers as u64, Ordering::Relaxed);
             self.live(&mut process, end, &mut earlier);
             if self.world.is_wrong() {
                 return;
@@ -178,7 +169,6 @@ impl Scene {
                 return;
             }
             self.time.pass(self.tick);
-            TURNS.fetch_add(1, Ordering::Relaxed);
             if !earlier.is_empty() && self.rng.random_bool(0.4) {
                 let at = self.rng.random_range(0..earlier.len());
                 earlier[at].0.turn();
@@ -208,7 +198,6 @@ impl Scene {
             }
             self.time.pass(self.tick);
             process.round();
-            ROUNDS.fetch_add(1, Ordering::Relaxed);
         }
         if !process.is_over() {
             self.world.wrong(format!("the comparison does not end: {:?}", process.failed()));
@@ -244,9 +233,7 @@ fn simulate(seed: u64) -> (Vec<String>, Result<(), String>) {
     }
     let found = Arc::new(found);
     let result = complete(&found, &scene.input).and_then(|()| {
-        let t = Instant::now();
         let expected = scene.expected(&found);
-        EXPECT.fetch_add(t.elapsed().as_micros() as u64, Ordering::Relaxed);
         compare(&found, &expected)
     });
     (events, result)
@@ -358,7 +345,6 @@ fn whatever_dies_when_and_in_whichever_order_things_happen_everything_is_there_o
     let failed = failed.into_inner().unwrap();
     let some: Vec<_> = failed.iter().take(5).map(|(seed, wrong)| format!("WINDKESSEL_SEED={seed}: {wrong}")).collect();
     println!("{seeds} seeds in {:?}", begun.elapsed());
-    println!("starts {STARTS:?} us for {STARTED:?} workers; turns {TURNS:?}; rounds {ROUNDS:?} expect {EXPECT:?}");
     assert!(failed.is_empty(), "{} of {seeds} seeds:\n{}", failed.len(), some.join("\n"));
 }
 
