@@ -34,6 +34,7 @@ use crate::graph::Plan;
 use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations};
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{Stream, batches};
+use crate::runtime::secret;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
 use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
@@ -98,16 +99,7 @@ impl Key {
 
     /// From 64 hexadecimal characters, white space around them ignored.
     pub fn from_hex(text: &str) -> Result<Key, &'static str> {
-        let text = text.trim().as_bytes();
-        if text.len() != 64 || !text.iter().all(u8::is_ascii_hexdigit) {
-            return Err("a key is 64 hexadecimal characters");
-        }
-        let mut key = Zeroizing::new([0; 32]);
-        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
-            let nibble = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
-            *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
-        }
-        Ok(Key(key))
+        secret::from_hex(text).map(Key)
     }
 
     /// Makes a new key file, readable by its owner only; an existing file is left alone and read.

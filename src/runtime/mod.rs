@@ -17,6 +17,7 @@ pub mod progress;
 mod reader;
 pub mod recorder;
 pub mod recovery;
+pub mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod state_files;

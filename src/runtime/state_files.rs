@@ -31,6 +31,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::config::StateSpec;
 use crate::runtime::epoch_log::{LogError, StatePart};
+use crate::runtime::secret;
 use crate::runtime::store::Store;
 use crate::runtime::survive::{Blocks, Route};
 use crate::time::Epoch;
@@ -74,16 +75,7 @@ impl StateKey {
     /// # Errors
     /// If they are anything else.
     pub fn from_hex(text: &str) -> Result<StateKey, &'static str> {
-        let text = text.trim().as_bytes();
-        if text.len() != 64 || !text.iter().all(u8::is_ascii_hexdigit) {
-            return Err("a key is 64 hexadecimal characters");
-        }
-        let mut key = Zeroizing::new([0; 32]);
-        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
-            let nibble = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
-            *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
-        }
-        Ok(StateKey(key))
+        secret::from_hex(text).map(StateKey)
     }
 
     /// Which key this is: the first 8 hex digits of SHA-256 over a fixed prefix and the key.
