@@ -711,7 +711,7 @@ fn read_model(path: &Path) -> Result<Logistic, String> {
 }
 
 /// The columns of the flow's signals: a table's column name is the signal's name and its unit.
-pub(crate) fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
+pub fn signal_columns(flow: &Flow) -> Vec<SignalColumn> {
     let column = |id: &SignalId| {
         let signal = flow.decode.table().signal(*id);
         let unit = signal.column.strip_prefix(&signal.name).unwrap_or_default().trim_start_matches('_');

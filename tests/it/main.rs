@@ -6,11 +6,13 @@
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`canary`]: nothing that identifies anybody gets out.
+//! * [`allocations`]: what a record costs, without a clock.
 //! * [`tidy`]: the rules of the house.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a test says its seed")]
 
+mod allocations;
 mod canary;
 mod cli;
 mod cluster;
