@@ -369,6 +369,7 @@ impl Patients {
         debug_assert!(self.epoch.is_none_or(|last| last < epoch), "epochs ascend");
         debug_assert!(intakes.is_sorted_by_key(Intake::position), "an epoch is applied in position order");
         self.epoch = Some(epoch);
+        self.watermark.reopen(ticks);
         out.scorable.reserve(intakes.len());
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
@@ -468,8 +469,11 @@ impl Patients {
             out.push(row.expect("a window with changes keeps its patient active: it lies within the horizon"));
         }
         if self.watermark.reached() == EventTime::MAX {
-            // A run that is continued goes on from before: without this it would find them open.
-            due.iter().for_each(|(_, whose)| self.touched.touch(*whose));
+            // What comes next goes on from before: without this it would find them open.
+            for (_, whose) in &due {
+                self.slab.get_mut(whose.index).close();
+                self.touched.touch(*whose);
+            }
         }
         self.closings.recycle(due);
     }

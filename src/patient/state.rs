@@ -166,6 +166,13 @@ impl Patient {
         }
     }
 
+    /// All input has ended: no window waits any more.
+    pub(super) fn close(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.windows.open.clear();
+        }
+    }
+
     /// Drops the chains of partitions that have ended: for sources from which nothing comes after the end.
     pub(super) fn forget_ended(&mut self, watermark: &Watermark) {
         if self.chains.iter().any(|chain| watermark.ended(chain.partition)) {
