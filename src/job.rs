@@ -49,7 +49,7 @@ use crate::sink::{self, Deliver};
 use crate::source::{self, Opening, Poll, Share};
 use crate::vocabulary::Partition;
 
-pub(crate) use self::begin::{Begun, begin, digests};
+pub(crate) use self::begin::{Begun, Wanted, begin, digests};
 pub(crate) use self::keeping::Keeping;
 pub use self::report::Report;
 
@@ -132,7 +132,8 @@ impl Job {
             Keep::Nowhere => Ok(store::memory()),
         };
         let peers = cluster.as_ref().map(|cluster| &cluster.peers);
-        let (begun, topics) = begin(store, &flow, &options, digests, &names, &metrics, peers)?;
+        let wanted = Wanted { flow: &flow, options: &options, key: &key, digests, names: &names };
+        let (begun, topics) = begin(store, wanted, &metrics, peers)?;
         let context = Context {
             topics: topics.clone(),
             signals: signal_columns(&flow),
