@@ -50,6 +50,11 @@
 //! horizon: it contributes as `Late`. The row's `Facts::timeliness` says what was decided, so `TooLate` is on exactly the rows that contribute
 //! nothing (withdrawals apart, which keep their own).
 //!
+//! **Beyond the horizon** nothing is known of an earlier version, but that there was one can be told: from the status (`amended`, `corrected`, and those that
+//! withdraw), from a version number above 1. Such an input gets its row, as if it replaced one, flagged `not_recomputed`, ending `late` for the reason
+//! `horizon`: windows, baseline and drift keep what they held. It is the same with a correction that moves a reading to a time beyond the horizon. A withdrawal gets the
+//! row only if it says what it withdraws and the flow takes that; a deletion without content cannot be told from one of a laboratory value, and is `ignored`.
+//!
 //! # Windows
 //!
 //! Content: what contributes, apart from summaries and, in windows shorter than a day, readings known only to the day.
@@ -505,18 +510,20 @@ enum Ending {
     Superseded,
     Duplicate,
     Late,
+    BeyondHorizon,
     Unfounded,
     Demographics,
 }
 
 impl Ending {
-    const ALL: [Ending; 8] = [
+    const ALL: [Ending; 9] = [
         Ending::Reading,
         Ending::Correction,
         Ending::Withdrawal,
         Ending::Superseded,
         Ending::Duplicate,
         Ending::Late,
+        Ending::BeyondHorizon,
         Ending::Unfounded,
         Ending::Demographics,
     ];
@@ -531,6 +538,7 @@ impl Ending {
             Ending::Superseded => Some((Outcome::Superseded, "version")),
             Ending::Duplicate => Some((Outcome::Duplicate, "version")),
             Ending::Late => Some((Outcome::Late, "lateness")),
+            Ending::BeyondHorizon => Some((Outcome::Late, "horizon")),
             Ending::Unfounded => Some((Outcome::Ignored, "withdrawal_of_unknown")),
             Ending::Demographics => None,
         }
