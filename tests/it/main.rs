@@ -2,6 +2,7 @@
 //!
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`demo`]: the embedded broker.
+//! * [`again`]: what a run reads that goes on where another stopped.
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
@@ -12,6 +13,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a test says its seed")]
 
+mod again;
 mod allocations;
 mod canary;
 mod cli;
