@@ -1,6 +1,7 @@
 //! The whole program, driven as a user drives it, without any server: needs Rust and a C compiler only.
 //!
 //! * [`replay`]: files in, rows out, compared with the oracle.
+//! * [`dashboards`]: what Kibana is given.
 //! * [`demo`]: the embedded broker.
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
@@ -15,6 +16,7 @@ mod canary;
 mod cli;
 mod cluster;
 mod crash;
+mod dashboards;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
