@@ -6,6 +6,7 @@
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`tidy`]: the rules of the house.
 
@@ -20,6 +21,7 @@ mod dashboards;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod prometheus;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]
