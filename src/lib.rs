@@ -32,5 +32,6 @@ pub mod source;
 // What makes it flow.
 pub mod cli;
 pub mod config;
+pub mod dashboards;
 pub mod job;
 pub mod runtime;

@@ -21,6 +21,7 @@ use crate::runtime::progress::Terminal;
 use crate::source::SourceError;
 
 pub mod check;
+pub mod dashboards;
 pub mod demo;
 pub mod explain;
 pub mod generate;
@@ -60,6 +61,10 @@ pub enum Verb {
     Generate(generate::Args),
     /// Train a model and write its file.
     Train(train::Args),
+    /// The dashboards of Kibana.
+    Kibana(dashboards::Args),
+    /// The dashboard of Grafana.
+    Grafana(dashboards::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -135,6 +140,8 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
+        Verb::Kibana(args) => dashboards::kibana(&args),
+        Verb::Grafana(args) => dashboards::grafana(&args),
         Verb::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "windkessel", &mut std::io::stdout());
@@ -161,4 +168,16 @@ pub fn print_line(text: &str) {
 /// Writes a line to standard error.
 pub fn eprint_line(text: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{text}\n"));
+}
+
+/// Writes a text that was made to a file, or to standard output.
+fn write_out(file: Option<&std::path::Path>, text: &str) -> Result<(), Failed> {
+    match file {
+        Some(path) => std::fs::write(path, text)
+            .map_err(|error| Failed::unavailable(format!("could not write {:?}: {error}", path.display()))),
+        None => {
+            print_line(text.trim_end());
+            Ok(())
+        }
+    }
 }

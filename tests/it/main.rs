@@ -1,11 +1,13 @@
 //! The whole program, driven as a user drives it, without any server: needs Rust and a C compiler only.
 //!
 //! * [`replay`]: files in, rows out, compared with the oracle.
+//! * [`dashboards`]: what Kibana is given.
 //! * [`demo`]: the embedded broker.
 //! * [`again`]: what a run reads that goes on where another stopped.
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
 //! * [`tidy`]: the rules of the house.
@@ -19,9 +21,11 @@ mod canary;
 mod cli;
 mod cluster;
 mod crash;
+mod dashboards;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod prometheus;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]

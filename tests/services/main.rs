@@ -5,6 +5,7 @@
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
 //! * [`crash`]: the whole program, killed again and again.
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
+//! * [`kibana`]: what every panel shows.
 //! * [`poison`]: what nobody should send.
 //! * [`clients`]: plain clients of the two servers.
 //! * [`s3`]: state in a bucket.
@@ -16,6 +17,8 @@ mod clients;
 mod crash;
 mod flows;
 mod kafka_sink;
+mod kibana;
+mod lens;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod poison;

@@ -114,6 +114,15 @@ pub fn plan(index: &str, by: IndexBy, documents: &Documents, schema: &Schema) ->
     ]
 }
 
+/// Elasticsearch's type of each field, `@timestamp` and the like included, that the shipped template of this name maps. Objects, such as `event`,
+/// are left out. `None` if no template of this name is shipped.
+pub fn field_types(stem: &str) -> Option<BTreeMap<String, String>> {
+    let bodies = SHIPPED.iter().map(|text| shipped(text));
+    let body = bodies.into_iter().find(|body| body["index_patterns"][0] == format!("{stem}*"))?;
+    let fields = properties(&shipped(MAPPINGS)).into_iter().chain(properties(&body));
+    Some(fields.filter_map(|(field, mapping)| Some((field, mapping["type"].as_str()?.to_owned()))).collect())
+}
+
 /// Puts what is due; then gives existing indices the fields that they lack.
 pub fn install(
     destination: &mut Destination,
