@@ -103,8 +103,8 @@ pub fn build(
     let ticks = ticks.broadcast();
     let (scorable, windows) = patient::render(intakes, ticks.clone(), plan, &desk);
     let assessed = score::render(scorable, plan, &desk);
-    let shifts = audit::render(assessed.clone(), ticks, plan, &desk, put_back_at);
-    let rows = tables::render(assessed, windows, rejections, shifts, plan);
+    let found = audit::render(assessed.clone(), ticks, plan, &desk, put_back_at);
+    let rows = tables::render(assessed, windows, rejections, found, plan);
     for sink in sinks {
         let telling = (plan.metrics.clone(), plan.failure.clone());
         delivery::sink(rows.clone(), claimed.clone(), sink, &desk, telling).probe_with(settled);

@@ -1,11 +1,13 @@
 //! The nouns of the project. One word for one thing; `docs/architecture.md` has the glossary.
 //!
 //! ```text
-//! identified::Records ─decode─> identified::Observations ─pseudonymise─> Intake ─patient─> Scorable ─score─> Assessed ─audit─> Shift
+//! identified::Records ─decode─> identified::Observations ─pseudonymise─> Intake ─patient─> Scorable ─score─> Assessed ─audit─> Finding
 //!                          └──> Rejection                                          └─────> WindowRow
 //! ```
 //!
-//! Everything in this file may leave the process. What may not is in [`identified`](crate::identified).
+//! Everything in this file and in [`findings`] may leave the process. What may not is in [`identified`](crate::identified).
+
+pub mod findings;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -564,29 +566,6 @@ pub struct Aggregate {
     pub slope_per_hour: f64,
     /// The latest value.
     pub last: f64,
-}
-
-/// A drift or fairness statistic of one feature in one group between the reference and the current window.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shift {
-    /// The feature's name.
-    pub feature: &'static str,
-    /// The group, e.g. `all`, `sex=female`, `age=65-79`.
-    pub group: String,
-    /// The reference's start (inclusive) and end (exclusive).
-    pub reference: (EventTime, EventTime),
-    /// The current window's start (inclusive) and end (exclusive).
-    pub current: (EventTime, EventTime),
-    /// Readings in the reference.
-    pub reference_count: u64,
-    /// Readings in the current window.
-    pub current_count: u64,
-    /// Population stability index; `None` if `insufficient`.
-    pub psi: Option<f64>,
-    /// Jensen–Shannon distance (base 2, square root of the divergence); `None` if `insufficient`.
-    pub jensen_shannon: Option<f64>,
-    /// `none`, `watch`, `act` or `insufficient`.
-    pub verdict: &'static str,
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::audit::{Change, Update};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::time::Epoch;
-use crate::vocabulary::{Assessed, Shift, Tick};
+use crate::vocabulary::findings::Finding;
+use crate::vocabulary::{Assessed, Tick};
 
 /// [`Counts`], and what it dropped as metrics.
 pub(super) struct Counting {
@@ -96,9 +97,9 @@ impl Publishing {
 impl ByEpoch for Publishing {
     type Left = Change;
     type Right = Tick;
-    type Output = Shift;
+    type Output = Finding;
 
-    fn first(&mut self, epoch: Epoch, _emit: &mut Vec<Shift>) {
+    fn first(&mut self, epoch: Epoch, _emit: &mut Vec<Finding>) {
         self.restored = Some(epoch);
         for (series, newest) in self.publisher.newest() {
             let (psi, jensen_shannon) = (newest.psi.map(Exact::into), newest.jensen_shannon.map(Exact::into));
@@ -106,7 +107,7 @@ impl ByEpoch for Publishing {
         }
     }
 
-    fn apply(&mut self, epoch: Epoch, changes: Vec<Change>, ticks: Vec<Tick>, emit: &mut Vec<Shift>) {
+    fn apply(&mut self, epoch: Epoch, changes: Vec<Change>, ticks: Vec<Tick>, emit: &mut Vec<Finding>) {
         if self.restored == Some(epoch) {
             debug_assert!(ticks.is_empty(), "the epoch of the put-back is below those of all sources");
             return;
@@ -114,9 +115,9 @@ impl ByEpoch for Publishing {
         let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
         for Published { shift, newest } in self.publisher.advance(changes, &ticks) {
             if newest {
-                self.show(shift.feature, &shift.group, shift.psi, shift.jensen_shannon);
+                self.show(shift.feature, &shift.group, shift.statistics.psi, shift.statistics.jensen_shannon);
             }
-            emit.push(shift);
+            emit.push(Finding::Shift(shift));
         }
     }
 }

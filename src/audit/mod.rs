@@ -65,7 +65,8 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::Route;
 use crate::source::Share;
 use crate::time::{Epoch, EventSpan};
-use crate::vocabulary::{Assessed, Shift, Tick};
+use crate::vocabulary::findings::Finding;
+use crate::vocabulary::{Assessed, Tick};
 
 /// Drift of the assessed readings. `ticks` must reach every worker; `horizon` is how long after its end a window can be corrected.
 ///
@@ -77,7 +78,7 @@ pub fn render<'s>(
     plan: &Plan,
     desk: &Desk,
     put_back_at: Option<Epoch>,
-) -> StreamVec<'s, Epoch, Shift> {
+) -> StreamVec<'s, Epoch, Finding> {
     let spec = &plan.flow.spec;
     if !spec.audit.enabled {
         return empty(assessed.scope());
@@ -103,8 +104,8 @@ fn shifts<'s>(
     spec: &AuditSpec,
     restore: Option<Epoch>,
     counting: (impl ByEpoch<Left = Arc<Assessed>, Right = Tick, Output = Update>, Option<Seat>),
-    publishing: (impl ByEpoch<Left = Change, Right = Tick, Output = Shift>, Option<Seat>),
-) -> StreamVec<'s, Epoch, Shift> {
+    publishing: (impl ByEpoch<Left = Change, Right = Tick, Output = Finding>, Option<Seat>),
+) -> StreamVec<'s, Epoch, Finding> {
     let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
     let comparisons = compare_windows(histograms.as_collection(), calendar(spec), spec.readings_min);
     by_epoch(comparisons.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)

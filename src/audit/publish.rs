@@ -25,7 +25,8 @@ use crate::config::AuditSpec;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, entries};
 use crate::source::Share;
 use crate::time::EventSpan;
-use crate::vocabulary::{Shift, Tick};
+use crate::vocabulary::Tick;
+use crate::vocabulary::findings::{Shift, Side, Statistics};
 use crate::watermark::Watermark;
 
 /// A change of the collection of comparisons: the comparison appears (+1) or stands no longer (−1).
@@ -132,16 +133,23 @@ impl Publisher {
     fn shift(&self, window: Window, series: Series, comparison: &Comparison) -> Shift {
         let span = |(from, to): (Window, Window)| (self.calendar.start(from), self.calendar.start(to));
         let psi = comparison.psi.map(f64::from);
+        let side = |readings| Side { readings, ..Side::default() };
         Shift {
             feature: series.feature(),
+            unit: "mmHg",
             group: series.group().to_owned(),
             reference: span(self.calendar.reference(window)),
             current: span((window, Window(window.0.saturating_add(1)))),
-            reference_count: comparison.reference_count,
-            current_count: comparison.current_count,
-            psi,
-            jensen_shannon: comparison.jensen_shannon.map(f64::from),
+            reference_side: side(comparison.reference_count),
+            current_side: side(comparison.current_count),
+            statistics: Statistics {
+                psi,
+                jensen_shannon: comparison.jensen_shannon.map(f64::from),
+                ..Statistics::default()
+            },
+            statistic: "psi",
             verdict: verdict(psi, &self.spec),
+            ..Shift::default()
         }
     }
 }
@@ -270,13 +278,13 @@ mod tests {
             shift.group,
             minutes(shift.current.0),
             minutes(shift.current.1),
-            shift.current_count,
+            shift.current_side.readings,
             minutes(shift.reference.0),
             minutes(shift.reference.1),
-            shift.reference_count,
-            shift.psi,
-            shift.jensen_shannon,
-            shift.verdict,
+            shift.reference_side.readings,
+            shift.statistics.psi,
+            shift.statistics.jensen_shannon,
+            shift.verdict.name(),
             if *newest { " newest" } else { "" },
         )
         .unwrap();

@@ -9,6 +9,7 @@
 use crate::audit::histogram::aligned;
 use crate::audit::series::Bin;
 use crate::config::AuditSpec;
+use crate::vocabulary::findings::Verdict;
 
 /// Stands for the proportion of a bin that is empty on one side, so that its logarithm exists.
 ///
@@ -51,13 +52,13 @@ pub fn jensen_shannon_distance(reference: &[(Bin, i64)], current: &[(Bin, i64)])
     Some(divergence.clamp(0.0, 1.0).sqrt())
 }
 
-/// What a population stability index means: `insufficient` (there is none), `none`, `watch` or `act`.
-pub fn verdict(psi: Option<f64>, spec: &AuditSpec) -> &'static str {
+/// What a population stability index means; without one it is insufficient.
+pub fn verdict(psi: Option<f64>, spec: &AuditSpec) -> Verdict {
     match psi {
-        None => "insufficient",
-        Some(psi) if psi >= spec.psi_act => "act",
-        Some(psi) if psi >= spec.psi_watch => "watch",
-        Some(_) => "none",
+        None => Verdict::Insufficient,
+        Some(psi) if psi >= spec.psi_act => Verdict::Act,
+        Some(psi) if psi >= spec.psi_watch => Verdict::Watch,
+        Some(_) => Verdict::None,
     }
 }
 
@@ -158,7 +159,7 @@ mod tests {
             (Some(0.25), "act"),
             (Some(9.0), "act"),
         ] {
-            assert_eq!(verdict(psi, &spec), expected, "{psi:?}");
+            assert_eq!(verdict(psi, &spec).name(), expected, "{psi:?}");
         }
     }
 

@@ -25,6 +25,7 @@ use crate::audit::series::{BIN_MMHG, BINS_BETWEEN, Bin};
 use crate::audit::statistics::{jensen_shannon_distance, population_stability_index, verdict};
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
 use crate::time::EventTime;
+use crate::vocabulary::findings::{Shift, Statistics};
 use crate::vocabulary::{
     Demographics, Facts, Partition, Pseudonym, Reading, Sex, Signals, Timeliness, TopicId, Withdrawn,
 };
@@ -198,7 +199,11 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Shift)>, Vec<res
             .inspect_core(move |event| {
                 if let Ok((stamp, shifts)) = event {
                     let epoch = *stamp.least().unwrap();
-                    collected.lock().unwrap().extend(shifts.iter().map(|shift| (epoch, shift.clone())));
+                    let shifts = shifts.iter().filter_map(|found| match found {
+                        Finding::Shift(shift) => Some((epoch, shift.clone())),
+                        _ => None,
+                    });
+                    collected.lock().unwrap().extend(shifts);
                 }
             });
             (assessed, ticks, shifts.probe().0)
@@ -232,8 +237,10 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Shift)>, Vec<res
 
 /// A row in what must be equal bit for bit.
 fn bits(shift: &Shift) -> (u64, u64, Option<u64>, Option<u64>, &'static str) {
-    let Shift { reference_count, current_count, psi, jensen_shannon, verdict, .. } = shift;
-    (*reference_count, *current_count, psi.map(f64::to_bits), jensen_shannon.map(f64::to_bits), verdict)
+    let Shift { reference_side, current_side, statistics, verdict, .. } = shift;
+    let Statistics { psi, jensen_shannon, .. } = statistics;
+    let bits = |statistic: &Option<f64>| statistic.map(f64::to_bits);
+    (reference_side.readings, current_side.readings, bits(psi), bits(jensen_shannon), verdict.name())
 }
 
 type Key = (String, &'static str, EventTime);
@@ -304,7 +311,7 @@ impl Naive {
         let enough = of_reference >= spec().readings_min && of_current >= spec().readings_min;
         let psi = enough.then(|| population_stability_index(&reference, &current).unwrap());
         let distance = enough.then(|| jensen_shannon_distance(&reference, &current).unwrap());
-        (of_reference, of_current, psi.map(f64::to_bits), distance.map(f64::to_bits), verdict(psi, &spec()))
+        (of_reference, of_current, psi.map(f64::to_bits), distance.map(f64::to_bits), verdict(psi, &spec()).name())
     }
 }
 
@@ -347,7 +354,7 @@ fn the_last_row_of_every_window_is_what_a_recount_gives() {
         for key in naive.0.keys() {
             assert!(naive.row(key).1 == 0 || last.contains_key(key), "seed {seed}: {key:?} was not published");
         }
-        let verdicts: BTreeSet<&str> = last.values().map(|shift| shift.verdict).collect();
+        let verdicts: BTreeSet<&str> = last.values().map(|shift| shift.verdict.name()).collect();
         assert!(verdicts.len() >= 3, "seed {seed}: the script shows {verdicts:?} only");
     }
 }
@@ -439,7 +446,7 @@ fn gauges_show_the_newest_window_and_vanish_without_a_statistic() {
     let shown = shown(&metrics);
     let expected: BTreeMap<String, f64> = newest
         .iter()
-        .filter_map(|((feature, group), shift)| Some((format!("{feature} {group}"), shift.psi?)))
+        .filter_map(|((feature, group), shift)| Some((format!("{feature} {group}"), shift.statistics.psi?)))
         .collect();
     assert!(!expected.is_empty() && expected.len() < newest.len(), "the script shows both");
     assert_eq!(shown, expected);

@@ -401,7 +401,7 @@ impl Default for ParquetSpec {
 pub struct NdjsonSpec {
     /// The folder.
     pub path: PathBuf,
-    /// Which tables: `readings`, `windows`, `rejected`, `shifts`.
+    /// Which tables: `readings`, `windows`, `rejected`, `shifts`, `quality`, `performance`, `fairness`, `alerts`.
     pub tables: Vec<TableName>,
     /// Which readings.
     pub readings: ReadingFilter,
@@ -413,7 +413,7 @@ impl Default for NdjsonSpec {
     fn default() -> Self {
         NdjsonSpec {
             path: "windkessel-data".into(),
-            tables: vec![TableName::Readings, TableName::Windows, TableName::Rejected, TableName::Shifts],
+            tables: TableName::ALL.to_vec(),
             readings: ReadingFilter::All,
             fields: BTreeMap::new(),
         }
@@ -430,13 +430,30 @@ pub enum TableName {
     Windows,
     /// One row per rejected input.
     Rejected,
-    /// One row per drift statistic.
+    /// One row per window, feature and group: drift.
     Shifts,
+    /// One row per window, topic and flaw of the input.
+    Quality,
+    /// One row per window and group: how good the scores were.
+    Performance,
+    /// One row per window and group: how it fares beside others.
+    Fairness,
+    /// One row whenever an alert about a shift begins or ends.
+    Alerts,
 }
 
 impl TableName {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [TableName; 4] = [TableName::Readings, TableName::Windows, TableName::Rejected, TableName::Shifts];
+    pub const ALL: [TableName; 8] = [
+        TableName::Readings,
+        TableName::Windows,
+        TableName::Rejected,
+        TableName::Shifts,
+        TableName::Quality,
+        TableName::Performance,
+        TableName::Fairness,
+        TableName::Alerts,
+    ];
 
     /// The folder of its dataset, and its metric label.
     pub fn name(self) -> &'static str {
@@ -445,6 +462,10 @@ impl TableName {
             TableName::Windows => "windows",
             TableName::Rejected => "rejected",
             TableName::Shifts => "shifts",
+            TableName::Quality => "quality",
+            TableName::Performance => "performance",
+            TableName::Fairness => "fairness",
+            TableName::Alerts => "alerts",
         }
     }
 }

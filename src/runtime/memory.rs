@@ -23,10 +23,13 @@ use std::time::Duration;
 
 use super::metrics::Metrics;
 use super::reader::{BATCH_BYTES, HELD_BYTES_MAX};
-use crate::config::{Flow, InflightSpec, SourceKind, TableName};
+use crate::config::{Flow, InflightSpec, SourceKind};
 use crate::patient;
 use crate::pseudonymise;
 use crate::sink;
+
+/// Tables that may fill a row group of Parquet: `readings`, `windows`, `rejected`, `shifts`. The audit's others have some rows a window.
+const FULL_TABLES: usize = 4;
 
 /// Program, threads, buffers of the allocator and of connections: an estimate, not a measurement.
 const BASE_BYTES: u64 = 64 << 20;
@@ -73,7 +76,7 @@ impl Bound {
             ("under way", INFLIGHT_COPIES * each(read)),
             ("held back while repeating", each(HELD_BYTES_MAX + BATCH_BYTES)),
             ("pseudonyms", each(pseudonymise::CACHE_MAX * pseudonymise::CACHED_BYTES)),
-            ("parquet", parquet.map_or(0, |parquet| each(parquet.row_group_bytes * TableName::ALL.len()))),
+            ("parquet", parquet.map_or(0, |parquet| each(parquet.row_group_bytes * FULL_TABLES))),
             (
                 "ndjson",
                 spec.sink.ndjson.as_ref().map_or(0, |ndjson| each(sink::ndjson::BUFFER_BYTES * ndjson.tables.len())),

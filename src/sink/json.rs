@@ -8,7 +8,7 @@
 //! | utf8 | string |
 //! | int32, int64, float64, boolean | number, `true`, `false` |
 //! | timestamp(µs, UTC) | RFC 3339 with six decimals: `"2026-01-01T00:00:00.000000Z"` |
-//! | list of utf8 | array of strings, `[]` if empty |
+//! | list of utf8, float64 or int64 | array of strings or numbers, `[]` if empty |
 //!
 //! Invariants: a row never contains a newline but its last byte; equal batches give equal bytes; floats are the shortest text that reads back equal.
 //! It does not build values: bytes go straight into one buffer, nothing is allocated per row. A column of another type is a bug and panics at the batch, not at a row.
@@ -136,6 +136,8 @@ enum Values<'a> {
     Boolean(&'a BooleanArray),
     Instant(&'a PrimitiveArray<TimestampMicrosecondType>),
     Texts(&'a ListArray, &'a StringArray),
+    Floats(&'a ListArray, &'a PrimitiveArray<Float64Type>),
+    Integers(&'a ListArray, &'a PrimitiveArray<Int64Type>),
 }
 
 impl<'a> Values<'a> {
@@ -147,9 +149,14 @@ impl<'a> Values<'a> {
             DataType::Float64 => Values::Float64(array.as_primitive()),
             DataType::Boolean => Values::Boolean(array.as_boolean()),
             DataType::Timestamp(TimeUnit::Microsecond, _) => Values::Instant(array.as_primitive()),
-            DataType::List(item) if *item.data_type() == DataType::Utf8 => {
+            DataType::List(item) => {
                 let list = array.as_list::<i32>();
-                Values::Texts(list, list.values().as_string())
+                match item.data_type() {
+                    DataType::Utf8 => Values::Texts(list, list.values().as_string()),
+                    DataType::Float64 => Values::Floats(list, list.values().as_primitive()),
+                    DataType::Int64 => Values::Integers(list, list.values().as_primitive()),
+                    other => panic!("no table has a list of type {other}"),
+                }
             }
             other => panic!("no table has a column of type {other}"),
         }
@@ -166,7 +173,9 @@ impl<'a> Values<'a> {
             }
             Values::Boolean(array) => present(*array, row) && json(out, &array.value(row)),
             Values::Instant(array) => present(*array, row) && instant(array.value(row), out),
-            Values::Texts(array, items) => present(*array, row) && list(array, items, row, out),
+            Values::Texts(array, items) => present(*array, row) && list(array, row, out, |at| items.value(at)),
+            Values::Floats(array, items) => present(*array, row) && list(array, row, out, |at| items.value(at)),
+            Values::Integers(array, items) => present(*array, row) && list(array, row, out, |at| items.value(at)),
         }
     }
 }
@@ -182,14 +191,14 @@ fn instant(micros: i64, out: &mut Vec<u8>) -> bool {
     written
 }
 
-fn list(array: &ListArray, items: &StringArray, row: usize, out: &mut Vec<u8>) -> bool {
+fn list<T: serde::Serialize>(array: &ListArray, row: usize, out: &mut Vec<u8>, item: impl Fn(usize) -> T) -> bool {
     out.push(b'[');
     let (start, end) = (array.value_offsets()[row], array.value_offsets()[row + 1]);
-    for item in start..end {
-        if item > start {
+    for at in start..end {
+        if at > start {
             out.push(b',');
         }
-        json(out, items.value(item as usize));
+        json(out, &item(at as usize));
     }
     out.push(b']');
     true

@@ -161,11 +161,15 @@ impl fmt::Debug for Findings {
 }
 
 /// The tables, with the columns by which a row is itself.
-const TABLES: [(&str, &[&str]); 4] = [
+const TABLES: [(&str, &[&str]); 8] = [
     ("readings", &["topic", "partition", "offset"]),
     ("windows", &["patient", "window_start", "revision"]),
     ("rejected", &["topic", "partition", "offset", "entry"]),
     ("shifts", &["feature", "group", "current_start", "epoch"]),
+    ("quality", &["topic", "measure", "current_start", "epoch"]),
+    ("performance", &["group", "current_start", "epoch"]),
+    ("fairness", &["attribute", "group", "current_start", "epoch"]),
+    ("alerts", &["table", "feature", "group", "current_start", "epoch"]),
 ];
 
 /// Looks at the folder of a flow that writes NDJSON and Parquet there.

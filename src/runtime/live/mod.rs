@@ -124,8 +124,8 @@ impl Live {
         match rows.table {
             TableName::Readings => self.take_readings(rows, now),
             TableName::Shifts => self.take_shifts(rows),
-            // Rejections are counted in the metrics; windows have no place on the page.
-            TableName::Windows | TableName::Rejected => {}
+            // Rejections are counted in the metrics; the others have no place on the page.
+            _ => {}
         }
     }
 

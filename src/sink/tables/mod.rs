@@ -1,7 +1,7 @@
-//! The four tables that leave the engine, as Arrow batches: one batch per call, shared by every sink.
+//! The tables that leave the engine, as Arrow batches: one batch per call, shared by every sink.
 //!
 //! ```text
-//! Assessed ─readings─> Rows    WindowRow ─windows─> Rows    Rejection ─rejected─> Rows    Shift ─shifts─> Rows
+//! Assessed ─readings─> Rows    WindowRow ─windows─> Rows    Rejection ─rejected─> Rows    Finding ─shifts, quality, performance, fairness, alerts─> Rows
 //! ```
 //!
 //! Invariants:
@@ -15,6 +15,7 @@
 //! an epoch starts at Unix milliseconds and never comes near 2⁶³, while unsigned integers cannot be written to Delta, Hive or an Elasticsearch `long`.
 
 mod columns;
+mod findings;
 mod schema;
 
 use std::sync::Arc;
@@ -36,16 +37,15 @@ use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::sink::Rows;
 use crate::source::Topics;
 use crate::time::{Epoch, EventTime};
-use crate::vocabulary::{
-    Aggregate, Assessed, Assessment, Facts, Position, Reading, Rejection, Shift, Timeliness, WindowRow,
-};
+use crate::vocabulary::findings::Finding;
+use crate::vocabulary::{Aggregate, Assessed, Assessment, Facts, Position, Reading, Rejection, Timeliness, WindowRow};
 
-/// Batches of the stages in, rows of all four tables out.
+/// Batches of the stages in, rows of all tables out.
 pub fn render<'s>(
     assessed: Stream<'s, Arc<Assessed>>,
     windows: Stream<'s, Vec<WindowRow>>,
     rejections: Stream<'s, Vec<Rejection>>,
-    shifts: Stream<'s, Shift>,
+    found: Stream<'s, Finding>,
     plan: &Plan,
 ) -> Stream<'s, Rows> {
     let tables = Arc::new(Tables::new(plan.context.clone()));
@@ -82,13 +82,13 @@ pub fn render<'s>(
             out.push(tables_of.rejected(&batch, epoch));
         },
     );
-    let shifts = driver::gather(shifts, "tables::shifts::gather");
+    let found = driver::gather(found, "tables::findings::gather");
     let (tables_of, metrics) = of();
-    let shifts =
-        driver::batches(shifts, "tables::shifts", metrics, ((), None), move |(), epoch, batch: Vec<Shift>, out| {
-            out.push(tables_of.shifts(&batch, epoch));
+    let found =
+        driver::batches(found, "tables::findings", metrics, ((), None), move |(), epoch, batch: Vec<Finding>, out| {
+            out.extend(tables_of.findings(batch, epoch));
         });
-    assessed.scope().concatenate([assessed, windows, rejections, shifts])
+    assessed.scope().concatenate([assessed, windows, rejections, found])
 }
 
 /// What the tables of a flow have in common.
@@ -112,6 +112,10 @@ pub struct Tables {
     windows: SchemaRef,
     rejected: SchemaRef,
     shifts: SchemaRef,
+    quality: SchemaRef,
+    performance: SchemaRef,
+    fairness: SchemaRef,
+    alerts: SchemaRef,
 }
 
 impl Tables {
@@ -123,6 +127,10 @@ impl Tables {
             windows: of(TableName::Windows),
             rejected: of(TableName::Rejected),
             shifts: of(TableName::Shifts),
+            quality: of(TableName::Quality),
+            performance: of(TableName::Performance),
+            fairness: of(TableName::Fairness),
+            alerts: of(TableName::Alerts),
             context,
         }
     }
@@ -134,6 +142,10 @@ impl Tables {
             TableName::Windows => &self.windows,
             TableName::Rejected => &self.rejected,
             TableName::Shifts => &self.shifts,
+            TableName::Quality => &self.quality,
+            TableName::Performance => &self.performance,
+            TableName::Fairness => &self.fairness,
+            TableName::Alerts => &self.alerts,
         }
     }
 
@@ -191,23 +203,35 @@ impl Tables {
         rows(TableName::Rejected, &self.rejected, columns, Arc::default())
     }
 
-    /// One row per shift, in their order.
-    pub fn shifts(&self, shifts: &[Shift], epoch: Epoch) -> Rows {
-        let columns = vec![
-            texts(shifts.iter().map(|shift| Some(shift.feature))),
-            texts(shifts.iter().map(|shift| Some(&*shift.group))),
-            bounds(shifts.iter().map(|shift| shift.reference.0)),
-            bounds(shifts.iter().map(|shift| shift.reference.1)),
-            bounds(shifts.iter().map(|shift| shift.current.0)),
-            bounds(shifts.iter().map(|shift| shift.current.1)),
-            int64(shifts.iter().map(|shift| signed(shift.reference_count))),
-            int64(shifts.iter().map(|shift| signed(shift.current_count))),
-            floats(shifts.iter().map(|shift| shift.psi)),
-            floats(shifts.iter().map(|shift| shift.jensen_shannon)),
-            texts(shifts.iter().map(|shift| Some(shift.verdict))),
-            epochs(epoch, shifts.len()),
-        ];
-        rows(TableName::Shifts, &self.shifts, columns, Arc::default())
+    /// What the audit found, table by table, each in its order; a table without rows is not among them.
+    pub fn findings(&self, found: Vec<Finding>, epoch: Epoch) -> Vec<Rows> {
+        let (mut shifts, mut quality, mut performance, mut fairness, mut alerts) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        for finding in found {
+            match finding {
+                Finding::Shift(row) => shifts.push(row),
+                Finding::Quality(row) => quality.push(row),
+                Finding::Performance(row) => performance.push(row),
+                Finding::Fairness(row) => fairness.push(row),
+                Finding::Alert(row) => alerts.push(row),
+            }
+        }
+        [
+            self.found(TableName::Shifts, &findings::shifts(), &shifts, epoch),
+            self.found(TableName::Quality, &findings::quality(), &quality, epoch),
+            self.found(TableName::Performance, &findings::performance(), &performance, epoch),
+            self.found(TableName::Fairness, &findings::fairness(), &fairness, epoch),
+            self.found(TableName::Alerts, &findings::alerts(), &alerts, epoch),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn found<T>(&self, table: TableName, said: &[findings::Said<T>], found: &[T], epoch: Epoch) -> Option<Rows> {
+        let mut columns = findings::arrays(said, found, &self.context.topics);
+        columns.push(epochs(epoch, found.len()));
+        (!found.is_empty()).then(|| rows(table, self.schema(table), columns, Arc::default()))
     }
 
     /// topic, partition, offset

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use super::columns::LIST_ITEM;
+use super::findings;
 use crate::config::TableName;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 
@@ -30,7 +31,7 @@ impl SignalColumn {
 }
 
 /// One column: name, type, whether it may be null, and what it says.
-struct Column {
+pub(super) struct Column {
     name: String,
     kind: DataType,
     nullable: bool,
@@ -71,7 +72,11 @@ fn columns(table: TableName, signals: &[SignalColumn]) -> Vec<Column> {
         TableName::Readings => readings(signals),
         TableName::Windows => windows(signals),
         TableName::Rejected => rejected(),
-        TableName::Shifts => shifts(),
+        TableName::Shifts => found(&findings::shifts()),
+        TableName::Quality => found(&findings::quality()),
+        TableName::Performance => found(&findings::performance()),
+        TableName::Fairness => found(&findings::fairness()),
+        TableName::Alerts => found(&findings::alerts()),
     }
 }
 
@@ -147,21 +152,9 @@ fn rejected() -> Vec<Column> {
     columns
 }
 
-fn shifts() -> Vec<Column> {
-    vec![
-        given("feature", DataType::Utf8, "the feature's name"),
-        given("group", DataType::Utf8, "all, sex=female, age=65-79, ..."),
-        given("reference_start", instant(), "inclusive"),
-        given("reference_end", instant(), "exclusive"),
-        given("current_start", instant(), "inclusive"),
-        given("current_end", instant(), "exclusive"),
-        given("reference_count", DataType::Int64, "readings in the reference"),
-        given("current_count", DataType::Int64, "readings in the current window"),
-        maybe("psi", DataType::Float64, "population stability index; null if insufficient"),
-        maybe("jensen_shannon", DataType::Float64, "distance, base 2; null if insufficient"),
-        given("verdict", DataType::Utf8, "none, watch, act or insufficient"),
-        epoch(),
-    ]
+/// One of the audit's tables.
+fn found<T>(said: &[findings::Said<T>]) -> Vec<Column> {
+    findings::columns(said).into_iter().chain([epoch()]).collect()
 }
 
 fn position() -> Vec<Column> {
@@ -176,14 +169,14 @@ fn epoch() -> Column {
     given("epoch", DataType::Int64, "the slice of ingestion that wrote the row")
 }
 
-fn instant() -> DataType {
+pub(super) fn instant() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-fn given(name: &str, kind: DataType, meaning: &str) -> Column {
+pub(super) fn given(name: &str, kind: DataType, meaning: &str) -> Column {
     Column { name: name.into(), kind, nullable: false, meaning: meaning.into() }
 }
 
-fn maybe(name: &str, kind: DataType, meaning: &str) -> Column {
+pub(super) fn maybe(name: &str, kind: DataType, meaning: &str) -> Column {
     Column { nullable: true, ..given(name, kind, meaning) }
 }

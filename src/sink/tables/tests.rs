@@ -2,6 +2,8 @@
 //!
 //! They prove: the contract's columns in their order, what is null when, and that the files in `schemas/` are what the code says.
 
+mod findings;
+
 use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect, expect_file};
@@ -31,6 +33,10 @@ fn the_schemas_are_those_that_are_published() {
     expect_file!["../../../schemas/parquet/windows.txt"].assert_eq(&describe(TableName::Windows, &signals));
     expect_file!["../../../schemas/parquet/rejected.txt"].assert_eq(&describe(TableName::Rejected, &signals));
     expect_file!["../../../schemas/parquet/shifts.txt"].assert_eq(&describe(TableName::Shifts, &signals));
+    expect_file!["../../../schemas/parquet/quality.txt"].assert_eq(&describe(TableName::Quality, &signals));
+    expect_file!["../../../schemas/parquet/performance.txt"].assert_eq(&describe(TableName::Performance, &signals));
+    expect_file!["../../../schemas/parquet/fairness.txt"].assert_eq(&describe(TableName::Fairness, &signals));
+    expect_file!["../../../schemas/parquet/alerts.txt"].assert_eq(&describe(TableName::Alerts, &signals));
 }
 
 #[test]
@@ -173,35 +179,12 @@ fn a_rejection_is_a_row_with_a_position_and_no_value() {
 }
 
 #[test]
-fn a_shift_is_a_row_with_both_windows() {
-    let hour = |hours: i64| EventTime::from_micros(NEW_YEAR) + EventSpan::from_seconds(3_600 * hours);
-    let shift = |psi, verdict| Shift {
-        feature: "systolic",
-        group: "sex=female".into(),
-        reference: (hour(0), hour(24)),
-        current: (hour(24), hour(25)),
-        reference_count: 12_000,
-        current_count: 480,
-        psi,
-        jensen_shannon: psi,
-        verdict,
-    };
-    check(
-        &tables(None, false).shifts(&[shift(Some(0.25), "act"), shift(None, "insufficient")], 6),
-        expect![[r#"
-            {"feature":"systolic","group":"sex=female","reference_start":"2026-01-01T00:00:00.000000Z","reference_end":"2026-01-02T00:00:00.000000Z","current_start":"2026-01-02T00:00:00.000000Z","current_end":"2026-01-02T01:00:00.000000Z","reference_count":12000,"current_count":480,"psi":0.25,"jensen_shannon":0.25,"verdict":"act","epoch":6}
-            {"feature":"systolic","group":"sex=female","reference_start":"2026-01-01T00:00:00.000000Z","reference_end":"2026-01-02T00:00:00.000000Z","current_start":"2026-01-02T00:00:00.000000Z","current_end":"2026-01-02T01:00:00.000000Z","reference_count":12000,"current_count":480,"verdict":"insufficient","epoch":6}
-        "#]],
-    );
-}
-
-#[test]
 fn no_input_is_a_batch_without_rows() {
     let tables = tables(None, false);
     assert_eq!(tables.readings(&Assessed::default(), 1).batch.num_rows(), 0);
     assert_eq!(tables.windows(&[], 1).batch.num_rows(), 0);
     assert_eq!(tables.rejected(&[], 1).batch.num_rows(), 0);
-    assert_eq!(tables.shifts(&[], 1).batch.num_rows(), 0);
+    assert!(tables.findings(vec![], 1).is_empty());
 }
 
 #[test]
