@@ -156,6 +156,11 @@ impl Status {
     pub fn withdraws(self) -> bool {
         matches!(self, Status::EnteredInError | Status::Cancelled)
     }
+
+    /// True for the statuses that say that there was an earlier version.
+    pub fn corrects(self) -> bool {
+        self.withdraws() || matches!(self, Status::Amended | Status::Corrected)
+    }
 }
 
 /// Which version of a resource this is. `meta.versionId` when it is an integer, else `meta.lastUpdated`, else nothing.
@@ -235,6 +240,10 @@ pub struct Facts {
     pub status: Status,
     /// What was measured; empty when `status` withdraws.
     pub signals: Signals,
+    /// Of a withdrawal: it says what it withdraws, and that is of a kind that the flow takes.
+    pub taken: bool,
+    /// A correction of something older than `correction.horizon`: its row stands, but windows, baseline and drift keep what they held.
+    pub not_recomputed: bool,
     /// An average or derived value (CLINICAL row 7): kept as a row, not fed into windows, baseline or alarms.
     pub summary: bool,
     /// What had to be overlooked.

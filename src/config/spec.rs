@@ -684,7 +684,7 @@ pub struct ClusterSpec {
 
 impl Default for ClusterSpec {
     fn default() -> Self {
-        ClusterSpec { silence_seconds: 5, stall_seconds: 30 }
+        ClusterSpec { silence_seconds: 20, stall_seconds: 30 }
     }
 }
 

@@ -419,6 +419,8 @@ impl Decoder {
             version: found.version,
             status: found.status,
             signals: found.signals,
+            taken: found.taken,
+            not_recomputed: false,
             summary: found.summary,
             leniencies: found.leniencies,
         };

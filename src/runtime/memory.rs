@@ -75,7 +75,7 @@ impl Bound {
             ("fetched", FETCH_COPIES * each(queue)),
             ("under way", INFLIGHT_COPIES * each(read)),
             ("held back while repeating", each(HELD_BYTES_MAX + BATCH_BYTES)),
-            ("pseudonyms", each(pseudonymise::CACHE_MAX * pseudonymise::CACHED_BYTES)),
+            ("pseudonyms", each(pseudonymise::CACHE_BYTES_MAX)),
             ("parquet", parquet.map_or(0, |parquet| each(parquet.row_group_bytes * FULL_TABLES))),
             (
                 "ndjson",

@@ -262,6 +262,12 @@ impl Metrics {
     }
 }
 
+/// The wall clock, for gauges that say when something happened. Nothing is computed with it.
+#[expect(clippy::disallowed_methods, reason = "telemetry alone; no row depends on it")]
+pub fn unix_seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()

@@ -34,8 +34,7 @@ use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::host;
 use super::memory::{Level, Pressure};
-use super::metrics::Metrics;
-use super::recorder::unix_seconds;
+use super::metrics::{Metrics, unix_seconds};
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
 use crate::identified::{Arena, Mark, Payload, Record, Records};
@@ -579,7 +578,7 @@ impl Reader {
             closed.settled = true;
             self.context.metrics.epoch_seconds.observe(host::since(closed.at).as_secs_f64());
             self.context.metrics.settled_epoch.set(closed.epoch as i64);
-            self.context.metrics.settled.set(unix_seconds());
+            self.context.metrics.settled.set(unix_seconds() as i64);
         }
         let recorded = self.context.clock.recorded();
         let mut ends = BTreeMap::new();

@@ -3,16 +3,20 @@
 //! * [`replay`]: files in, rows out, compared with the oracle.
 //! * [`dashboards`]: what Kibana is given.
 //! * [`demo`]: the embedded broker.
+//! * [`again`]: what a run reads that goes on where another stopped.
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
+//! * [`allocations`]: what a record costs, without a clock.
 //! * [`tidy`]: the rules of the house.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a test says its seed")]
 
+mod again;
+mod allocations;
 mod canary;
 mod cli;
 mod cluster;

@@ -397,7 +397,7 @@ mod tests {
             &ElasticsearchSpec::default(),
             &rows,
             expect![[r#"
-            bp-readings-2026.02 02 {"retracted":false,"ecs":{"version":"8.11.0"},"service":{"name":"windkessel"},"event":{"kind":"alert"},"@timestamp":"2026-02-01T00:00:00.000000Z","category":"stage 2","diastolic_mmhg":95.0,"effective_at":"2026-02-01T00:00:00.000000Z","epoch":7,"late":false,"observation":"00000000000000000000000000000002","offset":2,"partition":0,"patient":"000000000000000000000000000000aa","reasons":["hypertension_systolic","hypertension_diastolic"],"rule_set":"legacy_readings_envelope","status":"final","systolic_mmhg":150.0}
+            bp-readings-2026.02 02 {"retracted":false,"ecs":{"version":"8.11.0"},"service":{"name":"windkessel"},"event":{"kind":"alert"},"@timestamp":"2026-02-01T00:00:00.000000Z","category":"stage 2","diastolic_mmhg":95.0,"effective_at":"2026-02-01T00:00:00.000000Z","epoch":7,"late":false,"not_recomputed":false,"observation":"00000000000000000000000000000002","offset":2,"partition":0,"patient":"000000000000000000000000000000aa","reasons":["hypertension_systolic","hypertension_diastolic"],"rule_set":"legacy_readings_envelope","status":"final","systolic_mmhg":150.0}
         "#]],
         );
     }

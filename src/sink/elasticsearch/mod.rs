@@ -46,14 +46,14 @@ mod testing;
 mod tests;
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use tracing::{debug, error};
 
 use crate::config::{ElasticsearchSpec, IndexBy, TableName};
 use crate::runtime::failpoint;
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, unix_seconds};
 use crate::runtime::stop::Stop;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
@@ -326,10 +326,4 @@ impl Deliver for ElasticsearchSink {
         }
         Ok(())
     }
-}
-
-/// The wall clock, for a metric only.
-#[expect(clippy::disallowed_methods, reason = "the time of a success is shown, never computed with")]
-fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -167,6 +167,7 @@ impl Tables {
         columns.extend(self.measured(readings));
         columns.extend(self.scores(readings, assessments));
         columns.push(boolean(facts().map(|facts| facts.timeliness != Timeliness::OnTime)));
+        columns.push(boolean(facts().map(|facts| facts.not_recomputed)));
         columns.push(epochs(epoch, readings.len()));
         rows(TableName::Readings, &self.readings, columns, assessed.scorable.replaces.as_slice().into())
     }
