@@ -199,7 +199,8 @@ impl Job {
             Some(Cluster { peers, mut links, watchdog }) => (links.wires(&peers), Some((peers, watchdog))),
             None => (Vec::new(), None),
         };
-        let ended = worker::execute(crew, wires, self.health, self.plan.failure.clone(), move |index, scope| {
+        let telling = (self.plan.failure.clone(), self.plan.metrics.clone());
+        let ended = worker::execute(crew, wires, self.health, telling, move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();

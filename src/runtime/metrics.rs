@@ -161,7 +161,11 @@ impl Metrics {
                 "Rejections sent to a dead-letter topic",
                 &["reason"],
             ),
-            stage_busy: r.float_counters("operator_busy_seconds_total", "Time that a stage was at work", &["operator"]),
+            stage_busy: r.float_counters(
+                "operator_busy_seconds_total",
+                "Time that a stage was at work, over all workers; what timely itself takes is `timely`",
+                &["operator"],
+            ),
             stage_records: r.counters("operator_records_in_total", "Records into a stage", &["operator"]),
             readings: r.counters("readings_total", "Readings by category", &["category"]),
             alarms: r.counters("alerts_total", "Alarms raised, by rule", &["reason"]),
