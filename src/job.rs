@@ -146,9 +146,9 @@ impl Job {
             earlier: begun.recovery.earlier.clone(),
             committed_up_to: begun.recovery.committed_up_to,
         };
-        let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure, generation };
         // Nobody could look at the page without a server.
-        let page = server.is_some().then_some(&live);
+        let live = server.is_some().then_some(live);
+        let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure, generation, live };
         sink::recover(&plan, &begun.recovery.staged, cluster.is_none()).map_err(Failed::unavailable)?;
         if let Some(cluster) = &cluster {
             // Folders may be shared: nobody writes until everybody has cleaned up.
@@ -157,7 +157,7 @@ impl Job {
         health.joined();
         let (resume, crew) = (&begun.recovery.resume, options.crew());
         let hands = (0..options.workers)
-            .map(|index| open(&plan, &options, crew.number(index), resume, page))
+            .map(|index| open(&plan, &options, crew.number(index), resume))
             .collect::<Result<Vec<_>, _>>()?;
         let progress =
             hands.iter().flat_map(|hands| hands.sinks.iter().map(|sink| (sink.name, sink.progress.clone()))).collect();
@@ -199,7 +199,8 @@ impl Job {
             Some(Cluster { peers, mut links, watchdog }) => (links.wires(&peers), Some((peers, watchdog))),
             None => (Vec::new(), None),
         };
-        let ended = worker::execute(crew, wires, self.health, self.plan.failure.clone(), move |index, scope| {
+        let telling = (self.plan.failure.clone(), self.plan.metrics.clone());
+        let ended = worker::execute(crew, wires, self.health, telling, move |index, scope| {
             let mine =
                 hands.lock().unwrap_or_else(PoisonError::into_inner)[index].take().expect("each worker builds once");
             let settled = Handle::new();
@@ -268,13 +269,7 @@ fn serve(
     Ok(Some(server))
 }
 
-fn open(
-    plan: &Plan,
-    options: &Options,
-    worker: usize,
-    resume: &BTreeMap<Partition, i64>,
-    live: Option<&Arc<Live>>,
-) -> Result<Hands, Failed> {
+fn open(plan: &Plan, options: &Options, worker: usize, resume: &BTreeMap<Partition, i64>) -> Result<Hands, Failed> {
     let opening = Opening {
         share: Share { worker, workers: options.crew().workers() },
         until_end: options.until_end,
@@ -285,7 +280,7 @@ fn open(
         progress: options.read.clone(),
     };
     let source = source::open(&plan.flow.spec.source, &opening).map_err(Failed::source)?;
-    let sinks = sink::open(plan, worker, live, &options.stop).map_err(Failed::unavailable)?;
+    let sinks = sink::open(plan, worker, &options.stop).map_err(Failed::unavailable)?;
     Ok(Hands { source, sinks })
 }
 

@@ -54,17 +54,11 @@ pub fn render<'s>(observations: Stream<'s, Observations>, plan: &Plan, desk: &De
     let metrics = plan.metrics.clone();
     let mut machine = Pseudonymiser::new(&plan.key, plan.topics.clone());
     let seat = desk.seat("pseudonymise", &mut machine);
-    batches(
-        observations,
-        "pseudonymise",
-        metrics.clone(),
-        (machine, Some(seat)),
-        move |machine, _, observations, out| {
-            let mut tally = Tally::default();
-            machine.pseudonymise(observations, out, &mut tally);
-            metrics.add(&mut tally);
-        },
-    )
+    batches(observations, "pseudonymise", (machine, Some(seat)), move |machine, _, observations, out| {
+        let mut tally = Tally::default();
+        machine.pseudonymise(observations, out, &mut tally);
+        metrics.add(&mut tally);
+    })
 }
 
 /// The secret that pseudonyms are made with: 32 bytes.

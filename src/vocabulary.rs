@@ -62,6 +62,28 @@ impl fmt::Display for Pseudonym {
     }
 }
 
+impl std::str::FromStr for Pseudonym {
+    type Err = NoPseudonym;
+
+    /// Reads what is printed: 32 hex digits.
+    fn from_str(text: &str) -> Result<Self, NoPseudonym> {
+        let mut bytes = [0; 16];
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NoPseudonym);
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let digits = text.get(2 * at..2 * at + 2).ok_or(NoPseudonym)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| NoPseudonym)?;
+        }
+        Ok(Pseudonym(bytes))
+    }
+}
+
+/// A text that is not what a [`Pseudonym`] prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pseudonym is 32 hexadecimal digits")]
+pub struct NoPseudonym;
+
 impl fmt::Debug for Pseudonym {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -304,7 +326,7 @@ impl Sex {
 // ---------------------------------------------------------------- right of pseudonymise
 
 /// A pseudonymised observation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reading {
     /// Whose.
     pub patient: Pseudonym,

@@ -153,7 +153,7 @@ pub fn render<'s>(
     let seat = desk.seat("patient", &mut stage);
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
-    driver::split(outputs, "patient::split", plan.metrics.clone(), |output: PatientOutput, scorable, windows| {
+    driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
         let Scorable { readings, withdrawn, progress, .. } = &output.scorable;
         if !readings.is_empty() || !withdrawn.is_empty() || !progress.is_empty() {
             scorable.push(output.scorable);

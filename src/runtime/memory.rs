@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::live::recent;
 use super::metrics::Metrics;
 use super::reader::{BATCH_BYTES, HELD_BYTES_MAX};
 use crate::config::{Flow, InflightSpec, SourceKind};
@@ -82,6 +83,10 @@ impl Bound {
                 spec.sink.ndjson.as_ref().map_or(0, |ndjson| each(sink::ndjson::BUFFER_BYTES * ndjson.tables.len())),
             ),
             ("elasticsearch", elasticsearch.map_or(0, |spec| REQUEST_COPIES * each(spec.bulk_bytes))),
+            (
+                "live page",
+                if spec.http.listen.is_empty() { 0 } else { (recent::READINGS_MAX * recent::READING_BYTES) as u64 },
+            ),
             ("kafka", spec.sink.kafka.as_ref().map_or(0, |kafka| each(sink::kafka::queue_bytes(&kafka.client)))),
         ];
         let mut parts: Vec<(&'static str, u64)> = all.into_iter().filter(|(_, bytes)| *bytes > 0).collect();

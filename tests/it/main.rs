@@ -7,6 +7,7 @@
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
@@ -25,6 +26,7 @@ mod dashboards;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod page;
 mod prometheus;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]

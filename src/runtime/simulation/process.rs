@@ -359,5 +359,6 @@ fn plan(flow: &Arc<Flow>, key: Key, topics: Topics, generation: Generation) -> P
         metrics: metrics(),
         failure: Failure::default(),
         generation,
+        live: None,
     }
 }
