@@ -4,10 +4,10 @@
     --messages N           observations of the fastest peers; slower ones get a tenth or a hundredth (default 2,000,000)
     --cores 1,2            on how many cores each runs
 
-Starts a Kafka broker (or uses WINDKESSEL_TEST_KAFKA=host:port), generates every load once, as a topic and as a file, runs the peers in turn,
-and compares what each wrote with the reference, row by row. CPU time is user and system of a peer's whole process tree, without the
-broker's; the broker shares the cores, so wall time is not only the peer's own. Writes a dated result and a plot to benches/results.
-A peer that fails is shown so, and the exit code is 1; the others' figures stand.
+Starts a Kafka broker (or uses WINDKESSEL_TEST_KAFKA=host:port), generates every load once, as a topic and as a file, runs the
+peers in turn, and compares what each wrote with the reference, row by row. CPU time is user and system of a peer's whole process
+tree, without the broker's; what a peer spends before its first message is left out. The broker shares the cores, so wall time is
+not only the peer's own. Writes a dated result and a plot to benches/results. A peer that fails is shown so, and the exit code is 1; the others' figures stand.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import prepare
+
 from harness import (
     KEY,
     RESULTS,
     Load,
     Measured,
-    Unavailable,
+    UnavailableError,
     broker,
     cores,
     find_windkessel,
@@ -47,8 +48,8 @@ OBSERVATIONS = 2_000_000
 OBSERVATIONS_MIN = 1_000
 """Readings of each patient: one a minute, for 100 minutes of event time."""
 READINGS_PER_PATIENT = 100
-"""An idle core's calibration loop and an idle machine: what is above is marked."""
-LOAD_QUIET = 0.7
+"""A run is marked if others took more than so much of a core, or if the calibration loop took so many times its best."""
+OTHERS_CORES_QUIET = 0.1
 CALIBRATION_QUIET = 1.25
 REFERENCE = "duckdb"
 
@@ -175,7 +176,7 @@ class Bench:
         log = self.folder / f"{peer.name}.log"
         measured = measure(command, cores(count), log)
         if measured.exit_code != 0:
-            raise Unavailable(f"exit code {measured.exit_code}: {(measured.stdout + log.read_text())[-800:]}")
+            raise UnavailableError(f"exit code {measured.exit_code}: {(measured.stdout + log.read_text())[-800:]}")
         return measured
 
     def run(self, peer: Peer, count: int) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class Bench:
             measured = self.measure(peer, load, count, output)
             row |= {"observations": load.observations} | figures(measured, load.observations)
             row["answers"] = check(reference, output, load.observations)
-        except (Unavailable, OSError) as error:
+        except (UnavailableError, OSError) as error:
             row["error"] = str(error)
         return row
 
@@ -208,7 +209,7 @@ def check(reference: Path, output: Path, observations: int) -> dict[str, Any]:
     command = [prepare.python(REFERENCE), PEERS / "check.py", reference, output]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Unavailable(f"the answers could not be read: {done.stderr[-800:]}")
+        raise UnavailableError(f"the answers could not be read: {done.stderr[-800:]}")
     verdict: dict[str, Any] = json.loads(done.stdout)
     if verdict.get("readings_count", observations) != observations:
         verdict["readings"].append(f"{verdict['readings_count']} rows of {observations} observations")
@@ -232,7 +233,7 @@ def mark(rows: list[dict[str, Any]]) -> None:
     ours = {row["cores"]: row for row in rows if row["peer"] == "windkessel" and "error" not in row}
     for row in (row for row in rows if "error" not in row):
         slow = max(row["calibration_seconds"]) > CALIBRATION_QUIET * quiet
-        row["busy"] = slow or row["load_before"] > LOAD_QUIET + 2 * row["cores"]
+        row["busy"] = slow or row["others_cores"] > OTHERS_CORES_QUIET
         if row["cores"] in ours:
             row["times_windkessel"] = row["cpu_seconds_per_million"] / ours[row["cores"]]["cpu_seconds_per_million"]
 
@@ -314,7 +315,7 @@ def main() -> int:
     given, about = arguments(), machine()
     try:
         rows = compare(given)
-    except Unavailable as error:
+    except UnavailableError as error:
         say(f"compare: {error}")
         return 1
     except KeyboardInterrupt:

@@ -1,12 +1,11 @@
 """What the benchmarks in Python share: a broker, the generated load, processes that are measured, and dated results.
 
-Needs nothing but Python 3.11 on Linux, and Java and Maven if it is to start a broker.
+Needs nothing but Python 3.11 and util-linux on Linux, and Java and Maven if it is to start a broker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
@@ -43,10 +42,9 @@ START_SECONDS = 180
 SAMPLE_SECONDS = 0.1
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-PR_SET_PDEATHSIG = 1
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Something outside is missing: a server, a registry, a binary."""
 
 
@@ -63,29 +61,21 @@ class Measured:
     wall_seconds: float
     start_wall_seconds: float
     peak_rss_bytes: int
-    """Of an idle core's loop right before and after: more than usual says that the machine was busy."""
+    """CPU-seconds of the same small loop right before and after: more than in other runs says that the cores were slower."""
     calibration_seconds: tuple[float, float]
+    """Cores that were busy with something else than the process and a broker of ours, on average; what the host stole included."""
+    others_cores: float
     load_before: float
     exit_code: int
     stdout: str = field(repr=False)
 
 
-def die_with_parent() -> None:
-    """For the child, before it becomes the program: end when the harness ends, however that is."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def spawn(command: Sequence[str | Path], cores: Sequence[int] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Starts a process in a group of its own, on the given cores."""
-
-    def prepare() -> None:
-        die_with_parent()
-        if cores:
-            os.sched_setaffinity(0, cores)
-
-    return subprocess.Popen(
-        [str(word) for word in command], text=True, start_new_session=True, preexec_fn=prepare, **options
-    )
+def spawn(command: Sequence[str | Path], on: Sequence[int] = (), **options: Any) -> subprocess.Popen[str]:
+    """Starts a process in a group of its own, on the given cores; it ends when the harness ends, however that is."""
+    wrapped = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if on:
+        wrapped += ["taskset", "--cpu-list", ",".join(map(str, on))]
+    return subprocess.Popen([*wrapped, *map(str, command)], text=True, start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen[str], how: int = signal.SIGKILL) -> None:
@@ -141,12 +131,26 @@ class Tree:
         return now
 
 
-def measure(
-    command: Sequence[str | Path], on: Sequence[int], log: Path, timeout_seconds: float = 3_600, **options: Any
-) -> Measured:
+"""Processes that are part of every run: the broker."""
+BACKGROUND: list[Tree] = []
+
+
+def busy_cpu_seconds() -> float:
+    """Of the whole machine since it was started: user, nice, system, irq, softirq and steal of proc_stat(5)."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return sum(ticks[at] for at in (0, 1, 2, 5, 6, 7)) / CLOCK_TICKS
+
+
+def not_ours() -> float:
+    """CPU-seconds of the machine without those of the background and of the harness itself."""
+    harness = sum(os.times()[:2])
+    return busy_cpu_seconds() - harness - sum(tree.cpu_seconds() for tree in BACKGROUND)
+
+
+def measure(command: Sequence[str | Path], on: Sequence[int], log: Path, timeout_seconds: float = 3_600, **options: Any) -> Measured:
     """Runs a command to its end. Its standard error goes to `log`."""
     calibration, load = calibrate(), os.getloadavg()[0]
-    begun = time.monotonic()
+    begun, others = time.monotonic(), not_ours()
     with log.open("w") as errors:
         process = spawn(command, on, stdout=subprocess.PIPE, stderr=errors, **options)
         tree, over = Tree(process.pid), threading.Event()
@@ -171,12 +175,14 @@ def measure(
             over.set()
             watcher.join()
             end(process)
+    cpu, wall = usage.ru_utime + usage.ru_stime, time.monotonic() - begun
     return Measured(
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        cpu_seconds=cpu,
         start_cpu_seconds=first[0],
-        wall_seconds=time.monotonic() - begun,
+        wall_seconds=wall,
         start_wall_seconds=first[1],
         peak_rss_bytes=max(tree.peak_rss_bytes, usage.ru_maxrss * 1024),
+        others_cores=max(not_ours() - others - cpu, 0.0) / wall,
         calibration_seconds=(calibration, calibrate()),
         load_before=load,
         exit_code=os.waitstatus_to_exitcode(status),
@@ -190,11 +196,11 @@ def measure(
 def maven(pom: Path, libraries: Path) -> None:
     """Copies what a pom names, and what that needs, into a folder."""
     if shutil.which("mvn") is None or shutil.which("java") is None:
-        raise Unavailable("mvn and java are needed (Debian: openjdk-17-jdk-headless, maven)")
+        raise UnavailableError("mvn and java are needed (Debian: openjdk-17-jdk-headless, maven)")
     command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
     done = subprocess.run([*command, f"-DoutputDirectory={libraries}"], text=True, capture_output=True, check=False)
     if done.returncode != 0:
-        raise Unavailable(f"Maven could not fetch {pom.parent.name}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise UnavailableError(f"Maven could not fetch {pom.parent.name}: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 def kafka_libraries() -> Path:
@@ -205,8 +211,7 @@ def kafka_libraries() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         names = ("groupId", "artifactId", "version")
         dependencies = "".join(
-            f"<dependency>{''.join(f'<{n}>{v}</{n}>' for n, v in zip(names, one, strict=True))}</dependency>"
-            for one in KAFKA_DEPENDENCIES
+            f"<dependency>{''.join(f'<{n}>{v}</{n}>' for n, v in zip(names, one, strict=True))}</dependency>" for one in KAFKA_DEPENDENCIES
         )
         (folder / "pom.xml").write_text(
             '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
@@ -260,8 +265,10 @@ def broker(folder: Path) -> Iterator[str]:
         process = spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         wait_for_port(port, process, home / "server.log")
+        BACKGROUND.append(Tree(process.pid))
         yield f"127.0.0.1:{port}"
     finally:
+        BACKGROUND.clear()
         end(process)
 
 
@@ -269,11 +276,11 @@ def wait_for_port(port: int, process: subprocess.Popen[str], log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise Unavailable(f"the broker ended while starting:\n{log.read_text()[-2_000:]}")
+            raise UnavailableError(f"the broker ended while starting:\n{log.read_text()[-2_000:]}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.1)
-    raise Unavailable(f"the broker did not answer within {START_SECONDS} s")
+    raise UnavailableError(f"the broker did not answer within {START_SECONDS} s")
 
 
 # ---------------------------------------------------------------- load
@@ -311,7 +318,7 @@ def generate(windkessel: Path, *destination: str | Path, load: Load, options: Se
     command = [windkessel, "generate", *destination, *load.options(), *options]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Unavailable(f"generate failed: {done.stderr[-1_000:]}")
+        raise UnavailableError(f"generate failed: {done.stderr[-1_000:]}")
 
 
 def generate_topic(windkessel: Path, brokers: str, topic: str, load: Load, options: Sequence[str] = ()) -> None:
@@ -385,5 +392,5 @@ def find_windkessel(given: Path | None) -> Path:
     """The engine's binary."""
     path = given or ROOT / "target" / "release" / "windkessel"
     if not path.exists():
-        raise Unavailable(f"{path} is not there: cargo build --release, or name it with --windkessel")
+        raise UnavailableError(f"{path} is not there: cargo build --release, or name it with --windkessel")
     return path.resolve()

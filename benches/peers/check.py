@@ -77,8 +77,10 @@ def windows(database: duckdb.DuckDBPyConnection) -> list[str]:
     differences = []
     join = "reference_windows AS r {} JOIN candidate_windows AS c USING (patient, window_start)"
     for kind, what in (("ANTI", "missing"), ("RIGHT ANTI", "extra")):
-        query = f"SELECT count(*) FROM {join.format(kind)}" if kind == "ANTI" else (
-            "SELECT count(*) FROM candidate_windows AS c ANTI JOIN reference_windows AS r USING (patient, window_start)"
+        query = (
+            f"SELECT count(*) FROM {join.format(kind)}"
+            if kind == "ANTI"
+            else ("SELECT count(*) FROM candidate_windows AS c ANTI JOIN reference_windows AS r USING (patient, window_start)")
         )
         count = scalar(database, query)
         if count:

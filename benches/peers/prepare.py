@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from harness import CACHE, Unavailable, maven
+from harness import CACHE, UnavailableError, maven
 
 INSTALLED = CACHE / "windkessel-peers"
 PYTHON = ("plain_python", "best_python", "duckdb", "bytewax")
@@ -36,7 +36,7 @@ def python(peer: str) -> Path:
         ):
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
             if done.returncode != 0:
-                raise Unavailable(f"the environment of {peer} could not be made: {done.stderr[-500:]}")
+                raise UnavailableError(f"the environment of {peer} could not be made: {done.stderr[-500:]}")
         (folder / "complete").touch()
     return interpreter
 
@@ -54,9 +54,9 @@ def java(peer: str) -> str:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError as error:
-            raise Unavailable("javac is needed (Debian: openjdk-17-jdk-headless)") from error
+            raise UnavailableError("javac is needed (Debian: openjdk-17-jdk-headless)") from error
         if done.returncode != 0:
-            raise Unavailable(f"{peer} does not compile: {done.stderr[-2_000:]}")
+            raise UnavailableError(f"{peer} does not compile: {done.stderr[-2_000:]}")
         (classes / "complete").touch()
     return f"{classes}:{jars}/*"
 
@@ -74,5 +74,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Unavailable as error:
+    except UnavailableError as error:
         sys.exit(f"prepare: {error}")

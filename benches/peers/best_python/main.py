@@ -37,9 +37,7 @@ from job import (
 BATCH = 5_000
 ROW_GROUP = 100_000
 TIME = pa.timestamp("ms", tz="UTC")
-READINGS = pa.schema(
-    list(zip(READING_COLUMNS, [pa.string(), TIME, pa.float64(), pa.float64(), pa.string(), pa.float64()], strict=True))
-)
+READINGS = pa.schema(list(zip(READING_COLUMNS, [pa.string(), TIME, pa.float64(), pa.float64(), pa.string(), pa.float64()], strict=True)))
 PRESSURE = [pa.int64(), pa.float64(), pa.float64(), pa.float64()]
 WINDOWS = pa.schema(list(zip(WINDOW_COLUMNS, [pa.string(), TIME, *PRESSURE, *PRESSURE], strict=True)))
 
@@ -73,7 +71,7 @@ def minute_ms(text: str) -> int:
 
 def instant_ms(text: str) -> int:
     """The Unix time of an instant in UTC with milliseconds, as all of this topic are."""
-    assert text[-1] == "Z" and len(text) == 24
+    assert text[23:] == "Z"
     return minute_ms(text[:16]) + int(text[17:19]) * 1000 + int(text[20:23])
 
 

@@ -41,9 +41,7 @@ from job import (
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME = pa.timestamp("us", tz="UTC")
-READINGS = pa.schema(
-    list(zip(READING_COLUMNS, [pa.string(), TIME, pa.float64(), pa.float64(), pa.string(), pa.float64()], strict=True))
-)
+READINGS = pa.schema(list(zip(READING_COLUMNS, [pa.string(), TIME, pa.float64(), pa.float64(), pa.string(), pa.float64()], strict=True)))
 PRESSURE = [pa.int64(), pa.float64(), pa.float64(), pa.float64()]
 WINDOWS = pa.schema(list(zip(WINDOW_COLUMNS, [pa.string(), TIME, *PRESSURE, *PRESSURE], strict=True)))
 ROW_GROUP = 50_000
@@ -81,7 +79,7 @@ class ParquetSink(DynamicSink[tuple[Any, ...]]):
         self.folder = folder
         self.schema = schema
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> ParquetPartition:
+    def build(self, _step_id: str, worker_index: int, _worker_count: int) -> ParquetPartition:
         return ParquetPartition(self.folder / f"part-{worker_index}.parquet", self.schema)
 
 
