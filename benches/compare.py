@@ -7,7 +7,8 @@
 Starts a Kafka broker (or uses WINDKESSEL_TEST_KAFKA=host:port), generates every load once, as a topic and as a file, runs the
 peers in turn, and compares what each wrote with the reference, row by row. CPU time is user and system of a peer's whole process
 tree, without the broker's; what a peer spends before its first message is left out. The broker shares the cores, so wall time is
-not only the peer's own. Writes a dated result and a plot to benches/results. A peer that fails is shown so, and the exit code is 1; the others' figures stand.
+not only the peer's own. Writes a dated result and a plot to benches/results. A peer that fails is shown so, and the exit code is 1;
+the others' figures stand.
 """
 
 from __future__ import annotations

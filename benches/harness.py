@@ -329,8 +329,8 @@ def generate_topic(windkessel: Path, brokers: str, topic: str, load: Load, optio
 # ---------------------------------------------------------------- a running engine
 
 
-def metric(address: str, name: str) -> float | None:
-    """The sum of a metric's time series; nothing while nobody answers."""
+def metric(address: str, name: str, label: str = "") -> float | None:
+    """The sum of a metric's time series that have the label; nothing while nobody answers."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=2) as answer:
             text = answer.read().decode()
@@ -339,7 +339,7 @@ def metric(address: str, name: str) -> float | None:
     values = [
         float(line.rpartition(" ")[2])
         for line in text.splitlines()
-        if line.startswith(name) and line[len(name) : len(name) + 1] in ("{", " ")
+        if line.startswith(name) and line[len(name) : len(name) + 1] in ("{", " ") and label in line
     ]
     return sum(values) if values else None
 
