@@ -666,6 +666,8 @@ pub struct StateSpec {
     pub access_key_file: Option<PathBuf>,
     /// S3: a file holding the secret access key.
     pub secret_key_file: Option<PathBuf>,
+    /// S3 over https: a PEM file with authorities that may have signed its certificate, besides those that the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// A file holding the key that saved state is encrypted with, as 64 hexadecimal characters; readable by its owner only.
     pub encryption_key_file: Option<PathBuf>,
 }
@@ -681,6 +683,7 @@ impl Default for StateSpec {
             region: None,
             access_key_file: None,
             secret_key_file: None,
+            ca_file: None,
             encryption_key_file: None,
         }
     }

@@ -85,6 +85,7 @@ const OPTIONAL: [&str; 14] = [
     "sink.elasticsearch.user",
     "pseudonymise.key_file",
     "state.access_key_file",
+    "state.ca_file",
     "state.encryption_key_file",
     "state.endpoint",
     "state.region",
