@@ -71,7 +71,11 @@ def read(page):
     for name in ["outcome", "reason", "category", "lag", "sink", "drift", "alert"]:
         seen[name + "_rows"] = table(page, f"#{name}-rows")
     seen["stages"] = [item.inner_text().split("\n")[0] for item in page.query_selector_all("#stage-list .stage")]
-    seen["histograms"] = len(page.query_selector_all("#drift-rows svg"))
+    seen["histograms"] = {
+        row.query_selector("th").inner_text().strip(): row.query_selector("svg").get_attribute("aria-label")
+        for row in page.query_selector_all("#drift-rows tr")
+        if row.query_selector("svg")
+    }
     seen["charts"] = len(page.query_selector_all(".chart canvas"))
     return seen
 

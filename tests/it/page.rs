@@ -94,6 +94,7 @@ fn the_live_page_shows_what_the_engine_says() {
     let snapshot: Value = serde_json::from_str(&get(&format!("{url}/api/v1/snapshot")).unwrap()).unwrap();
     figures_agree(&seen, &metrics, &snapshot);
     alerts_agree(&seen, &snapshot, &folder.path().join("out"));
+    histograms_agree(&seen, &folder.path().join("out"));
     let stages = ["source", "decode", "pseudonymise", "patient", "score", "audit", "tables"];
     assert_eq!(seen["stages"], serde_json::json!(stages));
     for stage in stages {
@@ -146,6 +147,33 @@ fn figures_agree(seen: &Value, metrics: &str, snapshot: &Value) {
     for (feature, psi) in drift.iter().filter(|(feature, _)| !feature.contains('=')) {
         let label = format!("feature=\"{}\",group=\"all\"", feature.replace(' ', "_"));
         assert!((of("windkessel_drift_psi", &label) - psi).abs() <= 0.0005, "{feature}");
+    }
+}
+
+/// Where most readings lie, in the words of the page.
+fn mode(row: &Row, column: &str) -> String {
+    let numbers =
+        |column: &str| row[column].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<f64>>();
+    let (edges, bins) = (numbers("bin_edges"), numbers(column));
+    let most = bins.iter().fold(0.0_f64, |most, count| most.max(*count));
+    let bin = bins.iter().position(|count| *count == most).unwrap();
+    assert_eq!(edges.len(), bins.len() + 1);
+    match bin {
+        0 => format!("below {}", edges[1]),
+        last if last + 1 == bins.len() => format!("from {}", edges[last]),
+        bin => format!("{} to {}", edges[bin], edges[bin + 1]),
+    }
+}
+
+/// The histograms are those of the newest rows of `shifts`.
+fn histograms_agree(seen: &Value, data: &Path) {
+    let mut rows = ndjson(data, "shifts");
+    rows.sort_by_key(|row| (row["current_end"].as_str().unwrap().to_owned(), integer(row, "epoch")));
+    for feature in ["systolic", "diastolic"] {
+        let row = rows.iter().rev().find(|row| row["feature"] == feature && row["group"] == "all").unwrap();
+        let (reference, current) = (mode(row, "reference_bins"), mode(row, "current_bins"));
+        let expected = format!("Most frequent in the reference: {reference} mmHg; now: {current} mmHg");
+        assert_eq!(seen["histograms"][feature], expected.as_str());
     }
 }
 

@@ -124,8 +124,8 @@ fn bins(batch: &RecordBatch, row: usize) -> Option<Bins> {
         Some(values.as_primitive::<Float64Type>().values().to_vec())
     };
     let found = Bins { edges: list("bin_edges")?, reference: list("reference_bins")?, current: list("current_bins")? };
-    let count = found.edges.len() + 1;
-    (count > 1 && found.reference.len() == count && found.current.len() == count).then_some(found)
+    let count = found.edges.len().saturating_sub(1);
+    (count > 0 && found.reference.len() == count && found.current.len() == count).then_some(found)
 }
 
 /// A column as the wanted type; nulls if there is none or it cannot be converted.

@@ -128,7 +128,7 @@ pub struct Shift {
 /// How often which values came up, in the reference and in the current window.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bins {
-    /// Edges between the bins, ascending: one fewer than bins, for the outer ones take the rest.
+    /// Edges of the bins, ascending: one more than there are bins. The outer bins take the rest.
     pub edges: Vec<f64>,
     /// Readings of the reference, by bin.
     pub reference: Vec<f64>,

@@ -262,8 +262,9 @@ function bins(shift) {
   const unit = shift.unit && shift.unit !== "1" ? " " + shift.unit : "";
   const mode = (parts) => {
     const bin = parts.indexOf(Math.max(...parts));
-    if (bin === 0) return "below " + edges[0];
-    return bin === edges.length ? "from " + edges[bin - 1] : edges[bin - 1] + " to " + edges[bin];
+    // The outer bins take the rest.
+    if (bin === 0) return "below " + edges[1];
+    return bin === parts.length - 1 ? "from " + edges[bin] : edges[bin] + " to " + edges[bin + 1];
   };
   picture.setAttribute("aria-label", `Most frequent in the reference: ${mode(shares[0])}${unit}; now: ${mode(shares[1])}${unit}`);
   const words = drawn("title", {});
