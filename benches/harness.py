@@ -175,6 +175,8 @@ def measure(command: Sequence[str | Path], on: Sequence[int], log: Path, timeout
             over.set()
             watcher.join()
             end(process)
+            if process.stdout is not None:
+                process.stdout.close()
     cpu, wall = usage.ru_utime + usage.ru_stime, time.monotonic() - begun
     return Measured(
         cpu_seconds=cpu,
