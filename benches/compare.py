@@ -47,9 +47,9 @@ from plot import bars
 PEERS = Path(__file__).resolve().parent / "peers"
 OBSERVATIONS = 2_000_000
 OBSERVATIONS_MIN = 1_000
-"""Readings of each patient: one a minute, for 100 minutes of event time."""
+# Readings of each patient: one a minute, for 100 minutes of event time.
 READINGS_PER_PATIENT = 100
-"""A run is marked if others took more than so much of a core, or if the calibration loop took so many times its best."""
+# A run is marked if others took more than so much of a core, or if the calibration loop took so many times its best.
 OTHERS_CORES_QUIET = 0.1
 CALIBRATION_QUIET = 1.25
 REFERENCE = "duckdb"
@@ -73,13 +73,13 @@ class Peer:
 
     name: str
     title: str
-    """The command of a run, from its places and its number of cores."""
+    # The command of a run, from its places and its number of cores.
     command: Callable[[Places, int], list[str | Path]]
-    """Its load is this part of the whole: a slow peer would take hours."""
+    # Its load is this part of the whole: a slow peer would take hours.
     part: int = 1
     exactly_once: bool = False
     rows_to: str = "Parquet"
-    """More cores are no use to it: it is one process with one thread."""
+    # More cores are no use to it: it is one process with one thread.
     cores_max: int = 2
 
 

@@ -48,14 +48,14 @@ from harness import (
 FLOW = Path(__file__).resolve().parent / "peers" / "windkessel.toml"
 WAIT_SECONDS = 1_200
 POLL_SECONDS = 0.05
-"""How long memory is looked at after everything has come to rest; the least counts, since an allocator gives back late."""
+# How long memory is looked at after everything has come to rest; the least counts, since an allocator gives back late.
 REST_SECONDS = 15
 READINGS_PER_PATIENT = 3
-"""Few enough that they are nothing in the difference, and the buffers are the same."""
+# Few enough that they are nothing in the difference, and the buffers are the same.
 PATIENTS_NONE = 1_000
 OUTAGE_SECONDS = 60
 LIVE_PATIENTS = 20_000
-"""Who has caught up claims as many as are sent, give or take this part, for so long (epochs are not even)."""
+# Who has caught up claims as many as are sent, give or take this part, for so long (epochs are not even).
 STEADY = 0.1
 STEADY_SECONDS = 5
 

@@ -29,7 +29,7 @@ RESULTS = ROOT / "benches" / "results"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 KEY = "03" * 32
 PARTITIONS = 8
-"""The same as in tests/services/servers.rs, which shares the folder."""
+# The same as in tests/services/servers.rs, which shares the folder.
 KAFKA_VERSION = "4.3.1"
 KAFKA_CLUSTER_ID = "d2luZGtlc3NlbC10ZXN0cw"
 KAFKA_DEPENDENCIES = (
@@ -56,14 +56,14 @@ class Measured:
     """One run of one process with all its children, as the system accounts for them."""
 
     cpu_seconds: float
-    """Of them, until the process said `first`; 0 if it never did."""
+    # Of them, until the process said `first`; 0 if it never did.
     start_cpu_seconds: float
     wall_seconds: float
     start_wall_seconds: float
     peak_rss_bytes: int
-    """CPU-seconds of the same small loop right before and after: more than in other runs says that the cores were slower."""
+    # CPU-seconds of the same small loop right before and after: more than in other runs says that the cores were slower.
     calibration_seconds: tuple[float, float]
-    """Cores that were busy with something else than the process and a broker of ours, on average; what the host stole included."""
+    # Cores that were busy with something else than the process and a broker of ours, on average; what the host stole included.
     others_cores: float
     load_before: float
     exit_code: int
@@ -131,7 +131,7 @@ class Tree:
         return now
 
 
-"""Processes that are part of every run: the broker."""
+# Processes that are part of every run: the broker.
 BACKGROUND: list[Tree] = []
 
 
@@ -175,6 +175,8 @@ def measure(command: Sequence[str | Path], on: Sequence[int], log: Path, timeout
             over.set()
             watcher.join()
             end(process)
+            if process.stdout is not None:
+                process.stdout.close()
     cpu, wall = usage.ru_utime + usage.ru_stime, time.monotonic() - begun
     return Measured(
         cpu_seconds=cpu,

@@ -15,7 +15,7 @@ import duckdb
 READING_KEY = "patient, effective_at, systolic_mmhg, diastolic_mmhg, category"
 AGGREGATES = ("count", "mean_mmhg", "min_mmhg", "max_mmhg")
 VALUES = [f"{signal}_{aggregate}" for signal in ("systolic", "diastolic") for aggregate in AGGREGATES]
-"""Sums in another order may differ in their last bits, which are far below this."""
+# Sums in another order may differ in their last bits, which are far below this.
 TOLERANCE = 1e-9
 
 

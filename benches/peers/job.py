@@ -42,7 +42,7 @@ class Job:
 
     brokers: str
     topic: str
-    """The same observations as the topic's, one a line."""
+    # The same observations as the topic's, one a line.
     file: Path
     output: Path
     workers: int
