@@ -33,4 +33,5 @@ pub mod source;
 pub mod cli;
 pub mod config;
 pub mod job;
+pub mod report;
 pub mod runtime;
