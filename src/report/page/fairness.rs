@@ -7,7 +7,7 @@ use crate::report::chart::whiskers::{self, Dot};
 use crate::report::gather::{Audit, Series};
 use crate::report::numbers;
 use crate::report::rows::{Fairness, RATES};
-use crate::vocabulary::findings::Verdict;
+use crate::vocabulary::findings::{Span, Verdict};
 
 /// Groups of an attribute that are shown.
 const SERIES_SHOWN_MAX: usize = 40;
@@ -42,6 +42,7 @@ fn attribute(series: &[Series<Fairness>]) -> Markup {
         .filter(|row| row.below_four_fifths == Some(true) && row.verdict != Verdict::Insufficient)
         .map(|row| numbers::group(&row.group))
         .collect();
+    let (outcomes_of, with_outcomes) = with_outcomes(series).unzip();
     html! {
         article.feature id={ "fairness-" (slug(name)) } {
             h3 { "By " (numbers::words(name)) " " (tag(worst)) }
@@ -49,12 +50,25 @@ fn attribute(series: &[Series<Fairness>]) -> Markup {
                 "Compared with " strong { (numbers::group(&shown[0].reference_group)) } ", the group with most readings. "
                 @if below.is_empty() { "No group with enough data is selected less than four fifths as often, or more than five fourths." }
                 @else { "Outside four fifths: " strong { (below.join(", ")) } "." }
+                @if outcomes_of.is_none() { " No outcomes are known, and so none of the rates that need them." }
+                @else if outcomes_of != Some(shown[0].current) { " Outcomes come later: the plots of the rates that need them are of the newest window that has some." }
             }
-            div.plots { @for at in 0..RATES.len() { (plot(&shown, at)) } }
+            div.plots {
+                (plot(&shown, 0))
+                @for at in 1..RATES.len() { @if let Some(rows) = &with_outcomes { (plot(rows, at)) } }
+            }
             (table(&shown, name))
             @if series.len() > SERIES_SHOWN_MAX { p.quiet { (series.len() - SERIES_SHOWN_MAX) " more groups are left out." } }
         }
     }
+}
+
+/// The newest window in which a rate that needs outcomes is known, and what it says.
+fn with_outcomes(series: &[Series<Fairness>]) -> Option<(Span, Vec<&Fairness>)> {
+    let known = |row: &&Fairness| row.rates[1..].iter().any(|rate| rate.rate.is_some());
+    let all = || series.iter().take(SERIES_SHOWN_MAX).flat_map(|series| &series.history);
+    let window = all().filter(known).map(|row| row.current).max_by_key(|(start, end)| (*end, *start))?;
+    Some((window, all().filter(|row| row.current == window).collect()))
 }
 
 fn plot(rows: &[&Fairness], at: usize) -> Markup {
@@ -71,10 +85,10 @@ fn plot(rows: &[&Fairness], at: usize) -> Markup {
     let (title, meaning) = TITLES[at];
     html! {
         figure {
-            figcaption { (title) br; span.quiet { (meaning) } }
+            figcaption { (title) br; span.quiet { (meaning) ", window " (numbers::span(rows[0].current)) } }
             @match whiskers::rates(&format!("{title}: {meaning}, by group"), &dots, at == 0) {
                 Some(drawing) => (drawing),
-                None => { p.empty { "Not known: no outcomes in this window." } }
+                None => { p.empty { "Not known." } }
             }
         }
     }

@@ -110,7 +110,7 @@ fn window(span: Span) -> Markup {
 fn passed_by(newest: Option<Span>) -> Markup {
     html! {
         @if let Some(newest) = newest {
-            ". The newest window, " (numbers::span(newest)) ", has too few readings for any verdict, so this is the one before"
+            ". The newest window, " (numbers::span(newest)) ", has too few readings for any verdict, so this is an earlier one"
         }
         "."
     }

@@ -42,11 +42,10 @@ pub(super) fn render(audit: &Audit) -> Markup {
                 p { (sentence(&main.now)) }
                 div.pair {
                     (figures(&main.now))
-                    (history_figure(main))
+                    div { (history_figure(main)) (calibration(&found.series)) }
                 }
             }
             (groups(&found.series))
-            (calibration(&found.series))
         }
     })
 }
@@ -102,7 +101,7 @@ fn history_figure(main: &Series<Performance>) -> Markup {
     html! {
         figure {
             figcaption { "AUROC over time" span.legend { span.key.estimated {} "estimated" span.key.current {} "measured" } }
-            @match history::large("AUROC over time, estimated and measured", &lines, Thresholds::default()) {
+            @match history::large("AUROC over time, estimated and measured", &lines, 0.5, Thresholds::default()) {
                 Some(drawing) => (drawing),
                 None => { p.empty { "No history: one window has a value." } }
             }
@@ -161,7 +160,7 @@ fn calibration(series: &[Series<Performance>]) -> Markup {
         .collect();
     html! {
         @if let Some(drawing) = whiskers::pairs("Predicted and observed, by group", ["predicted", "observed"], &pairs) {
-            figure.narrow {
+            figure {
                 figcaption { "Calibration in the large" span.legend { span.key.hollow {} "mean probability" span.key.dot {} "observed rate" } }
                 (drawing)
             }

@@ -27,12 +27,16 @@ pub(super) fn header(audit: &Audit, flow: &str) -> Markup {
             h1 { (flow) }
             dl.facts {
                 @if let Some(drift) = &audit.drift {
-                    (fact("Window", html! { (numbers::span(drift.window)) " UTC" }))
+                    (fact("Window", html! {
+                        (numbers::span(drift.window)) " UTC"
+                        @if let Some(Series { now, .. }) = all { br; (of_patients(now.current_side.readings, now.current_side.patients)) }
+                    }))
                 }
                 @if let Some(Series { now, .. }) = all {
-                    (fact("In it", html! { (of_patients(now.current_side.readings, now.current_side.patients)) }))
-                    (fact("Reference", html! { (numbers::span(now.reference)) " UTC" }))
-                    (fact("In it", html! { (of_patients(now.reference_side.readings, now.reference_side.patients)) }))
+                    (fact("Reference", html! {
+                        (numbers::span(now.reference)) " UTC" br;
+                        (of_patients(now.reference_side.readings, now.reference_side.patients))
+                    }))
                 }
                 (fact("Rule set", html! { (or_nothing(joined(&audit.provenance.rule_sets))) }))
                 (fact("Model", html! { @match &audit.provenance.model { Some(model) => code { (short(model)) }, None => "none named" } }))
@@ -59,8 +63,6 @@ fn short(digest: &str) -> String {
 /// Something that has moved.
 struct Moved {
     verdict: Verdict,
-    /// How large it is, to order what has the same verdict.
-    size: f64,
     /// The section and the anchor within.
     href: String,
     what: String,
@@ -73,15 +75,16 @@ struct Moved {
 /// What has moved, and how much there is to say of the rest.
 pub(super) fn render(audit: &Audit) -> Markup {
     let mut moved: Vec<Moved> = [
-        audit.drift.as_ref().map(drift).unwrap_or_default(),
         audit.quality.as_ref().map(quality).unwrap_or_default(),
+        audit.drift.as_ref().map(drift).unwrap_or_default(),
         audit.performance.as_ref().map(performance).unwrap_or_default(),
         audit.fairness.as_ref().map(fairness).unwrap_or_default(),
     ]
     .into_iter()
     .flatten()
     .collect();
-    moved.sort_by(|a, b| b.verdict.cmp(&a.verdict).then(b.size.total_cmp(&a.size)));
+    // A sort that is stable keeps the sections' order, and within each the strongest first: sizes of different things cannot be compared.
+    moved.sort_by_key(|moved| std::cmp::Reverse(moved.verdict));
     html! {
         section id="summary" aria-labelledby="summary-title" {
             h2 id="summary-title" { "What has moved" }
@@ -199,7 +202,7 @@ fn since(since: Option<Since>) -> Markup {
     }
 }
 
-/// The series that have moved, by what they share, strongest first.
+/// The series that have moved, by what they share: the strongest first, in each and of all.
 fn moved_by<R: Row>(
     found: &Section<Series<R>>,
     shared: impl Fn(&R) -> String,
@@ -214,7 +217,9 @@ fn moved_by<R: Row>(
             b.now.verdict().cmp(&a.now.verdict()).then(size(&b.now).abs().total_cmp(&size(&a.now).abs()))
         });
     }
-    by.into_iter().collect()
+    let mut by: Vec<(String, Vec<&Series<R>>)> = by.into_iter().collect();
+    by.sort_by(|(_, a), (_, b)| size(&b[0].now).abs().total_cmp(&size(&a[0].now).abs()));
+    by
 }
 
 /// One row a feature.
@@ -225,7 +230,6 @@ fn drift(found: &Section<Series<Shift>>) -> Vec<Moved> {
         .into_iter()
         .map(|(feature, series)| Moved {
             verdict: series[0].now.verdict,
-            size: size(&series[0].now).abs(),
             href: format!("#drift-{}", slug(&feature)),
             places: places(series.iter().map(|series| series.now.group.as_str()), all(&feature)),
             effect: drift_effect(&series[0].now),
@@ -274,7 +278,6 @@ fn quality(found: &Section<Series<Quality>>) -> Vec<Moved> {
             let (before, after) = (rate(strongest.reference_counts), rate(strongest.current_counts));
             Moved {
                 verdict: strongest.verdict,
-                size: change(strongest).abs(),
                 href: "#quality".to_owned(),
                 what: format!("Data quality: {}", numbers::words(&measure)),
                 places: series.iter().map(|series| series.now.topic.clone()).collect(),
@@ -301,7 +304,6 @@ fn performance(found: &Section<Series<Performance>>) -> Vec<Moved> {
             let strongest = &series[0].now;
             Moved {
                 verdict: strongest.verdict,
-                size: change(strongest).unwrap_or_default().abs(),
                 href: "#performance".to_owned(),
                 what: "Performance of the score".to_owned(),
                 places: places(series.iter().map(|series| series.now.group.as_str()), found.series.len()),
@@ -330,7 +332,6 @@ fn fairness(found: &Section<Series<Fairness>>) -> Vec<Moved> {
             let strongest = &series[0].now;
             Moved {
                 verdict: strongest.verdict,
-                size: gap(strongest).abs(),
                 href: format!("#fairness-{}", slug(&attribute)),
                 what: format!("Fairness by {}", numbers::words(&attribute)),
                 places: places(series.iter().map(|series| series.now.group.as_str()), all(&attribute)),

@@ -338,7 +338,10 @@ pub(super) fn tables() -> Tables {
     })
 }
 
-/// Writes epochs as one checkpoint each, as Parquet, and some readings.
+/// Epochs of a checkpoint.
+pub(super) const CHECKPOINT: usize = 8;
+
+/// Writes epochs as Parquet, and some readings.
 pub(super) fn write_parquet(folder: &Path, generation: u64, found: &[(Epoch, Vec<Finding>)]) {
     let spec = ParquetSpec { path: folder.to_owned(), ..ParquetSpec::default() };
     let provenance = Provenance {
@@ -360,14 +363,17 @@ pub(super) fn write_ndjson(folder: &Path, found: &[(Epoch, Vec<Finding>)]) {
 
 fn deliver(mut sink: impl Deliver, folder: &Folder, found: &[(Epoch, Vec<Finding>)], readings: bool) {
     let tables = tables();
-    for (epoch, found) in found {
-        let mut rows: Vec<Rows> = tables.findings(found.clone(), *epoch);
-        if readings {
-            rows.push(many(*epoch, 20));
+    for checkpoint in found.chunks(CHECKPOINT) {
+        let mut border = 0;
+        for (epoch, found) in checkpoint {
+            let mut rows: Vec<Rows> = tables.findings(found.clone(), *epoch);
+            if readings {
+                rows.push(many(*epoch, 20));
+            }
+            rows.iter().for_each(|rows| sink.deliver(*epoch, rows).unwrap());
+            sink.close(*epoch).unwrap();
+            border = *epoch;
         }
-        rows.iter().for_each(|rows| sink.deliver(*epoch, rows).unwrap());
-        sink.close(*epoch).unwrap();
-        let files = sink.stage(*epoch).unwrap();
-        folder.publish(*epoch, &files, true).unwrap();
+        folder.publish(border, &sink.stage(border).unwrap(), true).unwrap();
     }
 }
