@@ -34,4 +34,5 @@ pub mod cli;
 pub mod config;
 pub mod dashboards;
 pub mod job;
+pub mod report;
 pub mod runtime;
