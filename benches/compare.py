@@ -34,6 +34,7 @@ from harness import (
     UnavailableError,
     broker,
     cores,
+    engine_of,
     find_windkessel,
     generate,
     generate_topic,
@@ -132,10 +133,10 @@ ALL = (
 class Bench:
     """The loads of one comparison, each made when it is first wanted, and the runs over them."""
 
-    def __init__(self, folder: Path, brokers: str, engine: Path, generator: Path, observations: int) -> None:
+    def __init__(self, folder: Path, brokers: str, binary: Path, generator: Path, observations: int) -> None:
         self.folder = folder
         self.brokers = brokers
-        self.engine = engine
+        self.binary = binary
         self.generator = generator
         self.observations = observations
         self.loads: dict[int, Load] = {}
@@ -161,7 +162,7 @@ class Bench:
     def places(self, load: Load, output: Path) -> Places:
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
-        return Places(self.brokers, self.topic(load), self.file(load), output, self.key_file, self.engine)
+        return Places(self.brokers, self.topic(load), self.file(load), output, self.key_file, self.binary)
 
     def reference(self, part: int) -> Path:
         """The right answers to a load."""
@@ -297,11 +298,11 @@ def arguments() -> argparse.Namespace:
 
 
 def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
-    engine = find_windkessel(given.windkessel)
-    generator = find_windkessel(given.generator) if given.generator else engine
+    binary = find_windkessel(given.windkessel)
+    generator = find_windkessel(given.generator) if given.generator else binary
     rows = []
     with scratch(given.scratch) as folder, broker(folder) as brokers:
-        bench = Bench(folder, brokers, engine, generator, given.messages)
+        bench = Bench(folder, brokers, binary, generator, given.messages)
         for peer in (peer for peer in ALL if peer.name in given.only):
             for count in (count for count in given.cores if count <= peer.cores_max):
                 say(f"{peer.title}, {count} core(s)")
@@ -315,6 +316,7 @@ def compare(given: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> int:
     given, about = arguments(), machine()
     try:
+        about["engine"] = engine_of(find_windkessel(given.windkessel))
         rows = compare(given)
     except UnavailableError as error:
         say(f"compare: {error}")

@@ -34,6 +34,7 @@ from harness import (
     broker,
     cores,
     end,
+    engine_of,
     find_windkessel,
     free_port,
     generate_topic,
@@ -314,6 +315,7 @@ def main() -> int:
     try:
         binary = find_windkessel(given.windkessel)
         generator = find_windkessel(given.generator) if given.generator else binary
+        about["engine"] = engine_of(binary)
         with scratch(given.scratch) as folder, broker(folder) as brokers:
             found = FIGURES[given.figure](Engine(folder, brokers, binary, generator), given)
     except UnavailableError as error:

@@ -370,6 +370,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def engine_of(binary: Path) -> dict[str, str]:
+    """Which binary was measured: it need not be of the commit that lies here."""
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    return {"version": version, "sha256": hashlib.sha256(binary.read_bytes()).hexdigest()}
+
+
 def write_result(name: str, content: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Writes a dated file."""
     folder.mkdir(parents=True, exist_ok=True)
