@@ -29,6 +29,7 @@ pub mod generate;
 mod manual;
 pub mod run;
 mod synthetic;
+pub mod top;
 pub mod train;
 
 /// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
@@ -61,6 +62,8 @@ pub enum Verb {
     Generate(generate::Args),
     /// Train a model and write its file.
     Train(train::Args),
+    /// Watch a run in the terminal.
+    Top(top::Args),
     /// The dashboards of Kibana.
     Kibana(dashboards::Args),
     /// The dashboard of Grafana.
@@ -140,6 +143,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
+        Verb::Top(args) => top::run(&args),
         Verb::Kibana(args) => dashboards::kibana(&args),
         Verb::Grafana(args) => dashboards::grafana(&args),
         Verb::Completions { shell } => {
