@@ -28,6 +28,7 @@ pub mod generate;
 #[cfg(test)]
 mod manual;
 pub mod run;
+pub mod setup;
 mod synthetic;
 pub mod top;
 pub mod train;
@@ -62,6 +63,8 @@ pub enum Verb {
     Generate(generate::Args),
     /// Train a model and write its file.
     Train(train::Args),
+    /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
+    Setup(setup::Args),
     /// Watch a run in the terminal.
     Top(top::Args),
     /// The dashboards of Kibana.
@@ -143,6 +146,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
+        Verb::Setup(args) => setup::run(&args),
         Verb::Top(args) => top::run(&args),
         Verb::Kibana(args) => dashboards::kibana(&args),
         Verb::Grafana(args) => dashboards::grafana(&args),
