@@ -29,7 +29,9 @@ pub mod generate;
 mod manual;
 pub mod report;
 pub mod run;
+pub mod setup;
 mod synthetic;
+pub mod top;
 pub mod train;
 
 /// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
@@ -64,6 +66,10 @@ pub enum Verb {
     Report(report::Args),
     /// Train a model and write its file.
     Train(train::Args),
+    /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
+    Setup(setup::Args),
+    /// Watch a run in the terminal.
+    Top(top::Args),
     /// The dashboards of Kibana.
     Kibana(dashboards::Args),
     /// The dashboard of Grafana.
@@ -144,6 +150,8 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Report(args) => report::run(&args),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Kibana(args) => dashboards::kibana(&args),
         Verb::Grafana(args) => dashboards::grafana(&args),
         Verb::Completions { shell } => {

@@ -543,6 +543,9 @@ pub struct ElasticsearchSpec {
     pub fields: BTreeMap<String, String>,
     /// Install the index template from `schemas/elasticsearch/` at start.
     pub install_template: bool,
+    /// How long a month's documents are kept at least; then `windkessel setup` has the index deleted. Needs `index_by = "month"`.
+    #[schemars(with = "String")]
+    pub keep: EventSpan,
     /// User name for basic authentication.
     pub user: Option<String>,
     /// A file holding its password.
@@ -577,6 +580,7 @@ impl Default for ElasticsearchSpec {
             readings: ReadingFilter::All,
             fields: BTreeMap::new(),
             install_template: true,
+            keep: EventSpan::UNBOUNDED,
             user: None,
             password_file: None,
             api_key_file: None,

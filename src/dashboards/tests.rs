@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::saved::GRID_WIDTH;
 
 mod metrics;
+mod names;
 
 const COMMITTED: &str = "docker/kibana/windkessel.ndjson";
 

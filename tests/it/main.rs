@@ -11,6 +11,7 @@
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
+//! * [`top`]: a run in the terminal.
 //! * [`tidy`]: the rules of the house.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
@@ -33,3 +34,4 @@ mod replay;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod top;

@@ -8,6 +8,7 @@
 //! * [`kibana`]: what every panel shows.
 //! * [`poison`]: what nobody should send.
 //! * [`clients`]: plain clients of the two servers.
+//! * [`setup`]: what is put into Elasticsearch beforehand.
 //! * [`s3`]: state in a bucket.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
@@ -24,6 +25,7 @@ mod oracle;
 mod poison;
 mod s3;
 mod servers;
+mod setup;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
