@@ -180,7 +180,7 @@ fn quality(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
                 reference: reference(at),
                 current: window(at),
                 reference_counts: (inputs * 28, (inputs as f64 * 28.0 * usual) as u64),
-                current_counts: (inputs, (inputs as f64 * rate) as u64),
+                current_counts: (inputs, (inputs as f64 * rate.min(1.0)) as u64),
                 verdict: match (inputs < 100, worse > 1.0) {
                     (true, _) => Verdict::Insufficient,
                     (_, true) => Verdict::Watch,
