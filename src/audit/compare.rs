@@ -1,14 +1,22 @@
-//! A window against its reference: the function that differential's `reduce` applies to a block of windows.
+//! A window against its reference: the function that differential's `reduce` applies to a block of panes.
 //!
-//! The reference of a window is the sum of the histograms of the `reference_windows` windows before it. Sending every histogram to each
-//! of the windows it serves would cost `reference_windows + 1` updates; sending it to its own block and the next costs two, because a
-//! block is as long as a reference and so no reference reaches beyond the block before. The reference is then a sliding sum.
+//! The reference of a window is the sum of the `reference_windows` windows right before it, or a saved profile. Sending the histogram of every pane
+//! to each of the windows it serves would cost an update for each; sending it to its own block and the next costs two, because a block is
+//! as long as a window looks back and so none looks beyond the block before. Window and reference are then sliding sums.
 
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash};
+
+use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::histogram::{Counted, Histogram};
-use crate::audit::series::{BINS, Bin, Block, Calendar, Window};
-use crate::audit::statistics::{jensen_shannon_distance, population_stability_index, readings};
+use crate::audit::histogram::Histogram;
+use crate::audit::judge::{Judge, Statistic};
+use crate::audit::series::{Block, Calendar, Grid, Pane, Series};
+use crate::audit::statistics::{
+    Moments, Sides, chi2, hellinger_distance, jensen_shannon_distance, population_stability_index,
+};
+use crate::vocabulary::findings::{Side, Statistics, Verdict};
 
 /// A finite statistic by its bits: differential orders and compares its data, and equal must mean the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,127 +34,344 @@ impl From<Exact> for f64 {
     }
 }
 
+/// One side of a comparison, as [`Side`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExactSide {
+    /// Readings.
+    pub readings: u64,
+    patients: Option<u64>,
+    mean: Option<Exact>,
+    standard_deviation: Option<Exact>,
+    bins: Vec<u64>,
+}
+
+impl ExactSide {
+    fn new(moments: Moments, patients: Option<u64>, bins: &[u64]) -> Self {
+        ExactSide {
+            readings: moments.readings,
+            patients,
+            mean: moments.mean.map(Exact::from),
+            standard_deviation: moments.standard_deviation().map(Exact::from),
+            bins: bins.to_vec(),
+        }
+    }
+
+    /// As rows have it.
+    pub fn side(&self) -> Side {
+        Side {
+            readings: self.readings,
+            patients: self.patients,
+            mean: self.mean.map(f64::from),
+            standard_deviation: self.standard_deviation.map(f64::from),
+            bins: self.bins.clone(),
+        }
+    }
+}
+
 /// One window of one series against its reference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Comparison {
-    /// Readings in the reference.
-    pub reference_count: u64,
-    /// Readings in the window.
-    pub current_count: u64,
-    /// Population stability index; `None` if a side holds fewer readings than needed.
-    pub psi: Option<Exact>,
-    /// Jensen–Shannon distance; `None` likewise.
-    pub jensen_shannon: Option<Exact>,
+    /// What is in the reference.
+    pub reference: ExactSide,
+    /// What is in the window.
+    pub current: ExactSide,
+    /// By [`Statistic`]; `None` if a side holds fewer readings than needed, or the statistic is not defined.
+    statistics: [Option<Exact>; Statistic::ALL.len()],
+    /// Which of them the verdict comes from.
+    pub decided_by: Statistic,
+    /// What they amount to.
+    pub verdict: Verdict,
 }
 
 impl Comparison {
-    /// Compares two histograms; below `readings_min` on either side there is no statistic.
-    pub fn of(reference: &[(Bin, i64)], current: &[(Bin, i64)], readings_min: u64) -> Self {
-        let (reference_count, current_count) = (readings(reference), readings(current));
-        let enough = reference_count >= readings_min && current_count >= readings_min;
+    /// Compares two sides.
+    fn of(sides: &Sides, patients: (Option<u64>, Option<u64>), judge: &Judge, chunks: &[Vec<u64>]) -> Self {
+        let (reference, current) = sides.moments();
+        let (reference_bins, current_bins) = sides.bins();
+        let enough = judge.enough(reference.readings, current.readings);
+        let statistics = if enough { statistics(sides) } else { Statistics::default() };
+        let (decided_by, verdict) = judge.verdict(&statistics, reference.readings, reference_bins, chunks);
         Comparison {
-            reference_count,
-            current_count,
-            psi: if enough { population_stability_index(reference, current).map(Exact::from) } else { None },
-            jensen_shannon: if enough { jensen_shannon_distance(reference, current).map(Exact::from) } else { None },
+            reference: ExactSide::new(reference, patients.0, reference_bins),
+            current: ExactSide::new(current, patients.1, current_bins),
+            statistics: Statistic::ALL.map(|statistic| statistic.of(&statistics).map(Exact::from)),
+            decided_by,
+            verdict,
+        }
+    }
+
+    /// So many readings on the sides, and nothing more: for tests of what comes behind.
+    #[cfg(test)]
+    pub(super) fn sketch(reference: u64, current: u64, psi: Option<f64>, verdict: Verdict) -> Self {
+        let side = |readings| ExactSide { readings, ..ExactSide::default() };
+        let mut sketch = Comparison { reference: side(reference), current: side(current), verdict, ..Self::default() };
+        sketch.statistics[Statistic::Psi as usize] = psi.map(Exact::from);
+        sketch.statistics[Statistic::JensenShannon as usize] = psi.map(|psi| Exact::from(psi / 2.0));
+        sketch
+    }
+
+    /// A statistic of it.
+    pub fn statistic(&self, statistic: Statistic) -> Option<f64> {
+        self.statistics[statistic as usize].map(f64::from)
+    }
+
+    /// All statistics, as rows have them.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            psi: self.statistic(Statistic::Psi),
+            jensen_shannon: self.statistic(Statistic::JensenShannon),
+            kolmogorov_smirnov: self.statistic(Statistic::KolmogorovSmirnov),
+            kolmogorov_smirnov_p: self.statistic(Statistic::KolmogorovSmirnovP),
+            wasserstein: self.statistic(Statistic::Wasserstein),
+            hellinger: self.statistic(Statistic::Hellinger),
+            chi2: self.statistic(Statistic::Chi2),
+            chi2_p: self.statistic(Statistic::Chi2P),
+            effect_size: self.statistic(Statistic::EffectSize),
         }
     }
 }
 
-/// All comparisons of a block of windows, ascending. `windows` ascending, of this block and the one before.
-///
-/// A window without readings is compared too if its reference has some: whoever published it before must be told.
-pub fn compare(
-    calendar: &Calendar,
-    readings_min: u64,
-    block: Block,
-    windows: &[(&Window, Histogram)],
-) -> Vec<(Window, Comparison)> {
-    let mut sum = [0i64; BINS];
-    let (mut entering, mut leaving) = (windows.iter().peekable(), windows.iter().peekable());
-    let mut currents = windows.iter().peekable();
-    let mut comparisons = Vec::new();
-    for window in calendar.windows_of(block) {
-        let (from, to) = calendar.reference(window);
-        // Whatever is before `from` has entered already or enters and leaves at once.
-        while let Some((_, histogram)) = entering.next_if(|(at, _)| **at < to) {
-            accumulate(&mut sum, histogram, 1);
-        }
-        while let Some((_, histogram)) = leaving.next_if(|(at, _)| **at < from) {
-            accumulate(&mut sum, histogram, -1);
-        }
-        while currents.next_if(|(at, _)| **at < window).is_some() {}
-        let current = currents.peek().filter(|(at, _)| **at == window).map_or(&[][..], |(_, counts)| counts.as_slice());
-        let reference = Counted::from_ascending((0u8..).map(Bin).zip(sum).collect());
-        if !current.is_empty() || !reference.as_slice().is_empty() {
-            comparisons.push((window, Comparison::of(reference.as_slice(), current, readings_min)));
-        }
-    }
-    comparisons
-}
-
-fn accumulate(sum: &mut [i64; BINS], histogram: &Histogram, sign: i64) {
-    for (bin, count) in histogram.as_slice() {
-        sum[usize::from(bin.0)] += sign * count;
+/// All statistics of two sides.
+pub fn statistics(sides: &Sides) -> Statistics {
+    let (reference, current) = sides.bins();
+    let (kolmogorov_smirnov, chi2) = (sides.kolmogorov_smirnov(), chi2(reference, current));
+    Statistics {
+        psi: population_stability_index(reference, current),
+        jensen_shannon: jensen_shannon_distance(reference, current),
+        kolmogorov_smirnov: kolmogorov_smirnov.map(|(statistic, _)| statistic),
+        kolmogorov_smirnov_p: kolmogorov_smirnov.map(|(_, p)| p),
+        wasserstein: sides.wasserstein_distance(),
+        hellinger: hellinger_distance(reference, current),
+        chi2: chi2.map(|(statistic, _)| statistic),
+        chi2_p: chi2.map(|(_, p)| p),
+        effect_size: sides.effect_size(),
     }
 }
 
+/// Windows of a series whose comparison is remembered: the newest of those that were asked for. A few blocks are recomputed again and again while
+/// history is read, and most of their windows are as they were.
+const REMEMBERED_WINDOWS: usize = 96;
+
+/// Compares the windows of a block.
+#[derive(Debug)]
+pub struct Comparer {
+    calendar: Calendar,
+    judge: Judge,
+    /// By the hash of what they were made of, 64 bits: that another content has the same is ruled out for practical purposes.
+    remembered: BTreeMap<(Series, Pane), (u64, Comparison)>,
+}
+
+impl Comparer {
+    /// With the calendar of the flow and what makes a verdict.
+    pub fn new(calendar: Calendar, judge: Judge) -> Self {
+        Comparer { calendar, judge, remembered: BTreeMap::new() }
+    }
+
+    /// All comparisons of a block of one series, ascending by window. `panes` ascending, of this block and the one before.
+    ///
+    /// A window without readings is compared too if its reference has some: whoever published it before must be told.
+    pub fn compare(&mut self, series: Series, block: Block, panes: &[(Pane, &Histogram)]) -> Vec<(Pane, Comparison)> {
+        let hashes: Vec<(Pane, u64)> = panes.iter().map(|(pane, counts)| (*pane, hash(counts))).collect();
+        let grid = &series.feature().grid;
+        let (mut reference, mut current) = (Sliding::new(grid, panes), Sliding::new(grid, panes));
+        let mut comparisons = Vec::new();
+        for window in self.calendar.panes_of(block) {
+            let (start, end) = (self.calendar.reference(window).0, self.calendar.current(window).1);
+            let made_of = within(&hashes, start, end);
+            if made_of.is_empty() {
+                continue;
+            }
+            let hash = hash(&made_of);
+            let known = self.remembered.get(&(series, window)).filter(|(known, _)| *known == hash);
+            let comparison = match known {
+                Some((_, comparison)) => comparison.clone(),
+                None => {
+                    reference.to(self.calendar.reference(window));
+                    current.to(self.calendar.current(window));
+                    let sides = Sides::new(*grid, &reference.sum, &current.sum);
+                    Comparison::of(&sides, (None, None), &self.judge, &self.chunks(grid, window, panes))
+                }
+            };
+            self.remembered.insert((series, window), (hash, comparison.clone()));
+            comparisons.push((window, comparison));
+        }
+        self.forget(series);
+        comparisons
+    }
+
+    fn forget(&mut self, series: Series) {
+        let of_series = (series, Pane(i64::MIN))..=(series, Pane(i64::MAX));
+        let count = self.remembered.range(of_series.clone()).count();
+        for _ in REMEMBERED_WINDOWS..count {
+            let oldest = self.remembered.range(of_series.clone()).next().map(|(key, _)| *key);
+            oldest.and_then(|key| self.remembered.remove(&key));
+        }
+    }
+
+    /// The windows that a reference is made of, by bins, if the verdict looks at them.
+    fn chunks(&self, grid: &Grid, window: Pane, panes: &[(Pane, &Histogram)]) -> Vec<Vec<u64>> {
+        if !self.judge.looks_at_chunks() {
+            return Vec::new();
+        }
+        let (start, end) = self.calendar.reference(window);
+        let chunks = (start.0..end.0).step_by(self.calendar.window_panes() as usize);
+        let bins = |from: i64| {
+            let mut sliding = Sliding::new(grid, panes);
+            sliding.to((Pane(from), Pane(from + self.calendar.window_panes())));
+            grid.bins_of(&sliding.sum).map(|bin| bin.iter().map(|count| (*count).max(0).unsigned_abs()).sum()).collect()
+        };
+        chunks.map(bins).collect()
+    }
+}
+
+/// The sum of a range of panes that moves forward.
+struct Sliding<'a> {
+    panes: &'a [(Pane, &'a Histogram)],
+    entered: usize,
+    left: usize,
+    sum: Vec<i64>,
+}
+
+impl<'a> Sliding<'a> {
+    fn new(grid: &Grid, panes: &'a [(Pane, &'a Histogram)]) -> Self {
+        Sliding { panes, entered: 0, left: 0, sum: vec![0; grid.values()] }
+    }
+
+    /// Moves to the panes `[start, end)`, neither of them before where it was.
+    fn to(&mut self, (start, end): (Pane, Pane)) {
+        while self.panes.get(self.entered).is_some_and(|(pane, _)| *pane < end) {
+            self.add(self.entered, 1);
+            self.entered += 1;
+        }
+        // Whatever is before `start` has entered already or enters and leaves at once.
+        while self.left < self.entered && self.panes[self.left].0 < start {
+            self.add(self.left, -1);
+            self.left += 1;
+        }
+    }
+
+    fn add(&mut self, at: usize, sign: i64) {
+        for (value, count) in self.panes[at].1.as_slice() {
+            self.sum[usize::from(value.0)] += sign * count;
+        }
+    }
+}
+
+/// Those of ascending panes that lie in `[start, end)`.
+fn within<T>(panes: &[(Pane, T)], start: Pane, end: Pane) -> &[(Pane, T)] {
+    let at = |bound: Pane| panes.partition_point(|(pane, _)| *pane < bound);
+    &panes[at(start)..at(end)]
+}
+
+fn hash(of: &impl Hash) -> u64 {
+    FixedState::with_seed(0).hash_one(of)
+}
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::audit::histogram::Counted;
+    use crate::audit::series::{PRESSURE, Value};
+    use crate::config::{AuditSpec, DriftPreset};
     use crate::time::EventSpan;
+
+    fn judge(preset: DriftPreset) -> Judge {
+        Judge::new(&AuditSpec { readings_min: 3, preset, ..AuditSpec::default() })
+    }
+
+    fn dense(panes: &BTreeMap<i64, Vec<(u16, i64)>>, from: i64, to: i64) -> Vec<i64> {
+        let mut sum = vec![0; PRESSURE.values()];
+        for (value, count) in panes.range(from..to.max(from)).flat_map(|(_, counts)| counts) {
+            sum[usize::from(*value)] += count;
+        }
+        sum
+    }
 
     proptest! {
         #[test]
-        fn the_sliding_sum_is_the_sum(
-            reference_windows in 0u32..6,
+        fn the_sliding_sums_are_the_sums(
+            window_panes in 1i64..4,
+            reference_windows in 0u32..4,
             block in -2i64..3,
-            counted in prop::collection::btree_map(-12i64..12, prop::collection::vec((0..BINS as u8, 1i64..9), 1..6), 0..20),
+            nannyml in any::<bool>(),
+            counted in prop::collection::btree_map(
+                -30i64..30,
+                prop::collection::vec((0..PRESSURE.values() as u16, 1i64..9), 1..6),
+                0..40,
+            ),
         ) {
-            let calendar = Calendar::new(EventSpan::from_seconds(60), reference_windows);
-            let histograms: Vec<(Window, Histogram)> = counted
-                .into_iter()
-                .map(|(window, counts)| {
-                    (Window(window), Counted::from_counts(counts.into_iter().map(|(bin, count)| (Bin(bin), count)).collect()))
+            let hop = EventSpan::from_seconds(60);
+            let calendar = Calendar::new(EventSpan::from_seconds(60 * window_panes), hop, reference_windows);
+            let judge = judge(if nannyml { DriftPreset::Nannyml } else { DriftPreset::Industry });
+            let histograms: Vec<(Pane, Histogram)> = counted
+                .iter()
+                .map(|(pane, counts)| {
+                    let counts = counts.iter().map(|(value, count)| (Value(*value), *count)).collect();
+                    (Pane(*pane), Counted::from_counts(counts))
                 })
                 .collect();
             let block = Block(block);
-            let delivered: Vec<(&Window, Histogram)> = histograms
+            let delivered: Vec<(Pane, &Histogram)> = histograms
                 .iter()
-                .filter(|(window, _)| calendar.blocks_needing(*window).contains(&block))
-                .map(|(window, histogram)| (window, histogram.clone()))
+                .filter(|(pane, _)| calendar.blocks_needing(*pane).any(|needs| needs == block))
+                .map(|(pane, histogram)| (*pane, histogram))
                 .collect();
             let mut expected = Vec::new();
-            for window in calendar.windows_of(block) {
-                let mut reference = Histogram::default();
-                let mut current = Histogram::default();
-                for (at, histogram) in &histograms {
-                    if at.0 < window.0 && at.0 >= window.0 - i64::from(reference_windows) {
-                        reference.add(histogram);
-                    }
-                    if *at == window {
-                        current.add(histogram);
-                    }
+            for window in calendar.panes_of(block) {
+                let start = window.0 + 1 - window_panes;
+                let length = i64::from(reference_windows) * window_panes;
+                let (reference, current) =
+                    (dense(&counted, start - length, start), dense(&counted, start, window.0 + 1));
+                // Counts are positive here: what has panes has readings.
+                if reference.iter().chain(&current).all(|count| *count == 0) {
+                    continue;
                 }
-                let comparison = Comparison::of(reference.as_slice(), current.as_slice(), 3);
-                if (comparison.reference_count, comparison.current_count) != (0, 0) {
-                    expected.push((window, comparison));
-                }
+                let chunks: Vec<Vec<u64>> = (0..i64::from(reference_windows).min(if nannyml { 9 } else { 0 }))
+                    .map(|chunk| start - length + chunk * window_panes)
+                    .map(|from| Sides::new(PRESSURE, &dense(&counted, from, from + window_panes), &current).bins().0.to_vec())
+                    .collect();
+                let sides = Sides::new(PRESSURE, &reference, &current);
+                expected.push((window, Comparison::of(&sides, (None, None), &judge, &chunks)));
             }
-            prop_assert_eq!(compare(&calendar, 3, block, &delivered), expected);
+            prop_assert_eq!(Comparer::new(calendar, judge).compare(Series(0), block, &delivered), expected);
         }
     }
 
     #[test]
-    fn the_minimum_of_readings_counts_on_both_sides() {
-        let side = |count| [(Bin(3), count)];
-        for (reference, current, enough) in [(4, 5, false), (5, 4, false), (5, 5, true), (6, 6, true)] {
-            let comparison = Comparison::of(&side(reference), &side(current), 5);
-            assert_eq!(comparison.psi.is_some(), enough, "{reference} {current}");
-            assert_eq!(comparison.jensen_shannon.is_some(), enough, "{reference} {current}");
+    fn what_is_remembered_is_bounded_and_changes_with_the_readings() {
+        let hop = EventSpan::from_seconds(60);
+        let mut comparer = Comparer::new(Calendar::new(hop, hop, 4), judge(DriftPreset::Industry));
+        let of = |count| Histogram::from_counts(vec![(Value(120), count)]);
+        for block in 0..200 {
+            let (before, now) = (of(5), of(6));
+            let panes = [(Pane(4 * block), &before), (Pane(4 * block + 1), &now)];
+            let first = comparer.compare(Series(3), Block(block), &panes);
+            assert_eq!(comparer.compare(Series(3), Block(block), &panes), first);
+            let (changed, pane) = (of(7), Pane(4 * block + 1));
+            let again = comparer.compare(Series(3), Block(block), &[panes[0], (pane, &changed)]);
+            let readings = |of: &[(Pane, Comparison)]| of.iter().map(|(_, c)| c.current.readings).collect::<Vec<_>>();
+            assert_eq!((readings(&first), readings(&again)), (vec![5, 6, 0, 0], vec![5, 7, 0, 0]));
         }
-        assert_eq!(Comparison::of(&[], &[], 0), Comparison::default());
+        assert_eq!(comparer.remembered.len(), REMEMBERED_WINDOWS);
+    }
+
+    #[test]
+    fn the_minimum_of_readings_counts_on_both_sides() {
+        let side = |count| {
+            let mut values = vec![0; PRESSURE.values()];
+            values[120] = count;
+            values
+        };
+        for (reference, current, enough) in [(2, 3, false), (3, 2, false), (3, 3, true), (4, 4, true)] {
+            let sides = Sides::new(PRESSURE, &side(reference), &side(current));
+            let comparison = Comparison::of(&sides, (None, None), &judge(DriftPreset::Industry), &[]);
+            for statistic in [Statistic::Psi, Statistic::JensenShannon, Statistic::Hellinger] {
+                assert_eq!(comparison.statistic(statistic).is_some(), enough, "{reference} {current}");
+            }
+            assert_eq!(comparison.verdict != Verdict::Insufficient, enough);
+        }
     }
 }

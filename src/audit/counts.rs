@@ -1,25 +1,25 @@
 //! From readings to the few updates that differential sees: the state machine of one worker.
 //!
 //! ```text
-//! readings, withdrawals ─> tally (this epoch) ─> held ──window closes──> released ──nobody needs it──> negated
-//!                                                 └ corrections, a few times a window ┘ └───> updates <───┘
+//! readings, withdrawals ─> tally (this epoch) ─> held ──pane closes──> released ──nobody needs it──> negated
+//!                                                 └ corrections, a few times a pane ┘ └───> updates <───┘
 //! ```
 //!
 //! Invariants:
 //!
-//! 1. An update is (series, window) with a histogram as its difference; their number depends on series and windows, never on readings.
-//! 2. A window's first update comes in the epoch in which the watermark passes its end. What arrives for closed windows is gathered and
-//!    let through [`CORRECTIONS_PER_WINDOW`] times a window of event time: a late reading changes `reference_windows + 1` comparisons of
+//! 1. An update is (series, pane) with a histogram as its difference; their number depends on series and panes, never on readings.
+//! 2. A pane's first update comes in the epoch in which the watermark passes its end. What arrives for closed panes is gathered and
+//!    let through [`CORRECTIONS_PER_PANE`] times a pane of event time: a late reading changes all comparisons that look back on its pane, in each of
 //!    each of its series, which no sink should be told for each of them.
-//! 3. What was released is remembered (sparsely), so that a window can be retracted exactly once no comparison that may still change
-//!    needs it: when the last window that has it in its reference is frozen. The sum of all updates is then empty again.
-//! 4. A contribution to such a forgotten window is dropped and counted. None can come from a reading within `patient.lateness`, which is
+//! 3. What was released is remembered (sparsely), so that a pane can be retracted exactly once no comparison that may still change
+//!    needs it: when the last pane that has it in its reference is frozen. The sum of all updates is then empty again.
+//! 4. A contribution to such a forgotten pane is dropped and counted. None can come from a reading within `patient.lateness`, which is
 //!    less than the horizon, unless its partition idled.
 //!
 //! 5. It is additive: what several workers had counted may be added up on one of them, or on another, and the sums of updates stay the
 //!    same. What decides *when* (the watermark, and what was let through last) is the same on all of them.
 //!
-//! [`saved`] says how it survives. Kept per worker: per window between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 1,160).
+//! [`saved`] says how it survives. Kept per worker: per pane between the oldest unforgotten and the newest, 16 bytes per cell that ever counted (at most 12,040; some 4,000 do).
 
 mod saved;
 
@@ -29,20 +29,20 @@ use std::collections::btree_map::Entry;
 use differential_dataflow::difference::Abelian;
 
 use crate::audit::histogram::{Cells, Histogram};
-use crate::audit::series::{Calendar, Contribution, Series, Window};
+use crate::audit::series::{Calendar, Contribution, Pane, Series};
 use crate::audit::tally::Tally;
 use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
 use crate::watermark::Watermark;
 
-/// How often, in a window's length of event time, corrections of closed windows are let through.
-pub const CORRECTIONS_PER_WINDOW: i64 = 12;
+/// How often, in a pane's length of event time, corrections of closed panes are let through.
+pub const CORRECTIONS_PER_PANE: i64 = 12;
 
-/// A change of one series' window.
-pub type Update = ((Series, Window), Histogram);
+/// A change of one series' pane.
+pub type Update = ((Series, Pane), Histogram);
 
-/// Contributions for forgotten windows.
+/// Contributions for forgotten panes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// Readings not counted.
@@ -58,18 +58,18 @@ pub struct Counts {
     horizon: EventSpan,
     watermark: Watermark,
     tally: Tally,
-    /// Not told yet: open windows, and corrections of closed ones.
-    held: BTreeMap<Window, Cells>,
+    /// Not told yet: open panes, and corrections of closed ones.
+    held: BTreeMap<Pane, Cells>,
     /// Told, and not taken back.
-    released: BTreeMap<Window, Cells>,
-    /// The step of event time, and the first open window, when windows were last let through.
-    let_through: (i64, Window),
+    released: BTreeMap<Pane, Cells>,
+    /// The step of event time, and the first open pane, when panes were last let through.
+    let_through: (i64, Pane),
     share: Share,
     saving: saved::Saving,
 }
 
 impl Counts {
-    /// Nothing counted yet. `horizon` is how long a window can be corrected after it closed; `share` says which worker this is.
+    /// Nothing counted yet. `horizon` is how long a pane can be corrected after it closed; `share` says which worker this is.
     pub fn new(calendar: Calendar, horizon: EventSpan, share: Share) -> Self {
         Counts {
             calendar,
@@ -78,13 +78,13 @@ impl Counts {
             tally: Tally::default(),
             held: BTreeMap::new(),
             released: BTreeMap::new(),
-            let_through: (i64::MIN, Window(i64::MIN)),
+            let_through: (i64::MIN, Pane(i64::MIN)),
             share,
             saving: saved::Saving::default(),
         }
     }
 
-    /// Applies one epoch; appends updates, for each window and series at most one retraction and one addition.
+    /// Applies one epoch; appends updates, for each pane and series at most one retraction and one addition.
     pub fn advance<'a>(
         &mut self,
         batches: impl IntoIterator<Item = &'a Assessed>,
@@ -96,9 +96,9 @@ impl Counts {
         for batch in batches {
             self.count(batch, kept, &mut dropped);
         }
-        for (window, cells) in self.tally.drain() {
-            self.saving.touch(window);
-            add(&mut self.held, window, cells);
+        for (pane, cells) in self.tally.drain() {
+            self.saving.touch(pane);
+            add(&mut self.held, pane, cells);
         }
         self.forget(kept, updates);
         self.watermark.advance(ticks);
@@ -109,18 +109,18 @@ impl Counts {
 
     /// After a start from saved state: appends what differential had been told before, so that its collection is the same again.
     pub fn put_back(&self, updates: &mut Vec<Update>) {
-        for (window, cells) in &self.released {
-            tell(*window, cells, updates);
+        for (pane, cells) in &self.released {
+            tell(*pane, cells, updates);
         }
     }
 
-    /// The first window whose counts can still change a comparison that may be published.
-    fn first_kept(&self) -> Window {
-        let first_live = self.calendar.window_of(self.watermark.frozen(self.horizon));
+    /// The first pane whose counts can still change a comparison that may be published.
+    fn first_kept(&self) -> Pane {
+        let first_live = self.calendar.pane_of(self.watermark.frozen(self.horizon));
         self.calendar.reference(first_live).0
     }
 
-    fn count(&mut self, batch: &Assessed, kept: Window, dropped: &mut Dropped) {
+    fn count(&mut self, batch: &Assessed, kept: Pane, dropped: &mut Dropped) {
         let scorable = &batch.scorable;
         debug_assert_eq!(
             scorable.readings.len(),
@@ -138,41 +138,41 @@ impl Counts {
         }
     }
 
-    /// `false` if the window is forgotten.
-    fn add(&mut self, measurement: Measurement<'_>, kept: Window, sign: i32) -> bool {
+    /// `false` if the pane is forgotten.
+    fn add(&mut self, measurement: Measurement<'_>, kept: Pane, sign: i32) -> bool {
         let Measurement { at, precision, signals, demographics } = measurement;
         if !self.calendar.admits(precision) {
             return true;
         }
         let Some(contribution) = Contribution::of(at, signals, demographics) else { return true };
-        let window = self.calendar.window_of(at);
-        if window < kept {
+        let pane = self.calendar.pane_of(at);
+        if pane < kept {
             return false;
         }
-        self.tally.add(window, contribution, sign);
+        self.tally.add(pane, contribution, sign);
         true
     }
 
-    /// Retracts windows before `kept`. Corrections of theirs that are still held can go: nobody will look.
-    fn forget(&mut self, kept: Window, updates: &mut Vec<Update>) {
-        // Not worth saving: were such a window loaded again, it would go in the first epoch.
+    /// Retracts panes before `kept`. Corrections of theirs that are still held can go: nobody will look.
+    fn forget(&mut self, kept: Pane, updates: &mut Vec<Update>) {
+        // Not worth saving: were such a pane loaded again, it would go in the first epoch.
         self.held = self.held.split_off(&kept);
         let live = self.released.split_off(&kept);
-        for (window, cells) in std::mem::replace(&mut self.released, live) {
-            self.saving.touch(window);
+        for (pane, cells) in std::mem::replace(&mut self.released, live) {
+            self.saving.touch(pane);
             for (series, mut histogram) in cells.histograms() {
                 histogram.negate();
-                updates.push(((series, window), histogram));
+                updates.push(((series, pane), histogram));
             }
         }
     }
 
-    /// Lets closed windows through when the watermark has come to another step or window. It alone decides, not what is held here:
+    /// Lets closed panes through when the watermark has come to another step or pane. It alone decides, not what is held here:
     /// all workers must do so in the same epoch.
     fn release(&mut self, updates: &mut Vec<Update>) {
         let reached = self.watermark.reached();
-        let step_micros = (self.calendar.width().micros() / CORRECTIONS_PER_WINDOW).max(1);
-        let open = self.calendar.window_of(reached);
+        let step_micros = (self.calendar.hop().micros() / CORRECTIONS_PER_PANE).max(1);
+        let open = self.calendar.pane_of(reached);
         let come_to = (reached.micros().div_euclid(step_micros), open);
         // At the end of all input there is no later step: what is continued from there and fits into one epoch comes to the same end again.
         if come_to == self.let_through && reached < EventTime::MAX {
@@ -180,22 +180,22 @@ impl Counts {
         }
         self.let_through = come_to;
         let still_held = self.held.split_off(&open);
-        for (window, cells) in std::mem::replace(&mut self.held, still_held) {
-            self.saving.touch(window);
-            tell(window, &cells, updates);
-            add(&mut self.released, window, cells);
+        for (pane, cells) in std::mem::replace(&mut self.held, still_held) {
+            self.saving.touch(pane);
+            tell(pane, &cells, updates);
+            add(&mut self.released, pane, cells);
         }
     }
 }
 
-/// Appends the counts of a window as updates.
-fn tell(window: Window, cells: &Cells, updates: &mut Vec<Update>) {
-    updates.extend(cells.histograms().map(|(series, histogram)| ((series, window), histogram)));
+/// Appends the counts of a pane as updates.
+fn tell(pane: Pane, cells: &Cells, updates: &mut Vec<Update>) {
+    updates.extend(cells.histograms().map(|(series, histogram)| ((series, pane), histogram)));
 }
 
-/// Adds the counts of a window to those of others.
-fn add(windows: &mut BTreeMap<Window, Cells>, window: Window, cells: Cells) {
-    match windows.entry(window) {
+/// Adds the counts of a pane to those of others.
+fn add(panes: &mut BTreeMap<Pane, Cells>, pane: Pane, cells: Cells) {
+    match panes.entry(pane) {
         Entry::Vacant(new) => drop(new.insert(cells)),
         Entry::Occupied(mut known) => known.get_mut().add(&cells),
     }
@@ -227,9 +227,10 @@ mod tests {
 
     const ALONE: Share = Share { worker: 0, workers: 1 };
 
-    /// Windows of 60 s, references of 2 windows, correctable for 120 s; so corrections are let through every 5 s of event time.
+    /// Panes of 60 s, references of 2 panes, correctable for 120 s; so corrections are let through every 5 s of event time.
     pub(super) fn counts(share: Share) -> Counts {
-        Counts::new(Calendar::new(EventSpan::from_seconds(60), 2), EventSpan::from_seconds(120), share)
+        let minute = EventSpan::from_seconds(60);
+        Counts::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share)
     }
 
     /// One line an epoch. `at=systolic` a reading of 60 mmHg diastolic (`at` in seconds), `at-systolic` its withdrawal, `W at` the watermark.
@@ -247,11 +248,11 @@ mod tests {
             let dropped = counts.advance([&batch], &ticks, &mut updates);
             writeln!(printed, "{epoch}").unwrap();
             // The systolic of everybody stands for all series.
-            for ((series, window), histogram) in &updates {
+            for ((series, pane), histogram) in &updates {
                 if *series == Series(0) {
-                    let bins: Vec<String> =
-                        histogram.as_slice().iter().map(|(bin, count)| format!("{}:{count:+}", bin.0)).collect();
-                    writeln!(printed, "    window {} {}", window.0, bins.join(" ")).unwrap();
+                    let values: Vec<String> =
+                        histogram.as_slice().iter().map(|(value, count)| format!("{}:{count:+}", value.0)).collect();
+                    writeln!(printed, "    pane {} {}", pane.0, values.join(" ")).unwrap();
                 }
             }
             if dropped != Dropped::default() {
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_let_through_when_the_watermark_passes_its_end() {
+    fn a_pane_is_let_through_when_the_watermark_passes_its_end() {
         check(
             "10=120 20=121 70=130
              W59
@@ -313,9 +314,9 @@ mod tests {
                 10=120 20=121 70=130
                 W59
                 W60 61=130
-                    window 0 10:+2
+                    pane 0 120:+1 121:+1
                 W120
-                    window 1 11:+2
+                    pane 1 130:+2
             "#]],
         );
     }
@@ -330,11 +331,11 @@ mod tests {
              20-145 20=145 W70",
             expect![[r#"
                 10=120 20=145 W61
-                    window 0 10:+1 12:+1
+                    pane 0 120:+1 145:+1
                 20-145 30=150,late W62
                 40=150,late W64
                 W65
-                    window 0 12:-1 13:+2
+                    pane 0 145:-1 150:+2
                 20-145 20=145 W70
             "#]],
         );
@@ -348,37 +349,37 @@ mod tests {
             expect![[r#"
                 10=120 11=120,toolate 12=120,summary 13=120,error 14=120,day 15=120,single 16=120,late 17-120,day
                 Wend
-                    window 0 10:+2
+                    pane 0 120:+2
             "#]],
         );
     }
 
     #[test]
-    fn the_end_of_input_closes_every_window_in_the_epoch_of_its_readings() {
+    fn the_end_of_input_closes_every_pane_in_the_epoch_of_its_readings() {
         check(
             "10=120 100000=130 Wend",
             expect![[r#"
-            10=120 100000=130 Wend
-                window 0 10:+1
-                window 1666 11:+1
-        "#]],
+                10=120 100000=130 Wend
+                    pane 0 120:+1
+                    pane 1666 130:+1
+            "#]],
         );
     }
 
-    /// Window 0 is in the references of 1 and 2; window 2 ends at 180 s and is frozen 120 s later.
+    /// Pane 0 is in the references of 1 and 2; pane 2 ends at 180 s and is frozen 120 s later.
     #[test]
-    fn a_window_is_forgotten_one_epoch_after_nobody_needs_it() {
+    fn a_pane_is_forgotten_one_epoch_after_nobody_needs_it() {
         check(
             "10=120 W299
              20=130,late W300
              30=140,late 20-130 W301",
             expect![[r#"
                 10=120 W299
-                    window 0 10:+1
+                    pane 0 120:+1
                 20=130,late W300
-                    window 0 11:+1
+                    pane 0 130:+1
                 30=140,late 20-130 W301
-                    window 0 10:-1 11:-1
+                    pane 0 120:-1 130:-1
                     dropped 1 1
             "#]],
         );
@@ -387,7 +388,7 @@ mod tests {
     #[test]
     fn what_was_told_and_not_taken_back_is_bounded_by_horizon_and_references() {
         let mut counts = counts(ALONE);
-        let mut told: BTreeMap<(Series, Window), Histogram> = BTreeMap::new();
+        let mut told: BTreeMap<(Series, Pane), Histogram> = BTreeMap::new();
         let mut told_max = 0;
         for minute in 2..500 {
             let mut batch = Assessed::default();

@@ -9,10 +9,9 @@
 
 use std::sync::Arc;
 
-use crate::audit::compare::Exact;
 use crate::audit::counts::{self, Counts, Dropped};
 use crate::audit::epochs::ByEpoch;
-use crate::audit::publish::{Published, Publisher};
+use crate::audit::publish::{Newest, Published, Publisher};
 use crate::audit::{Change, Update};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
@@ -83,8 +82,9 @@ impl Publishing {
     }
 
     /// Sets the gauges of a series; without a statistic they are absent rather than stale.
-    fn show(&self, feature: &str, group: &str, psi: Option<f64>, jensen_shannon: Option<f64>) {
-        for (gauge, value) in [(&self.metrics.drift_psi, psi), (&self.metrics.drift_js, jensen_shannon)] {
+    fn show(&self, feature: &str, group: &str, newest: &Newest) {
+        let Metrics { drift_psi, drift_js, drift_ks, drift_wasserstein, .. } = &self.metrics;
+        for (gauge, value) in [drift_psi, drift_js, drift_ks, drift_wasserstein].into_iter().zip(newest.statistics) {
             match value {
                 Some(value) => gauge.with_label_values(&[feature, group]).set(value),
                 // An error only says that the gauge was not there.
@@ -102,20 +102,20 @@ impl ByEpoch for Publishing {
     fn first(&mut self, epoch: Epoch, _emit: &mut Vec<Finding>) {
         self.restored = Some(epoch);
         for (series, newest) in self.publisher.newest() {
-            let (psi, jensen_shannon) = (newest.psi.map(Exact::into), newest.jensen_shannon.map(Exact::into));
-            self.show(series.feature(), series.group(), psi, jensen_shannon);
+            self.show(series.feature().name, series.group(), &newest);
         }
     }
 
     fn apply(&mut self, epoch: Epoch, changes: Vec<Change>, ticks: Vec<Tick>, emit: &mut Vec<Finding>) {
+        let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
         if self.restored == Some(epoch) {
             debug_assert!(ticks.is_empty(), "the epoch of the put-back is below those of all sources");
+            self.publisher.put_back(changes);
             return;
         }
-        let changes = changes.into_iter().map(|(comparison, _, diff)| (comparison, diff));
         for Published { shift, newest } in self.publisher.advance(changes, &ticks) {
-            if newest {
-                self.show(shift.feature, &shift.group, shift.statistics.psi, shift.statistics.jensen_shannon);
+            if let Some(newest) = newest {
+                self.show(shift.feature, &shift.group, &newest);
             }
             emit.push(Finding::Shift(shift));
         }

@@ -7,12 +7,12 @@
 //!                                    by (series, block)   window vs reference
 //! ```
 //!
-//! For every feature, group and tumbling window of event time: how far is the distribution of the window from that of the
+//! For every feature, group and window of event time: how far is the distribution of the window from that of the
 //! `audit.reference_windows` windows before it? Late readings, new versions and withdrawals change the answer for a window and for all
 //! windows that have it in their reference; differential finds out which.
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
-//! * [`compare`], [`statistics`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
+//! * [`compare`], [`statistics`], [`judge`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
 //! * `epochs`, `machines`: the operator for both ends, and what it drives.
 //!
 //! Invariants:
@@ -22,7 +22,7 @@
 //!    function of the readings alone, as long as they came within the correction horizon.
 //! 3. State is bounded by the horizon: windows that no live comparison needs are retracted, so that the arrangements compact to
 //!    (horizon + two references) × series. No trace handle outlives its operator. With an unbounded horizon nothing is ever forgotten.
-//!    Windows of an hour, a horizon of 30 days and all 40 series filled (15 bins) are, by estimate, 20 MB in the arrangement, over all workers,
+//!    Panes of an hour, a horizon of 30 days and all 40 series filled (15 bins) are, by estimate, 20 MB in the arrangement, over all workers,
 //!    and 8 MB a worker in [`counts`].
 //! 4. Arrangements are not saved. What [`counts`] remembers is the consolidated collection: after a start it is put back as input, in an
 //!    epoch of its own below all others, and differential rebuilds the rest. [`publish`] remembers what was published, so that what merely
@@ -34,6 +34,7 @@ pub mod compare;
 pub mod counts;
 mod epochs;
 pub mod histogram;
+pub mod judge;
 mod machines;
 pub mod publish;
 pub mod series;
@@ -51,13 +52,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::empty;
 
-use crate::audit::compare::{Comparison, compare};
+use crate::audit::compare::{Comparer, Comparison};
 use crate::audit::counts::Counts;
 use crate::audit::epochs::{ByEpoch, by_epoch};
 use crate::audit::histogram::Histogram;
+use crate::audit::judge::Judge;
 use crate::audit::machines::{Counting, Publishing};
 use crate::audit::publish::Publisher;
-use crate::audit::series::{Block, Calendar, Series, Window};
+use crate::audit::series::{Block, Calendar, Pane, Series};
 use crate::config::AuditSpec;
 use crate::graph::Plan;
 use crate::runtime::checkpoint::{Desk, Seat};
@@ -93,7 +95,7 @@ pub fn render<'s>(
 fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
     let calendar = calendar(spec);
     let counts = Counts::new(calendar, horizon, share);
-    let publisher = Publisher::new(calendar, horizon, spec.clone(), share);
+    let publisher = Publisher::new(calendar, horizon, share);
     (Counting::new(counts, metrics.clone()), Publishing::new(publisher, metrics.clone()))
 }
 
@@ -107,19 +109,20 @@ fn shifts<'s>(
     publishing: (impl ByEpoch<Left = Change, Right = Tick, Output = Finding>, Option<Seat>),
 ) -> StreamVec<'s, Epoch, Finding> {
     let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
-    let comparisons = compare_windows(histograms.as_collection(), calendar(spec), spec.readings_min);
+    let comparer = Comparer::new(calendar(spec), Judge::new(spec));
+    let comparisons = compare_windows(histograms.as_collection(), calendar(spec), comparer);
     by_epoch(comparisons.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)
 }
 
 fn calendar(spec: &AuditSpec) -> Calendar {
-    Calendar::new(spec.window, spec.reference_windows)
+    Calendar::new(spec.window, spec.hop.unwrap_or(spec.window), spec.reference_windows)
 }
 
-/// A change of one series' window, as differential takes it: histograms are the multiplicity.
-type Update = ((Series, Window), Epoch, Histogram);
+/// A change of one series' pane, as differential takes it: histograms are the multiplicity.
+type Update = ((Series, Pane), Epoch, Histogram);
 
 /// A comparison that appears or stands no longer.
-type Change = ((Series, Window, Comparison), Epoch, isize);
+type Change = ((Series, Pane, Comparison), Epoch, isize);
 
 /// The routes below `end` that lead to this worker.
 fn owned(share: Share, end: Route) -> impl Iterator<Item = Route> {
@@ -130,30 +133,31 @@ fn owned(share: Share, end: Route) -> impl Iterator<Item = Route> {
 ///
 /// All of a series is on one worker: what comes behind needs no exchange.
 fn compare_windows<'s>(
-    histograms: VecCollection<'s, Epoch, (Series, Window), Histogram>,
+    histograms: VecCollection<'s, Epoch, (Series, Pane), Histogram>,
     calendar: Calendar,
-    readings_min: u64,
-) -> VecCollection<'s, Epoch, (Series, Window, Comparison)> {
+    mut comparer: Comparer,
+) -> VecCollection<'s, Epoch, (Series, Pane, Comparison)> {
     type Key = (Series, Block);
     let by_block = histograms
-        .flat_map(move |(series, window)| calendar.blocks_needing(window).map(|block| ((series, block), window)));
-    let route = Exchange::new(|(((series, _), _), _, _): &((Key, Window), Epoch, Histogram)| u64::from(series.0));
-    arrange_core::<_, _, ValBatcher<Key, Window, Epoch, Histogram>, ValSpine<Key, Window, Epoch, Histogram>>(
+        .flat_map(move |(series, pane)| calendar.blocks_needing(pane).map(move |block| ((series, block), pane)));
+    let route = Exchange::new(|(((series, _), _), _, _): &((Key, Pane), Epoch, Histogram)| u64::from(series.0));
+    arrange_core::<_, _, ValBatcher<Key, Pane, Epoch, Histogram>, ValSpine<Key, Pane, Epoch, Histogram>>(
         by_block.inner,
         route,
         "audit::arrange",
         ValBatcher::new,
     )
-    .reduce_abelian::<_, ValBuilder<Key, (Window, Comparison), _, isize>, ValSpine<_, _, _, _>, _, _>(
+    .reduce_abelian::<_, ValBuilder<Key, (Pane, Comparison), _, isize>, ValSpine<_, _, _, _>, _, _>(
         "audit::compare",
-        move |(_, block), windows, comparisons| {
-            comparisons
-                .extend(compare(&calendar, readings_min, *block, windows).into_iter().map(|compared| (compared, 1)));
+        move |(series, block), panes, comparisons| {
+            let panes: Vec<(Pane, &Histogram)> = panes.iter().map(|(pane, histogram)| (**pane, histogram)).collect();
+            let compared = comparer.compare(*series, *block, &panes);
+            comparisons.extend(compared.into_iter().map(|compared| (compared, 1)));
         },
         |updates, key, changes| {
             updates.clear();
             updates.extend(changes.drain(..).map(|(compared, epoch, diff)| ((*key, compared), epoch, diff)));
         },
     )
-    .as_collection(|(series, _), (window, comparison)| (*series, *window, *comparison))
+    .as_collection(|(series, _), (window, comparison)| (*series, *window, comparison.clone()))
 }

@@ -10,6 +10,8 @@
 //! 4. A series is of one worker, which routes by its number: that is its block when it is saved, each with a copy of the watermark. An entry
 //!    adds windows to those published before, and tells what the gauges show; what the watermark has frozen needs no entry to go.
 //!
+//! 5. A window waits until it has closed: where windows overlap, its first panes are told before. What waits is not saved: the put-back tells it again.
+//!
 //! Kept: the keys that were published and can still change, 16 bytes each; those of them that were published since the last save once more.
 
 use std::borrow::Cow;
@@ -17,66 +19,68 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::compare::{Comparison, Exact};
+use crate::audit::compare::Comparison;
+use crate::audit::judge::Statistic;
 use crate::audit::owned;
-use crate::audit::series::{Calendar, SERIES, Series, Window};
-use crate::audit::statistics::verdict;
-use crate::config::AuditSpec;
+use crate::audit::series::{Calendar, Feature, Pane, SERIES, Series};
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, entries};
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
-use crate::vocabulary::findings::{Shift, Side, Statistics};
+use crate::vocabulary::findings::Shift;
 use crate::watermark::Watermark;
 
 /// A change of the collection of comparisons: the comparison appears (+1) or stands no longer (−1).
-pub type Change = ((Series, Window, Comparison), isize);
+pub type Change = ((Series, Pane, Comparison), isize);
 
 /// A row, and whether it is of the newest window of its series: that one is shown by the gauges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
     /// The row.
     pub shift: Shift,
-    /// True for the newest window of its feature and group.
-    pub newest: bool,
+    /// What the gauges show from now on, if it is the newest window of its feature and group.
+    pub newest: Option<Newest>,
 }
 
 /// What the gauges show of a series: the newest window's statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Newest {
     /// The window.
-    pub window: Window,
-    /// Its population stability index, if there was one.
-    pub psi: Option<Exact>,
-    /// Its Jensen–Shannon distance, likewise.
-    pub jensen_shannon: Option<Exact>,
+    pub window: Pane,
+    /// Its statistics, in the order of [`SHOWN`]; `None` where there was none.
+    pub statistics: [Option<f64>; SHOWN.len()],
 }
+
+/// The statistics that the gauges show.
+pub const SHOWN: [Statistic; 4] =
+    [Statistic::Psi, Statistic::JensenShannon, Statistic::KolmogorovSmirnov, Statistic::Wasserstein];
 
 /// What one worker has published of the series that it owns.
 #[derive(Debug)]
 pub struct Publisher {
     calendar: Calendar,
     horizon: EventSpan,
-    spec: AuditSpec,
     watermark: Watermark,
-    published: BTreeSet<(Window, Series)>,
+    published: BTreeSet<(Pane, Series)>,
+    /// Comparisons of windows that have not closed: their panes may have.
+    waiting: BTreeMap<(Pane, Series), Comparison>,
     newest: [Option<Newest>; SERIES],
     share: Share,
     /// What was published since the last save; `None` until there was one.
-    unsaved: Option<BTreeSet<(Window, Series)>>,
+    unsaved: Option<BTreeSet<(Pane, Series)>>,
     /// Whether ticks came since the last save.
     clock_moved: bool,
 }
 
 impl Publisher {
     /// Nothing published yet. `share` says which worker this is.
-    pub fn new(calendar: Calendar, horizon: EventSpan, spec: AuditSpec, share: Share) -> Self {
+    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share) -> Self {
         Publisher {
             calendar,
             horizon,
-            spec,
             watermark: Watermark::new(),
             published: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             newest: [None; SERIES],
             share,
             unsaved: None,
@@ -91,11 +95,31 @@ impl Publisher {
 
     /// Applies the changes and ticks of one epoch; rows ascending by window, then group, then feature.
     pub fn advance(&mut self, changes: impl IntoIterator<Item = Change>, ticks: &[Tick]) -> Vec<Published> {
-        let live = self.calendar.window_of(self.watermark.frozen(self.horizon));
+        let live = self.calendar.pane_of(self.watermark.frozen(self.horizon));
         self.published = self.published.split_off(&(live, Series(0)));
         self.watermark.advance(ticks);
         self.clock_moved |= !ticks.is_empty();
-        let mut standing: BTreeMap<(Window, Series), Comparison> = BTreeMap::new();
+        self.hold(changes);
+        let open = self.calendar.pane_of(self.watermark.reached());
+        let still_open = self.waiting.split_off(&(open, Series(0)));
+        let closed = std::mem::replace(&mut self.waiting, still_open).split_off(&(live, Series(0)));
+        closed
+            .into_iter()
+            .filter_map(|((window, series), comparison)| self.publish(window, series, &comparison))
+            .collect()
+    }
+
+    /// Takes in what differential makes of the put-back: what has closed was published before, what is open waits.
+    pub fn put_back(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.hold(changes);
+        let open = self.calendar.pane_of(self.watermark.reached());
+        self.waiting = self.waiting.split_off(&(open, Series(0)));
+        // At the end of all input windows close that are open again after a start.
+        self.waiting.retain(|key, _| !self.published.contains(key));
+    }
+
+    fn hold(&mut self, changes: impl IntoIterator<Item = Change>) {
+        let mut standing: BTreeMap<(Pane, Series), Comparison> = BTreeMap::new();
         for ((series, window, comparison), diff) in changes {
             debug_assert!(diff.abs() == 1, "audit: reduce has one comparison a window");
             // Only retracted, nothing stands: no readings on either side.
@@ -104,52 +128,39 @@ impl Publisher {
                 *now = comparison;
             }
         }
-        let live = standing.split_off(&(live, Series(0)));
-        live.into_iter()
-            .filter_map(|((window, series), comparison)| self.publish(window, series, &comparison))
-            .collect()
+        self.waiting.append(&mut standing);
     }
 
-    fn publish(&mut self, window: Window, series: Series, comparison: &Comparison) -> Option<Published> {
-        if comparison.current_count == 0 && !self.published.contains(&(window, series)) {
+    fn publish(&mut self, window: Pane, series: Series, comparison: &Comparison) -> Option<Published> {
+        if comparison.current.readings == 0 && !self.published.contains(&(window, series)) {
             return None;
         }
-        debug_assert!(
-            window < self.calendar.window_of(self.watermark.reached()),
-            "counts: a window is not let through before it has closed"
-        );
         self.published.insert((window, series));
         if let Some(unsaved) = &mut self.unsaved {
             unsaved.insert((window, series));
         }
         let shown = &mut self.newest[usize::from(series.0)];
-        let newest = shown.is_none_or(|shown| shown.window <= window);
-        if newest {
-            *shown = Some(Newest { window, psi: comparison.psi, jensen_shannon: comparison.jensen_shannon });
-        }
+        let is_newest = shown.is_none_or(|shown| shown.window <= window);
+        let newest =
+            is_newest.then(|| Newest { window, statistics: SHOWN.map(|statistic| comparison.statistic(statistic)) });
+        *shown = newest.or(*shown);
         Some(Published { newest, shift: self.shift(window, series, comparison) })
     }
 
-    fn shift(&self, window: Window, series: Series, comparison: &Comparison) -> Shift {
-        let span = |(from, to): (Window, Window)| (self.calendar.start(from), self.calendar.start(to));
-        let psi = comparison.psi.map(f64::from);
-        let side = |readings| Side { readings, ..Side::default() };
+    fn shift(&self, window: Pane, series: Series, comparison: &Comparison) -> Shift {
+        let Feature { name, unit, grid } = series.feature();
         Shift {
-            feature: series.feature(),
-            unit: "mmHg",
+            feature: name,
+            unit,
             group: series.group().to_owned(),
-            reference: span(self.calendar.reference(window)),
-            current: span((window, Window(window.0.saturating_add(1)))),
-            reference_side: side(comparison.reference_count),
-            current_side: side(comparison.current_count),
-            statistics: Statistics {
-                psi,
-                jensen_shannon: comparison.jensen_shannon.map(f64::from),
-                ..Statistics::default()
-            },
-            statistic: "psi",
-            verdict: verdict(psi, &self.spec),
-            ..Shift::default()
+            reference: self.calendar.span(self.calendar.reference(window)),
+            current: self.calendar.span(self.calendar.current(window)),
+            reference_side: comparison.reference.side(),
+            current_side: comparison.current.side(),
+            bin_edges: grid.edges(),
+            statistics: comparison.statistics(),
+            statistic: comparison.decided_by.name(),
+            verdict: comparison.verdict,
         }
     }
 }
@@ -163,7 +174,7 @@ enum Entry<'a> {
     /// Published in addition to what older entries say; and what is shown now.
     Series {
         series: Series,
-        windows: Vec<Window>,
+        windows: Vec<Pane>,
         newest: Option<Newest>,
     },
 }
@@ -177,7 +188,7 @@ impl Survive for Publisher {
             let clock = Entry::Clock(Cow::Borrowed(&self.watermark));
             owned(self.share, SERIES as u64).for_each(|route| into.push(route, &clock));
         }
-        let mut by_series: BTreeMap<Series, Vec<Window>> = BTreeMap::new();
+        let mut by_series: BTreeMap<Series, Vec<Pane>> = BTreeMap::new();
         if changed.is_none() {
             // What is shown outlives what is published: that freezes.
             by_series.extend(self.newest().map(|(series, _)| (series, Vec::new())));
@@ -202,8 +213,8 @@ impl Publisher {
         match entry {
             Entry::Clock(watermark) => self.watermark = watermark.into_owned(),
             Entry::Series { series, windows, newest } => {
-                let statistics = newest.iter().flat_map(|newest| [newest.psi, newest.jensen_shannon]);
-                if !statistics.flatten().all(|statistic| f64::from(statistic).is_finite()) {
+                let statistics = newest.iter().flat_map(|newest| newest.statistics);
+                if !statistics.flatten().all(f64::is_finite) {
                     return Err(corrupt);
                 }
                 *self.newest.get_mut(usize::from(series.0)).ok_or(corrupt)? = newest;
@@ -225,10 +236,11 @@ mod tests {
     use super::*;
     use crate::time::EventTime;
     use crate::vocabulary::Partition;
+    use crate::vocabulary::findings::Verdict;
 
     const ALONE: Share = Share { worker: 0, workers: 1 };
 
-    /// Windows of 60 s, references of 2, correctable for 120 s; times are printed in minutes.
+    /// Panes of 60 s, references of 2, correctable for 120 s; times are printed in minutes.
     ///
     /// One line an epoch: `+series/window:reference/current/psi` and the same with `-`; `W seconds` is the watermark.
     fn check(script: &str, expect: Expect) {
@@ -259,14 +271,16 @@ mod tests {
         let (key, value) = word[1..].split_once(':').unwrap();
         let (series, window) = key.split_once('/').unwrap();
         let values: Vec<&str> = value.split('/').collect();
-        let comparison = Comparison {
-            reference_count: values[0].parse().unwrap(),
-            current_count: values[1].parse().unwrap(),
-            psi: values.get(2).map(|psi| psi.parse::<f64>().unwrap().into()),
-            jensen_shannon: values.get(2).map(|psi| (psi.parse::<f64>().unwrap() / 2.0).into()),
+        let psi = values.get(2).map(|psi| psi.parse::<f64>().unwrap());
+        let verdict = match psi {
+            None => Verdict::Insufficient,
+            Some(psi) if psi < 0.1 => Verdict::None,
+            Some(psi) if psi < 0.25 => Verdict::Watch,
+            Some(_) => Verdict::Act,
         };
+        let comparison = Comparison::sketch(values[0].parse().unwrap(), values[1].parse().unwrap(), psi, verdict);
         let diff = if word.starts_with('+') { 1 } else { -1 };
-        ((Series(series.parse().unwrap()), Window(window.parse().unwrap()), comparison), diff)
+        ((Series(series.parse().unwrap()), Pane(window.parse().unwrap()), comparison), diff)
     }
 
     fn print(into: &mut String, Published { shift, newest }: &Published) {
@@ -285,7 +299,7 @@ mod tests {
             shift.statistics.psi,
             shift.statistics.jensen_shannon,
             shift.verdict.name(),
-            if *newest { " newest" } else { "" },
+            if newest.is_some() { " newest" } else { "" },
         )
         .unwrap();
     }
@@ -347,7 +361,7 @@ mod tests {
         );
     }
 
-    /// Window 2 ends at 180 s and is frozen at 300 s, from the next epoch on.
+    /// Pane 2 ends at 180 s and is frozen at 300 s, from the next epoch on.
     #[test]
     fn a_frozen_window_is_silent() {
         check(
@@ -379,8 +393,8 @@ mod tests {
     }
 
     fn publisher(share: Share) -> Publisher {
-        let calendar = Calendar::new(EventSpan::from_seconds(60), 2);
-        Publisher::new(calendar, EventSpan::from_seconds(120), AuditSpec::default(), share)
+        let minute = EventSpan::from_seconds(60);
+        Publisher::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share)
     }
 
     fn save(publisher: &mut Publisher, extent: Extent) -> Blocks {
@@ -469,7 +483,7 @@ mod tests {
             publisher(ALONE).load(blocks.iter().next().unwrap().1) == Err(Corrupt { what: WHAT })
         };
         assert!(refused(Entry::Series { series: Series(SERIES as u8), windows: Vec::new(), newest: None }));
-        let newest = Newest { window: Window(1), psi: Some(f64::NAN.into()), jensen_shannon: None };
+        let newest = Newest { window: Pane(1), statistics: [None, None, Some(f64::NAN), None] };
         assert!(refused(Entry::Series { series: Series(0), windows: Vec::new(), newest: Some(newest) }));
     }
 }

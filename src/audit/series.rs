@@ -1,19 +1,22 @@
-//! What is counted: features, groups, bins and windows, each as a small number.
+//! What is counted: features, groups, values and panes, each as a small number.
 //!
 //! ```text
-//! reading ─> window (event time, floored) × series (group × feature) × bin (10 mmHg) ─> ±1
+//! reading ─> pane (event time, floored) × series (group × feature) × value (1 mmHg) ─> ±1
 //! ```
 //!
 //! Invariants:
 //!
 //! 1. A contribution is a pure function of event time, signals and demographics, all of which a
 //!    [`Withdrawn`](crate::vocabulary::Withdrawn) carries: what was added can be subtracted exactly.
-//! 2. Bins never move. Bins fitted to the data (quantiles, Sturges on both sides) would have to be recounted from the readings
-//!    whenever the data changes; fixed ones can be streamed, summed over workers and windows, and taken back.
+//! 2. Values and bins never move. Bins fitted to the data (quantiles, Sturges on both sides) would have to be recounted from the readings
+//!    whenever the data changes; fixed ones can be streamed, summed over workers and panes, and taken back.
 //!
-//! **The bin rule** is called [`BIN_RULE`]; a PSI can only be compared with one of the same rule.
-//! Its width is a choice between resolution and noise: without any drift the expected PSI grows with the number of occupied bins,
-//! about (bins − 1)(1/n + 1/m) (Yurdakul & Naranjo 2020, "Statistical properties of the population stability index",
+//! **The grid.** Pressures are mostly whole mmHg, so they are counted by whole mmHg from 0 to 300: a reading is rounded (half up), what lies outside
+//! counts at the end. Probabilities are counted by thousandths. Whatever compares values is exact for the rounded ones.
+//!
+//! **The bin rule** is called [`BIN_RULE`]: ten neighbouring values are a bin, `[10 i, 10 (i + 1))` mmHg of the rounded value; a PSI can only be
+//! compared with one of the same rule. Its width is a choice between resolution and noise: without any drift the expected PSI grows with the
+//! number of occupied bins, about (bins − 1)(1/n + 1/m) (Yurdakul & Naranjo 2020, "Statistical properties of the population stability index",
 //! J. Risk Model Validation 14(4)). Simulated for whole-number pressures, normal with sd 18, the reference 24 times as long, no drift:
 //!
 //! | bin width | mean PSI, n = 500 | verdict `watch` (≥ 0.1) | mean PSI after a shift of 6 mmHg |
@@ -32,36 +35,76 @@ use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Demographics, Precision, Sex, Signals};
 
 /// The name of the rule by which values are binned: part of what a statistic means.
-pub const BIN_RULE: &str = "fixed_10_mmhg";
+pub const BIN_RULE: &str = "rounded_1_mmhg_bins_10_mmhg";
 
-/// Width of a bin, mmHg.
-pub const BIN_MMHG: f64 = 10.0;
-
-/// Bins with two ends; one more on either side takes what lies outside.
-pub const BINS_BETWEEN: usize = 27;
-
-/// All bins of a feature: below, between, above.
-pub const BINS: usize = BINS_BETWEEN + 2;
-
-/// A bin: 0 is below the range, `BINS - 1` at or above its end, the others are half open, `[low + 10 (bin - 1), low + 10 bin)` mmHg.
+/// A value of a feature, as its step on the feature's [`Grid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Bin(pub u8);
+pub struct Value(pub u16);
+
+/// Equidistant values, and the bins that they form.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// The lowest value, in the feature's unit; whatever is below counts here.
+    pub low: f64,
+    /// From one value to the next, in the feature's unit.
+    pub step: f64,
+    values: u16,
+    values_per_bin: u16,
+    bins: u16,
+}
+
+/// Whole mmHg from 0 to 300; 31 bins, the last one for 300 and above.
+pub const PRESSURE: Grid = Grid { low: 0.0, step: 1.0, values: 301, values_per_bin: 10, bins: 31 };
+
+impl Grid {
+    /// How many values there are.
+    pub const fn values(&self) -> usize {
+        self.values as usize
+    }
+
+    /// How many bins there are.
+    pub const fn bins(&self) -> usize {
+        self.bins as usize
+    }
+
+    /// The value of a finite number: the nearest, of two the greater.
+    pub fn value_of(&self, number: f64) -> Value {
+        // The cast rounds towards 0 and saturates; below 0 it is 0.
+        Value((((number - self.low) / self.step + 0.5) as u16).min(self.values - 1))
+    }
+
+    /// Dense counts by value, cut into those of each bin; the last bin has the rest.
+    pub fn bins_of<'a, T>(&self, values: &'a [T]) -> impl Iterator<Item = &'a [T]> + use<'a, T> {
+        let (width, bins) = (usize::from(self.values_per_bin), self.bins());
+        (0..bins).map(move |bin| {
+            let end = if bin + 1 == bins { values.len() } else { (bin + 1) * width };
+            &values[bin * width..end]
+        })
+    }
+
+    /// The edges of the bins, ascending; one more than there are bins.
+    pub fn edges(&self) -> Vec<f64> {
+        (0..=self.bins).map(|bin| self.low + f64::from(bin * self.values_per_bin) * self.step).collect()
+    }
+}
 
 /// A quantity whose distribution is watched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Feature {
     /// Its name, one of [`FEATURE_NAMES`](crate::vocabulary::FEATURE_NAMES).
     pub name: &'static str,
-    /// Where its second bin starts, mmHg: pressures from 30 to 300, the pulse pressure from 0 to 270.
-    pub low_mmhg: f64,
+    /// The unit of its values.
+    pub unit: &'static str,
+    /// Its values.
+    pub grid: Grid,
 }
 
 /// The watched features: those that follow from the signals of one reading alone.
 pub const FEATURES: [Feature; 4] = [
-    Feature { name: "systolic", low_mmhg: 30.0 },
-    Feature { name: "diastolic", low_mmhg: 30.0 },
-    Feature { name: "mean_arterial", low_mmhg: 30.0 },
-    Feature { name: "pulse_pressure", low_mmhg: 0.0 },
+    Feature { name: "systolic", unit: "mmHg", grid: PRESSURE },
+    Feature { name: "diastolic", unit: "mmHg", grid: PRESSURE },
+    Feature { name: "mean_arterial", unit: "mmHg", grid: PRESSURE },
+    Feature { name: "pulse_pressure", unit: "mmHg", grid: PRESSURE },
 ];
 
 /// The groups. The cap of ages at 90 lies inside `80+`; who has no known age is in no age group.
@@ -91,9 +134,9 @@ impl Series {
         Series((group * FEATURES.len() + feature) as u8)
     }
 
-    /// The feature's name.
-    pub fn feature(self) -> &'static str {
-        FEATURES[self.0 as usize % FEATURES.len()].name
+    /// The feature.
+    pub fn feature(self) -> &'static Feature {
+        &FEATURES[self.0 as usize % FEATURES.len()]
     }
 
     /// The group's name.
@@ -102,35 +145,40 @@ impl Series {
     }
 }
 
-/// Number of [`Cell`]s.
-pub const CELLS: usize = SERIES * BINS;
-
-/// One bin of one series.
+/// One value of one series. Ordered by series, then value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cell(pub u16);
+pub struct Cell(u32);
 
 impl Cell {
-    /// Of a series and a bin.
-    pub fn new(series: Series, bin: Bin) -> Self {
-        Cell(u16::from(series.0) * BINS as u16 + u16::from(bin.0))
+    /// Of a series and a value.
+    pub fn new(series: Series, value: Value) -> Self {
+        Cell(u32::from(series.0) << 16 | u32::from(value.0))
     }
 
     /// Its series.
     pub fn series(self) -> Series {
-        Series((self.0 / BINS as u16) as u8)
+        Series((self.0 >> 16) as u8)
     }
 
-    /// Its bin.
-    pub fn bin(self) -> Bin {
-        Bin((self.0 % BINS as u16) as u8)
+    /// Its value.
+    pub fn value(self) -> Value {
+        Value(self.0 as u16)
+    }
+
+    /// Whether there is such a cell: what was read from outside may name others.
+    pub fn exists(self) -> bool {
+        self.0 < (SERIES as u32) << 16 && usize::from(self.value().0) < self.series().feature().grid.values()
     }
 }
 
-/// What one reading adds to its window: a bin of every feature, in every group it belongs to.
+/// Values of [`FEATURES`] in all groups, for arrays: [`Contribution::places`] counts up to here.
+pub const PLACES: usize = SERIES * PRESSURE.values();
+
+/// What one reading adds to its pane: a value of every feature, in every group it belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contribution {
-    /// A bin for each of [`FEATURES`].
-    pub bins: [Bin; FEATURES.len()],
+    /// A value for each of [`FEATURES`].
+    pub values: [Value; FEATURES.len()],
     /// Indices into [`GROUPS`].
     pub groups: SmallVec<[u8; 3]>,
 }
@@ -146,32 +194,29 @@ impl Contribution {
         let estimate = diastolic + (systolic - diastolic) / 3.0;
         let mean_arterial = signals.get(MEAN_ARTERIAL).filter(|mmhg| mmhg.is_finite()).unwrap_or(estimate);
         let values = [systolic, diastolic, mean_arterial, systolic - diastolic];
-        let mut bins = [Bin(0); FEATURES.len()];
-        for ((bin, value), feature) in bins.iter_mut().zip(values).zip(&FEATURES) {
-            *bin = bin_of(value, feature.low_mmhg);
-        }
-        Some(Contribution { bins, groups: groups_of(at, demographics) })
+        Some(Contribution { values: values.map(|mmhg| PRESSURE.value_of(mmhg)), groups: groups_of(at, demographics) })
+    }
+
+    /// Where it is counted in an array of [`PLACES`].
+    pub fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.groups.iter().flat_map(|&group| {
+            let first = usize::from(group) * FEATURES.len();
+            self.values
+                .iter()
+                .enumerate()
+                .map(move |(feature, value)| (first + feature) * PRESSURE.values() + usize::from(value.0))
+        })
     }
 
     /// The cells to count it in.
     pub fn cells(&self) -> impl Iterator<Item = Cell> + '_ {
-        self.groups.iter().flat_map(|&group| {
-            self.bins
-                .iter()
-                .enumerate()
-                .map(move |(feature, &bin)| Cell::new(Series::new(usize::from(group), feature), bin))
-        })
+        self.places().map(cell_at)
     }
 }
 
-/// The bin of a finite value of a feature whose range starts at `low_mmhg`.
-fn bin_of(mmhg: f64, low_mmhg: f64) -> Bin {
-    let above = mmhg - low_mmhg;
-    if above < 0.0 {
-        return Bin(0);
-    }
-    // The division is exact at every border, which a multiplication by 0.1 would not be. The cast rounds down and saturates.
-    Bin(((above / BIN_MMHG) as u64).min(BINS_BETWEEN as u64) as u8 + 1)
+/// The cell of a place in an array of [`PLACES`].
+pub fn cell_at(place: usize) -> Cell {
+    Cell::new(Series((place / PRESSURE.values()) as u8), Value((place % PRESSURE.values()) as u16))
 }
 
 fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
@@ -191,77 +236,106 @@ fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
     [Some(0), Some(sex), age].into_iter().flatten().collect()
 }
 
-/// A tumbling window, as its ordinal: window 0 starts at 1970-01-01T00:00:00Z.
+/// The unit in which event time is counted, as its ordinal: pane 0 starts at 1970-01-01T00:00:00Z.
+///
+/// A window is some panes in a row and goes by its last one, with which it closes. Windows that do not overlap are one pane each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Window(pub i64);
+pub struct Pane(pub i64);
 
-/// As many windows in a row as a reference has: the key under which windows meet the references they are part of.
+/// As many panes in a row as a window looks back: the key under which panes meet the windows and references they are part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Block(pub i64);
 
-/// How event time is cut into windows, references and blocks.
+/// How event time is cut into panes, windows, references and blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calendar {
-    width: EventSpan,
-    reference_windows: i64,
+    hop: EventSpan,
+    window_panes: i64,
+    reference_panes: i64,
 }
 
 impl Calendar {
-    /// From the width of a window (positive) and the number of windows in a reference.
-    pub fn new(width: EventSpan, reference_windows: u32) -> Self {
-        assert!(width > EventSpan::ZERO, "the flow was validated: audit.window is positive");
-        Calendar { width, reference_windows: i64::from(reference_windows) }
+    /// From the length of a window and from one window to the next (both positive, the second dividing the first), and the number of windows that
+    /// do not overlap in a reference; 0 if the reference is not made of panes.
+    pub fn new(window: EventSpan, hop: EventSpan, reference_windows: u32) -> Self {
+        let sound = hop > EventSpan::ZERO && window >= hop && window.micros() % hop.micros() == 0;
+        assert!(sound, "the flow was validated: audit.hop divides audit.window");
+        let window_panes = window.micros() / hop.micros();
+        Calendar { hop, window_panes, reference_panes: i64::from(reference_windows) * window_panes }
     }
 
-    /// The width of a window.
-    pub fn width(&self) -> EventSpan {
-        self.width
+    /// The length of a pane: from one window to the next.
+    pub fn hop(&self) -> EventSpan {
+        self.hop
     }
 
-    /// Number of windows in a reference.
-    pub fn reference_windows(&self) -> i64 {
-        self.reference_windows
+    /// The length of a window.
+    pub fn window(&self) -> EventSpan {
+        EventSpan::from_micros(self.hop.micros() * self.window_panes)
     }
 
-    /// The window of an event time; also the first window that has not ended at that time.
-    pub fn window_of(&self, at: EventTime) -> Window {
-        Window(at.micros().div_euclid(self.width.micros()))
+    /// Number of panes in a window.
+    pub fn window_panes(&self) -> i64 {
+        self.window_panes
     }
 
-    /// Where a window starts.
-    pub fn start(&self, window: Window) -> EventTime {
-        EventTime::from_micros(window.0.saturating_mul(self.width.micros()))
+    /// The pane of an event time; also the first pane that has not ended at that time.
+    pub fn pane_of(&self, at: EventTime) -> Pane {
+        Pane(at.micros().div_euclid(self.hop.micros()))
     }
 
-    /// The reference of a window, `[start, end)`: the windows right before it.
-    pub fn reference(&self, window: Window) -> (Window, Window) {
-        (Window(window.0.saturating_sub(self.reference_windows)), window)
+    /// Where a pane starts.
+    pub fn start(&self, pane: Pane) -> EventTime {
+        EventTime::from_micros(pane.0.saturating_mul(self.hop.micros()))
     }
 
-    /// Whether a reading of this precision can be placed in a window at all: one known to the day needs a window of a day or more.
+    /// The panes `[start, end)` of a window that goes by its last one.
+    pub fn current(&self, last: Pane) -> (Pane, Pane) {
+        let end = last.0.saturating_add(1);
+        (Pane(end.saturating_sub(self.window_panes)), Pane(end))
+    }
+
+    /// The panes `[start, end)` of a window's reference: those right before it.
+    pub fn reference(&self, last: Pane) -> (Pane, Pane) {
+        let (end, _) = self.current(last);
+        (Pane(end.0.saturating_sub(self.reference_panes)), end)
+    }
+
+    /// When panes `[start, end)` begin and end.
+    pub fn span(&self, (start, end): (Pane, Pane)) -> (EventTime, EventTime) {
+        (self.start(start), self.start(end))
+    }
+
+    /// Whether a reading of this precision can be placed in a pane at all: one known to the day needs a pane of a day or more.
     pub fn admits(&self, precision: Precision) -> bool {
-        precision == Precision::Instant || self.width >= EventSpan::from_seconds(86_400)
+        precision == Precision::Instant || self.hop >= EventSpan::from_seconds(86_400)
     }
 
-    /// The block of a window.
-    pub fn block_of(&self, window: Window) -> Block {
-        Block(window.0.div_euclid(self.block_windows()))
+    /// The block of a pane.
+    pub fn block_of(&self, pane: Pane) -> Block {
+        Block(pane.0.div_euclid(self.block_panes()))
     }
 
-    /// The windows of a block, ascending.
-    pub fn windows_of(&self, block: Block) -> impl Iterator<Item = Window> + use<> {
-        let first = block.0.saturating_mul(self.block_windows());
-        (first..first.saturating_add(self.block_windows())).map(Window)
+    /// The panes of a block, ascending.
+    pub fn panes_of(&self, block: Block) -> impl Iterator<Item = Pane> + use<> {
+        let first = block.0.saturating_mul(self.block_panes());
+        (first..first.saturating_add(self.block_panes())).map(Pane)
     }
 
-    /// The two blocks that need a window: its own, where it is compared, and the next, into whose references it may reach.
-    pub fn blocks_needing(&self, window: Window) -> [Block; 2] {
-        let own = self.block_of(window);
-        [own, Block(own.0.saturating_add(1))]
+    /// The blocks whose windows need a pane: its own, and the next if windows look back at all.
+    pub fn blocks_needing(&self, pane: Pane) -> impl Iterator<Item = Block> + use<> {
+        let own = self.block_of(pane);
+        let looks_back = self.look_back() > 0;
+        [Some(own), looks_back.then_some(Block(own.0.saturating_add(1)))].into_iter().flatten()
     }
 
-    fn block_windows(&self) -> i64 {
-        self.reference_windows.max(1)
+    /// How many panes before its last one a window and its reference reach.
+    fn look_back(&self) -> i64 {
+        self.window_panes - 1 + self.reference_panes
+    }
+
+    fn block_panes(&self) -> i64 {
+        self.look_back().max(1)
     }
 }
 
@@ -278,44 +352,61 @@ mod tests {
     }
 
     #[test]
-    fn bins_are_half_open_and_their_ends_take_the_rest() {
-        for (mmhg, bin) in [
+    fn values_are_the_nearest_and_the_ends_take_the_rest() {
+        for (mmhg, value) in [
             (f64::MIN, 0),
-            (29.999, 0),
-            (30.0, 1),
-            (39.999, 1),
-            (40.0, 2),
-            (120.0, 10),
-            (129.999, 10),
-            (299.999, 27),
-            (300.0, 28),
-            (f64::MAX, 28),
+            (-0.1, 0),
+            (0.0, 0),
+            (0.499, 0),
+            (0.5, 1),
+            (119.5, 120),
+            (120.0, 120),
+            (120.499, 120),
+            (299.999, 300),
+            (300.0, 300),
+            (f64::MAX, 300),
         ] {
-            assert_eq!(bin_of(mmhg, 30.0), Bin(bin), "{mmhg}");
-        }
-        assert_eq!(bin_of(-0.1, 0.0), Bin(0));
-        assert_eq!(bin_of(0.0, 0.0), Bin(1));
-    }
-
-    #[test]
-    fn every_border_belongs_to_the_bin_above_it() {
-        for feature in &FEATURES {
-            for step in 0..=BINS_BETWEEN {
-                let border = feature.low_mmhg + BIN_MMHG * step as f64;
-                assert_eq!(bin_of(border, feature.low_mmhg), Bin(step as u8 + 1));
-                assert_eq!(bin_of(border - 1e-9, feature.low_mmhg), Bin(step as u8));
-            }
+            assert_eq!(PRESSURE.value_of(mmhg), Value(value), "{mmhg}");
         }
     }
 
     #[test]
-    fn a_cell_is_one_bin_of_one_series() {
-        for cell in 0..CELLS as u16 {
-            let cell = Cell(cell);
-            assert_eq!(Cell::new(cell.series(), cell.bin()), cell);
+    fn bins_are_neighbouring_values_and_the_last_one_has_the_rest() {
+        let values: Vec<usize> = (0..PRESSURE.values()).collect();
+        let bins: Vec<&[usize]> = PRESSURE.bins_of(&values).collect();
+        assert_eq!((bins.len(), PRESSURE.edges().len()), (PRESSURE.bins(), PRESSURE.bins() + 1));
+        for (bin, edges) in bins.iter().zip(PRESSURE.edges().windows(2)) {
+            assert_eq!(bin[0] as f64, edges[0]);
+            assert!(bin.iter().all(|value| (*value as f64) < edges[1]));
         }
-        assert_eq!(Series::new(9, 3).feature(), "pulse_pressure");
+        assert_eq!(bins.concat(), values);
+    }
+
+    #[test]
+    fn a_cell_is_one_value_of_one_series() {
+        for place in 0..PLACES {
+            let cell = cell_at(place);
+            assert!(cell.exists());
+            assert_eq!(Cell::new(cell.series(), cell.value()), cell);
+        }
+        assert!(!Cell::new(Series(SERIES as u8), Value(0)).exists());
+        assert!(!Cell::new(Series(0), Value(301)).exists());
+        assert_eq!(Series::new(9, 3).feature().name, "pulse_pressure");
         assert_eq!(Series::new(9, 3).group(), "age=80+");
+    }
+
+    #[test]
+    fn a_contribution_has_a_cell_for_each_feature_and_group() {
+        let (values, groups) = ([120, 80, 93, 40].map(Value), [0, 2, 7].into_iter().collect());
+        let contribution = Contribution { values, groups };
+        let cells: Vec<(&str, &str, u16)> = contribution
+            .cells()
+            .map(|cell| (cell.series().group(), cell.series().feature().name, cell.value().0))
+            .collect();
+        assert_eq!(cells.len(), 12);
+        assert_eq!(cells[0], ("all", "systolic", 120));
+        assert_eq!(cells[6], ("sex=male", "mean_arterial", 93));
+        assert_eq!(cells[11], ("age=40-64", "pulse_pressure", 40));
     }
 
     #[test]
@@ -331,15 +422,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_reaches_no_further_back_than_the_block_before() {
-        for reference_windows in [0, 1, 2, 24] {
-            let calendar = Calendar::new(EventSpan::from_seconds(60), reference_windows);
-            for window in (-50..50).map(Window) {
-                let (from, to) = calendar.reference(window);
-                for served in (from.0..to.0).map(Window) {
-                    assert!(calendar.blocks_needing(served).contains(&calendar.block_of(window)));
+    fn no_window_looks_further_back_than_the_block_before() {
+        for (window_panes, reference_windows) in [(1, 0), (1, 1), (1, 2), (1, 24), (6, 4), (4, 0)] {
+            let hop = EventSpan::from_seconds(60);
+            let calendar = Calendar::new(EventSpan::from_seconds(60 * window_panes), hop, reference_windows);
+            for window in (-50..50).map(Pane) {
+                let (from, to) = (calendar.reference(window).0, calendar.current(window).1);
+                assert_eq!(to.0 - from.0, window_panes * (1 + i64::from(reference_windows)));
+                for pane in (from.0..to.0).map(Pane) {
+                    assert!(calendar.blocks_needing(pane).any(|block| block == calendar.block_of(window)));
                 }
-                assert!(calendar.windows_of(calendar.block_of(window)).any(|of_block| of_block == window));
+                assert!(calendar.panes_of(calendar.block_of(window)).any(|of_block| of_block == window));
             }
         }
     }

@@ -25,6 +25,9 @@ pub const WINDOWS_PER_READING_MAX: i64 = 64;
 /// Readings that baseline and alarms may look back on.
 pub const HISTORY_READINGS_MAX: u32 = 64;
 
+/// How many times `audit.hop` the audit's reference may be long: so many sums a window's comparison looks at.
+pub const AUDIT_HOPS_MAX: i64 = 10_000;
+
 /// A checked flow.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -61,6 +64,7 @@ impl Flow {
         check_names(&spec)?;
         check_source(&spec.source)?;
         check_patient(&spec)?;
+        check_audit(&spec.audit)?;
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
@@ -168,7 +172,24 @@ fn check_patient(spec: &Spec) -> Result<(), String> {
             patient.baseline_readings, patient.baseline_readings_min
         ));
     }
-    positive("audit.window", spec.audit.window)
+    Ok(())
+}
+
+fn check_audit(audit: &AuditSpec) -> Result<(), String> {
+    positive("audit.window", audit.window)?;
+    let hop = audit.hop.unwrap_or(audit.window);
+    positive("audit.hop", hop)?;
+    let (window, hop_micros) = (audit.window.micros(), hop.micros());
+    if hop_micros > window || window % hop_micros != 0 {
+        return Err(format!("audit.hop must divide audit.window, got {hop} and {}", audit.window));
+    }
+    let panes = window / hop_micros * i64::from(audit.reference_windows);
+    if panes > AUDIT_HOPS_MAX {
+        return Err(format!(
+            "audit.reference_windows may be at most {AUDIT_HOPS_MAX} times audit.hop long, got {panes}"
+        ));
+    }
+    at_least("audit.reference_windows", audit.reference_windows as usize, 1)
 }
 
 fn check_score(score: &ScoreSpec) -> Result<(), String> {
@@ -180,7 +201,6 @@ fn check_limits(spec: &Spec) -> Result<(), String> {
     at_least("epoch.bytes", spec.epoch.bytes, 1 << 10)?;
     at_least("inflight.epochs", spec.inflight.epochs as usize, 1)?;
     at_least("inflight.bytes", spec.inflight.bytes, 1 << 20)?;
-    at_least("audit.reference_windows", spec.audit.reference_windows as usize, 1)?;
     at_least("patient.patients_max", spec.patient.patients_max as usize, 1)
 }
 

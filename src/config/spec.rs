@@ -324,18 +324,23 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditSpec {
-    /// Keep drift statistics.
+    /// Keep statistics of drift, quality, performance and fairness.
     pub enabled: bool,
-    /// Length of the current window (tumbling).
+    /// Length of the current window.
     #[schemars(with = "String")]
     pub window: EventSpan,
-    /// The reference: this many windows right before the current one.
+    /// From one window to the next; must divide `window`. Absent: windows do not overlap.
+    #[schemars(with = "Option<String>")]
+    pub hop: Option<EventSpan>,
+    /// The reference: this many windows (that do not overlap) right before the current one.
     pub reference_windows: u32,
     /// Fewer readings than this on either side: the verdict is `insufficient`.
     pub readings_min: u64,
-    /// From this PSI on the verdict is `watch`.
+    /// Which statistic makes the verdict, and its thresholds.
+    pub preset: DriftPreset,
+    /// `industry`: from this PSI on the verdict is `watch`.
     pub psi_watch: f64,
-    /// From this PSI on the verdict is `act`.
+    /// `industry`: from this PSI on the verdict is `act`.
     pub psi_act: f64,
 }
 
@@ -344,12 +349,29 @@ impl Default for AuditSpec {
         AuditSpec {
             enabled: true,
             window: EventSpan::from_seconds(3_600),
+            hop: None,
             reference_windows: 24,
             readings_min: 500,
+            preset: DriftPreset::Industry,
             psi_watch: 0.1,
             psi_act: 0.25,
         }
     }
+}
+
+/// Named thresholds of drift; `src/audit/judge.rs` has their numbers and sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftPreset {
+    /// PSI at `psi_watch` and `psi_act`.
+    #[default]
+    Industry,
+    /// As Evidently: Kolmogorov–Smirnov's p-value for a small reference, else the normed Wasserstein distance.
+    Evidently,
+    /// As NannyML: a Jensen–Shannon distance beyond what is usual within the reference.
+    Nannyml,
+    /// As whylogs: the Hellinger distance.
+    Whylogs,
 }
 
 /// `[sink]`

@@ -75,7 +75,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 13] = [
+const OPTIONAL: [&str; 14] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -89,6 +89,7 @@ const OPTIONAL: [&str; 13] = [
     "state.endpoint",
     "state.region",
     "state.secret_key_file",
+    "audit.hop",
 ];
 
 /// What the reference flow sets to something else than the default, and why.

@@ -61,6 +61,10 @@ pub struct Metrics {
     pub drift_psi: GaugeVec,
     /// Jensen-Shannon distance of the newest window: `feature`, `group`.
     pub drift_js: GaugeVec,
+    /// Kolmogorov–Smirnov statistic of the newest closed window.
+    pub drift_ks: GaugeVec,
+    /// Normed Wasserstein distance of the newest closed window.
+    pub drift_wasserstein: GaugeVec,
     /// What came too late for drift statistics: `kind` = `reading` or `withdrawal`.
     pub drift_dropped: IntCounterVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
@@ -170,6 +174,12 @@ impl Metrics {
             windows: r.counters("windows_total", "Windows emitted", &["revision"]),
             drift_psi: r.float_gauges("drift_psi", "Population stability index of the newest closed window", drift),
             drift_js: r.float_gauges("drift_js", "Jensen-Shannon distance of the newest closed window", drift),
+            drift_ks: r.float_gauges("drift_ks", "Kolmogorov-Smirnov statistic of the newest closed window", drift),
+            drift_wasserstein: r.float_gauges(
+                "drift_wasserstein",
+                "Wasserstein distance of the newest closed window, in reference standard deviations",
+                drift,
+            ),
             drift_dropped: r.counters("drift_dropped_total", "What came too late for drift statistics", &["kind"]),
             model_info: r.gauges("model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
             sink_records: r.counters("sink_records_total", "Rows settled", &["sink", "table"]),

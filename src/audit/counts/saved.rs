@@ -2,15 +2,15 @@
 //!
 //! Invariants:
 //!
-//! 1. An entry is one window of one *saver*, the worker that saved it, whole: a later entry of the same saver and window replaces it, one
-//!    without counts says that the window is forgotten. Windows of several savers are kept apart until all blocks are in, and then added
+//! 1. An entry is one pane of one *saver*, the worker that saved it, whole: a later entry of the same saver and pane replaces it, one
+//!    without counts says that the pane is forgotten. Panes of several savers are kept apart until all blocks are in, and then added
 //!    up: whoever takes them in holds their sum.
 //! 2. So a generation of workers begins with a base: its entries would otherwise stand beside those that it has summed.
-//! 3. A saver's windows travel by its index. The clock (the watermark and what was let through last) is the same on all workers and
+//! 3. A saver's panes travel by its index. The clock (the watermark and what was let through last) is the same on all workers and
 //!    needed by all, so it is saved once for each of [`KEY_GROUPS`] routes: every worker of the next generation is reached by one of
 //!    them, as long as there are no more workers than that.
 //!
-//! Between saves it keeps the windows that were touched, 8 bytes each; before the first save nothing, because that saves everything.
+//! Between saves it keeps the panes that were touched, 8 bytes each; before the first save nothing, because that saves everything.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Counts, add};
 use crate::audit::histogram::Cells;
 use crate::audit::owned;
-use crate::audit::series::Window;
+use crate::audit::series::Pane;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries};
 use crate::watermark::Watermark;
 
@@ -30,27 +30,27 @@ const WHAT: &str = "block of the drift's counts";
 /// What the next save has to say, and what loaded blocks said.
 #[derive(Debug, Default)]
 pub(super) struct Saving {
-    /// Windows whose counts changed since the last save; `None` until there was one.
-    touched: Option<BTreeSet<Window>>,
+    /// Panes whose counts changed since the last save; `None` until there was one.
+    touched: Option<BTreeSet<Pane>>,
     /// Whether ticks came since the last save.
     pub(super) clock_moved: bool,
-    /// What each saver held of a window: not told, and told.
-    loading: BTreeMap<(u64, Window), (Cells, Cells)>,
+    /// What each saver held of a pane: not told, and told.
+    loading: BTreeMap<(u64, Pane), (Cells, Cells)>,
 }
 
 impl Saving {
-    /// The window's counts change.
-    pub(super) fn touch(&mut self, window: Window) {
+    /// The pane's counts change.
+    pub(super) fn touch(&mut self, pane: Pane) {
         if let Some(touched) = &mut self.touched {
-            touched.insert(window);
+            touched.insert(pane);
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
 enum Entry<'a> {
-    Clock { watermark: Cow<'a, Watermark>, let_through: (i64, Window) },
-    Window { saver: u64, window: Window, held: Cow<'a, Cells>, released: Cow<'a, Cells> },
+    Clock { watermark: Cow<'a, Watermark>, let_through: (i64, Pane) },
+    Pane { saver: u64, pane: Pane, held: Cow<'a, Cells>, released: Cow<'a, Cells> },
 }
 
 impl Survive for Counts {
@@ -64,12 +64,12 @@ impl Survive for Counts {
             owned(self.share, KEY_GROUPS).for_each(|route| into.push(route, &clock));
         }
         let all = || self.held.keys().chain(self.released.keys()).copied().collect();
-        let windows: BTreeSet<Window> = changed.unwrap_or_else(all);
+        let panes: BTreeSet<Pane> = changed.unwrap_or_else(all);
         let (saver, none) = (self.share.worker as u64, Cells::default());
-        for window in windows {
-            let held = Cow::Borrowed(self.held.get(&window).unwrap_or(&none));
-            let released = Cow::Borrowed(self.released.get(&window).unwrap_or(&none));
-            into.push(saver, &Entry::Window { saver, window, held, released });
+        for pane in panes {
+            let held = Cow::Borrowed(self.held.get(&pane).unwrap_or(&none));
+            let released = Cow::Borrowed(self.released.get(&pane).unwrap_or(&none));
+            into.push(saver, &Entry::Pane { saver, pane, held, released });
         }
     }
 
@@ -78,9 +78,9 @@ impl Survive for Counts {
     }
 
     fn loaded(&mut self) {
-        for ((_, window), (held, released)) in std::mem::take(&mut self.saving.loading) {
-            add(&mut self.held, window, held);
-            add(&mut self.released, window, released);
+        for ((_, pane), (held, released)) in std::mem::take(&mut self.saving.loading) {
+            add(&mut self.held, pane, held);
+            add(&mut self.released, pane, released);
         }
         for counted in [&mut self.held, &mut self.released] {
             counted.retain(|_, cells| !cells.as_slice().is_empty());
@@ -95,11 +95,11 @@ impl Counts {
                 self.watermark = watermark.into_owned();
                 self.let_through = let_through;
             }
-            Entry::Window { saver, window, held, released } => {
+            Entry::Pane { saver, pane, held, released } => {
                 if !held.is_sound() || !released.is_sound() {
                     return Err(Corrupt { what: WHAT });
                 }
-                self.saving.loading.insert((saver, window), (held.into_owned(), released.into_owned()));
+                self.saving.loading.insert((saver, pane), (held.into_owned(), released.into_owned()));
             }
         }
         Ok(())
@@ -156,16 +156,16 @@ mod tests {
         workers
     }
 
-    type Sums = BTreeMap<Window, Cells>;
+    type Sums = BTreeMap<Pane, Cells>;
 
     /// What all workers hold together, and that they agree on the rest.
-    fn sums(workers: &[Counts]) -> (Sums, Sums, SavedWatermark, (i64, Window)) {
+    fn sums(workers: &[Counts]) -> (Sums, Sums, SavedWatermark, (i64, Pane)) {
         let (mut held, mut released) = (Sums::new(), Sums::new());
         for counts in workers {
             assert_eq!(counts.watermark.saved(), workers[0].watermark.saved());
             assert_eq!(counts.let_through, workers[0].let_through);
-            counts.held.iter().for_each(|(window, cells)| add(&mut held, *window, cells.clone()));
-            counts.released.iter().for_each(|(window, cells)| add(&mut released, *window, cells.clone()));
+            counts.held.iter().for_each(|(pane, cells)| add(&mut held, *pane, cells.clone()));
+            counts.released.iter().for_each(|(pane, cells)| add(&mut released, *pane, cells.clone()));
         }
         for sums in [&mut held, &mut released] {
             sums.retain(|_, cells| !cells.as_slice().is_empty());
@@ -224,7 +224,7 @@ mod tests {
         let expected: Vec<_> = running[0]
             .released
             .iter()
-            .flat_map(|(window, cells)| cells.histograms().map(|(series, histogram)| ((series, *window), histogram)))
+            .flat_map(|(pane, cells)| cells.histograms().map(|(series, histogram)| ((series, *pane), histogram)))
             .collect();
         assert!(!updates.is_empty());
         assert_eq!(updates, expected);
@@ -255,17 +255,17 @@ mod tests {
 
     #[test]
     fn cells_that_no_machine_can_hold_are_refused() {
-        let window = |cells: &[(u16, i64)]| {
+        let pane = |cells: &[(u32, i64)]| {
             let mut blocks = Blocks::default();
             let bytes = postcard::to_allocvec(&cells.to_vec()).unwrap();
             let cells: Cells = postcard::from_bytes(&bytes).unwrap();
             let (held, released) = (Cow::Owned(Cells::default()), Cow::Owned(cells));
-            blocks.push(0, &Entry::Window { saver: 0, window: Window(1), held, released });
+            blocks.push(0, &Entry::Pane { saver: 0, pane: Pane(1), held, released });
             counts(Share { worker: 0, workers: 1 }).load(blocks.iter().next().unwrap().1)
         };
-        assert_eq!(window(&[(1, 1), (2, -1)]), Ok(()));
-        for broken in [&[(2, 1), (1, 1)][..], &[(1, 0)], &[(60_000, 1)], &[(1, i64::MIN)]] {
-            assert_eq!(window(broken), Err(Corrupt { what: WHAT }), "{broken:?}");
+        assert_eq!(pane(&[(1, 1), (2, -1)]), Ok(()));
+        for broken in [&[(2, 1), (1, 1)][..], &[(1, 0)], &[(60_000_000, 1)], &[(1, i64::MIN)]] {
+            assert_eq!(pane(broken), Err(Corrupt { what: WHAT }), "{broken:?}");
         }
     }
 }

@@ -1,0 +1,229 @@
+//! What statistics amount to: the named sets of thresholds.
+//!
+//! | preset | statistic | `watch` | `act` | source |
+//! |---|---|---|---|---|
+//! | `industry` | `psi` | `audit.psi_watch` (0.1) | `audit.psi_act` (0.25) | habit in credit scoring (Siddiqi 2006) |
+//! | `evidently` | reference of 1,000 readings or fewer: `kolmogorov_smirnov_p`; more: `wasserstein` | | < 0.05; ≥ 0.1 | Evidently 0.7, `get_default_stattest` |
+//! | `nannyml` | `jensen_shannon` | | > mean + 3 standard deviations of the reference's own windows against the whole reference | NannyML 0.13, `StandardDeviationThreshold` |
+//! | `whylogs` | `hellinger` | ≥ 0.15 | ≥ 0.4 | whylogs 1.6, `DriftConfig` |
+//!
+//! Evidently and NannyML know one threshold: what is past it is `act`. Their numbers come from bins of their own; ours are fixed, so that a
+//! value is not the same to the last digit, its meaning is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::statistics;
+use crate::config::{AuditSpec, DriftPreset};
+use crate::vocabulary::findings::{Statistics, Verdict};
+
+/// A statistic of `shifts`, by its column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the columns' own names")]
+pub enum Statistic {
+    #[default]
+    Psi,
+    JensenShannon,
+    KolmogorovSmirnov,
+    KolmogorovSmirnovP,
+    Wasserstein,
+    Hellinger,
+    Chi2,
+    Chi2P,
+    EffectSize,
+}
+
+impl Statistic {
+    /// All of them; each is its own index.
+    pub const ALL: [Statistic; 9] = [
+        Statistic::Psi,
+        Statistic::JensenShannon,
+        Statistic::KolmogorovSmirnov,
+        Statistic::KolmogorovSmirnovP,
+        Statistic::Wasserstein,
+        Statistic::Hellinger,
+        Statistic::Chi2,
+        Statistic::Chi2P,
+        Statistic::EffectSize,
+    ];
+
+    /// The column's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Statistic::Psi => "psi",
+            Statistic::JensenShannon => "jensen_shannon",
+            Statistic::KolmogorovSmirnov => "kolmogorov_smirnov",
+            Statistic::KolmogorovSmirnovP => "kolmogorov_smirnov_p",
+            Statistic::Wasserstein => "wasserstein",
+            Statistic::Hellinger => "hellinger",
+            Statistic::Chi2 => "chi2",
+            Statistic::Chi2P => "chi2_p",
+            Statistic::EffectSize => "effect_size",
+        }
+    }
+
+    /// Its value.
+    pub fn of(self, statistics: &Statistics) -> Option<f64> {
+        match self {
+            Statistic::Psi => statistics.psi,
+            Statistic::JensenShannon => statistics.jensen_shannon,
+            Statistic::KolmogorovSmirnov => statistics.kolmogorov_smirnov,
+            Statistic::KolmogorovSmirnovP => statistics.kolmogorov_smirnov_p,
+            Statistic::Wasserstein => statistics.wasserstein,
+            Statistic::Hellinger => statistics.hellinger,
+            Statistic::Chi2 => statistics.chi2,
+            Statistic::Chi2P => statistics.chi2_p,
+            Statistic::EffectSize => statistics.effect_size,
+        }
+    }
+}
+
+/// References of at most this many readings are small. Source: Evidently 0.7.
+const EVIDENTLY_SMALL: u64 = 1_000;
+
+/// Makes verdicts.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge {
+    preset: DriftPreset,
+    readings_min: u64,
+    psi_watch: f64,
+    psi_act: f64,
+}
+
+impl Judge {
+    /// As the flow wants it.
+    pub fn new(spec: &AuditSpec) -> Self {
+        let AuditSpec { preset, readings_min, psi_watch, psi_act, .. } = *spec;
+        Judge { preset, readings_min, psi_watch, psi_act }
+    }
+
+    /// Whether both sides hold enough readings for a statistic.
+    pub fn enough(&self, reference: u64, current: u64) -> bool {
+        reference >= self.readings_min && current >= self.readings_min
+    }
+
+    /// Whether it has to know the windows that a reference is made of.
+    pub fn looks_at_chunks(&self) -> bool {
+        self.preset == DriftPreset::Nannyml
+    }
+
+    /// Which statistic decides, and how. `reference` is by bins, and `chunks` are the windows that it is made of.
+    pub fn verdict(
+        &self,
+        statistics: &Statistics,
+        readings: u64,
+        reference: &[u64],
+        chunks: &[Vec<u64>],
+    ) -> (Statistic, Verdict) {
+        let (decides, watch, act) = match self.preset {
+            DriftPreset::Industry => (Statistic::Psi, self.psi_watch, self.psi_act),
+            DriftPreset::Whylogs => (Statistic::Hellinger, 0.15, 0.4),
+            DriftPreset::Evidently if readings > EVIDENTLY_SMALL => (Statistic::Wasserstein, 0.1, 0.1),
+            DriftPreset::Evidently => {
+                let verdict = match statistics.kolmogorov_smirnov_p {
+                    None => Verdict::Insufficient,
+                    Some(p) if p < 0.05 => Verdict::Act,
+                    Some(_) => Verdict::None,
+                };
+                return (Statistic::KolmogorovSmirnovP, verdict);
+            }
+            DriftPreset::Nannyml => {
+                let limit = self.usual_distance(reference, chunks);
+                let verdict = match (statistics.jensen_shannon, limit) {
+                    (Some(distance), Some(limit)) if distance > limit => Verdict::Act,
+                    (Some(_), Some(_)) => Verdict::None,
+                    _ => Verdict::Insufficient,
+                };
+                return (Statistic::JensenShannon, verdict);
+            }
+        };
+        let verdict = match decides.of(statistics) {
+            None => Verdict::Insufficient,
+            Some(value) if value >= act => Verdict::Act,
+            Some(value) if value >= watch => Verdict::Watch,
+            Some(_) => Verdict::None,
+        };
+        (decides, verdict)
+    }
+
+    /// Mean and three standard deviations (of the population, n) of the Jensen–Shannon distances of the chunks from the whole; `None` below two chunks.
+    fn usual_distance(&self, whole: &[u64], chunks: &[Vec<u64>]) -> Option<f64> {
+        let full = chunks.iter().filter(|chunk| chunk.iter().sum::<u64>() >= self.readings_min);
+        let distances: Vec<f64> = full.filter_map(|chunk| statistics::jensen_shannon_distance(whole, chunk)).collect();
+        if distances.len() < 2 {
+            return None;
+        }
+        let mean = distances.iter().sum::<f64>() / distances.len() as f64;
+        let variance = distances.iter().map(|distance| (distance - mean).powi(2)).sum::<f64>() / distances.len() as f64;
+        Some(mean + 3.0 * variance.sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(preset: DriftPreset) -> Judge {
+        Judge::new(&AuditSpec { preset, readings_min: 10, psi_watch: 0.1, psi_act: 0.25, ..AuditSpec::default() })
+    }
+
+    fn check(preset: DriftPreset, readings: u64, statistics: Statistics, expected: (&str, &str)) {
+        let (statistic, verdict) = judge(preset).verdict(&statistics, readings, &[], &[]);
+        assert_eq!((statistic.name(), verdict.name()), expected, "{preset:?} {statistics:?}");
+    }
+
+    #[test]
+    fn verdicts_begin_at_their_thresholds() {
+        for (psi, expected) in [
+            (None, "insufficient"),
+            (Some(0.0), "none"),
+            (Some(0.1f64.next_down()), "none"),
+            (Some(0.1), "watch"),
+            (Some(0.25f64.next_down()), "watch"),
+            (Some(0.25), "act"),
+            (Some(9.0), "act"),
+        ] {
+            check(DriftPreset::Industry, 9, Statistics { psi, ..Statistics::default() }, ("psi", expected));
+        }
+        for (hellinger, expected) in [(Some(0.1), "none"), (Some(0.15), "watch"), (Some(0.4), "act")] {
+            let statistics = Statistics { hellinger, ..Statistics::default() };
+            check(DriftPreset::Whylogs, 9, statistics, ("hellinger", expected));
+        }
+    }
+
+    #[test]
+    fn evidently_asks_another_statistic_of_a_small_reference() {
+        let statistics =
+            Statistics { kolmogorov_smirnov_p: Some(0.049), wasserstein: Some(0.09), ..Statistics::default() };
+        check(DriftPreset::Evidently, 1_000, statistics, ("kolmogorov_smirnov_p", "act"));
+        check(DriftPreset::Evidently, 1_001, statistics, ("wasserstein", "none"));
+        let statistics =
+            Statistics { kolmogorov_smirnov_p: Some(0.05), wasserstein: Some(0.1), ..Statistics::default() };
+        check(DriftPreset::Evidently, 1_000, statistics, ("kolmogorov_smirnov_p", "none"));
+        check(DriftPreset::Evidently, 1_001, statistics, ("wasserstein", "act"));
+    }
+
+    #[test]
+    fn nannyml_compares_with_the_references_own_windows() {
+        let chunks = [vec![50, 50], vec![52, 48], vec![47, 53], vec![1, 0]];
+        let whole = [149, 151];
+        let distances = [0, 1, 2].map(|chunk: usize| {
+            statistics::jensen_shannon_distance(&whole, &chunks[chunk]).expect("both sides have readings")
+        });
+        let mean = distances.iter().sum::<f64>() / 3.0;
+        let limit = mean + 3.0 * (distances.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
+        for (distance, expected) in [(limit - 1e-9, Verdict::None), (limit + 1e-9, Verdict::Act)] {
+            let statistics = Statistics { jensen_shannon: Some(distance), ..Statistics::default() };
+            let judged = judge(DriftPreset::Nannyml).verdict(&statistics, 300, &whole, &chunks);
+            assert_eq!(judged, (Statistic::JensenShannon, expected), "the chunk of one reading does not count");
+        }
+        let alone = judge(DriftPreset::Nannyml).verdict(&Statistics::default(), 300, &whole, &chunks[..1]);
+        assert_eq!(alone.1, Verdict::Insufficient);
+    }
+
+    #[test]
+    fn each_statistic_is_its_own_index() {
+        for (at, statistic) in Statistic::ALL.into_iter().enumerate() {
+            assert_eq!(statistic as usize, at);
+        }
+    }
+}
