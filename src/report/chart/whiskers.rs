@@ -68,7 +68,14 @@ pub fn pairs(title: &str, names: [&str; 2], groups: &[(String, [Option<f64>; 2])
 }
 
 fn field(size: Size, highest: f64) -> Field {
-    Field { left: 88.0, right: size.width - 14.0, top: 4.0, bottom: size.height - 26.0, x: (0.0, highest), y: (0.0, 1.0) }
+    Field {
+        left: 88.0,
+        right: size.width - 14.0,
+        top: 4.0,
+        bottom: size.height - 26.0,
+        x: (0.0, highest),
+        y: (0.0, 1.0),
+    }
 }
 
 /// The middle of each row.
@@ -109,7 +116,8 @@ fn description(dots: &[Dot]) -> String {
     let said = dots.iter().map(|dot| {
         let rate = dot.rate.rate.map_or("not known".to_owned(), numbers::percent);
         let interval = dot.rate.low.zip(dot.rate.high);
-        let interval = interval.map(|(low, high)| format!(" ({} to {})", numbers::percent(low), numbers::percent(high)));
+        let interval =
+            interval.map(|(low, high)| format!(" ({} to {})", numbers::percent(low), numbers::percent(high)));
         let compared = if dot.reference { ", the group of reference" } else { "" };
         let little = if dot.faint { ", too little data" } else { "" };
         format!("{}: {rate}{}{compared}{little}.", dot.label, interval.unwrap_or_default())

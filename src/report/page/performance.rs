@@ -24,12 +24,42 @@ struct Figure {
 
 /// In the order in which they are shown.
 const FIGURES: [Figure; 7] = [
-    Figure { column: "auroc", title: "AUROC", meaning: "does it rank positives higher? 0.5 is chance, 1 always", of: |of| of.auroc },
-    Figure { column: "brier", title: "Brier score", meaning: "mean squared error of the probability; less is better", of: |of| of.brier },
-    Figure { column: "ece", title: "Calibration error (ECE)", meaning: "mean gap of predicted and observed; less is better", of: |of| of.ece },
-    Figure { column: "sensitivity", title: "Sensitivity", meaning: "selected among those whose outcome happened", of: |of| of.sensitivity },
-    Figure { column: "specificity", title: "Specificity", meaning: "not selected among those whose outcome did not", of: |of| of.specificity },
-    Figure { column: "ppv", title: "Positive predictive value", meaning: "outcome happened among the selected", of: |of| of.ppv },
+    Figure {
+        column: "auroc",
+        title: "AUROC",
+        meaning: "does it rank positives higher? 0.5 is chance, 1 always",
+        of: |of| of.auroc,
+    },
+    Figure {
+        column: "brier",
+        title: "Brier score",
+        meaning: "mean squared error of the probability; less is better",
+        of: |of| of.brier,
+    },
+    Figure {
+        column: "ece",
+        title: "Calibration error (ECE)",
+        meaning: "mean gap of predicted and observed; less is better",
+        of: |of| of.ece,
+    },
+    Figure {
+        column: "sensitivity",
+        title: "Sensitivity",
+        meaning: "selected among those whose outcome happened",
+        of: |of| of.sensitivity,
+    },
+    Figure {
+        column: "specificity",
+        title: "Specificity",
+        meaning: "not selected among those whose outcome did not",
+        of: |of| of.specificity,
+    },
+    Figure {
+        column: "ppv",
+        title: "Positive predictive value",
+        meaning: "outcome happened among the selected",
+        of: |of| of.ppv,
+    },
     Figure { column: "accuracy", title: "Accuracy", meaning: "right among all with an outcome", of: |of| of.accuracy },
 ];
 
