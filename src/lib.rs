@@ -29,10 +29,12 @@ pub mod score;
 pub mod sink;
 pub mod source;
 
+// What is made of it afterwards.
+pub mod report;
+
 // What makes it flow.
 pub mod cli;
 pub mod config;
 pub mod dashboards;
 pub mod job;
-pub mod report;
 pub mod runtime;

@@ -46,8 +46,8 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     let audit = Audit::read(&question);
     if audit.is_empty() {
         return Err(Failed::unavailable(format!(
-            "could not report on {:?}: none of the tables shifts, quality, performance, fairness, alerts has rows there; {}",
-            args.from_where, "name the folder of sink.parquet.path, or wait until the first window has closed"
+            "could not report on {:?}: none of the tables shifts, quality, performance, fairness, alerts has rows there; name the folder of sink.parquet.path, or wait until the first window has closed",
+            args.from_where
         )));
     }
     write(&args.out, &report::render(&audit)).map_err(|error| {
@@ -97,4 +97,75 @@ fn write(path: &Path, page: &str) -> std::io::Result<()> {
     beside.push(".part");
     std::fs::write(&beside, page)?;
     std::fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::report::tests::fixture::{findings, window, write_parquet};
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &[&str]) -> Args {
+        Command::try_parse_from([&["report"], line].concat()).unwrap().args
+    }
+
+    /// What a report on these arguments says; the page goes to a folder of its own.
+    fn report(line: &[&str]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("page.html");
+        run(&args(&[line, &["--out", out.to_str().unwrap()]].concat())).map_err(|failed| failed.to_string())?;
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the page");
+        Ok(std::fs::read_to_string(out).unwrap())
+    }
+
+    #[test]
+    fn a_folder_and_its_flow_give_a_page_and_the_flow_knows_the_thresholds() {
+        let folder = tempfile::tempdir().unwrap();
+        write_parquet(folder.path(), 1, &findings(34, 7));
+        let data = folder.path().to_str().unwrap();
+        let page = report(&[data]).unwrap();
+        assert!(page.starts_with("<!DOCTYPE html>") && page.contains("No flow file was named"));
+        let parquet = format!("sink.parquet.path={data:?}");
+        let flow = ["dataflows/blood_pressure_replay.toml", "--set", &parquet, "--set", "audit.psi_act=0.375"];
+        let page = report(&flow).unwrap();
+        assert!(page.contains("act 0.375") && page.contains("Settings are those of the flow file"));
+        let page = report(&[data, "--to", "2026-01-08T18:00:00Z"]).unwrap();
+        assert!(page.contains("3 windows in the tables"), "28, 29 and 30 end by then");
+    }
+
+    #[test]
+    fn what_cannot_be_reported_on_is_said_with_a_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        let nothing = report(&[data]).unwrap_err();
+        assert!(nothing.contains("none of the tables") && nothing.contains("sink.parquet.path"), "{nothing}");
+        let missing = folder.path().join("missing");
+        let error = report(&[missing.to_str().unwrap()]).unwrap_err();
+        assert!(error.starts_with("could not read flow"), "{error}");
+        let error = report(&[data, "--set", "audit.psi_act=1"]).unwrap_err();
+        assert!(error.contains("name the flow file"), "{error}");
+        let out = folder.path().join("no/such/folder.html");
+        write_parquet(folder.path(), 1, &findings(28, 7));
+        let error = run(&args(&[data, "--out", out.to_str().unwrap()])).unwrap_err().to_string();
+        assert!(error.contains("--out names another place"), "{error}");
+    }
+
+    #[test]
+    fn times_are_days_or_instants() {
+        let of = |text: &str| time(text).map(EventTime::micros);
+        let start = window(0).0.micros();
+        assert_eq!(of("2026-01-01"), Ok(start));
+        assert_eq!(of("2026-01-01T01:00:00+01:00"), Ok(start));
+        for wrong in ["yesterday", "2026-01-01 12:00", "2026-13-01", ""] {
+            assert!(of(wrong).unwrap_err().contains("2026-01-31"), "{wrong}");
+        }
+        assert!(Command::try_parse_from(["report", "--browser", "chromium"]).is_err(), "a browser is for --pdf");
+    }
 }

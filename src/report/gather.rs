@@ -104,7 +104,9 @@ impl Audit {
         let mut drift = section(&shifts);
         if let Some(drift) = &mut drift {
             add_histograms(drift, &mut source);
-            drift.series.sort_by_cached_key(|series| (feature_order(&series.now.feature), group_order(&series.now.group)));
+            drift
+                .series
+                .sort_by_cached_key(|series| (feature_order(&series.now.feature), group_order(&series.now.group)));
         }
         let quality = quality(&source.table::<Quality>());
         let mut performance = section(&source.table::<Performance>());
@@ -120,7 +122,10 @@ impl Audit {
         source.newest_readings();
         let mut remarks = source.remarks;
         remarks.extend(shifts.cut_at().map(|start| {
-            format!("Windows before {} are left out of the history: there are too many.", super::numbers::instant(start))
+            format!(
+                "Windows before {} are left out of the history: there are too many.",
+                super::numbers::instant(start)
+            )
         }));
         Audit {
             made_at: question.now,
@@ -138,7 +143,8 @@ impl Audit {
 
     /// True if no table has a row.
     pub fn is_empty(&self) -> bool {
-        let tables = [self.drift.is_some(), self.quality.is_some(), self.performance.is_some(), self.fairness.is_some()];
+        let tables =
+            [self.drift.is_some(), self.quality.is_some(), self.performance.is_some(), self.fairness.is_some()];
         !tables.contains(&true) && self.alerts.is_none()
     }
 
@@ -198,17 +204,18 @@ fn quality(standing: &Standing<Quality>) -> Option<Section<Series<Quality>>> {
             verdict: Verdict::Insufficient,
             ..row.clone()
         });
-        for (sum, more) in [
-            (&mut sum.reference_counts, row.reference_counts),
-            (&mut sum.current_counts, row.current_counts),
-        ] {
+        for (sum, more) in
+            [(&mut sum.reference_counts, row.reference_counts), (&mut sum.current_counts, row.current_counts)]
+        {
             *sum = (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1));
         }
         sum.verdict = sum.verdict.max(row.verdict);
     }
     sums.into_values().for_each(|row| merged.insert(row));
     let mut found = section(&merged)?;
-    found.series.sort_by_cached_key(|Series { now, .. }| (now.topic.clone(), now.measure != "readings", now.measure.clone()));
+    found
+        .series
+        .sort_by_cached_key(|Series { now, .. }| (now.topic.clone(), now.measure != "readings", now.measure.clone()));
     Some(found)
 }
 
@@ -234,7 +241,15 @@ mod tests {
     #[test]
     fn groups_ascend_by_what_their_names_mean() {
         let sorted = [
-            "all", "age=<18", "age=18-39", "age=40-64", "age=80+", "risk=LOW", "risk=MODERATE", "risk=HIGH", "sex=female",
+            "all",
+            "age=<18",
+            "age=18-39",
+            "age=40-64",
+            "age=80+",
+            "risk=LOW",
+            "risk=MODERATE",
+            "risk=HIGH",
+            "sex=female",
             "sex=male",
         ];
         let mut shuffled = sorted;
@@ -260,7 +275,9 @@ mod tests {
                     ..Shift::default()
                 })
                 .collect();
-            Series { now: history[history.len() - 1].clone(), history }.since().map(|since| (since.start, since.at_least))
+            Series { now: history[history.len() - 1].clone(), history }
+                .since()
+                .map(|since| (since.start, since.at_least))
         };
         assert_eq!(series("nawa"), Some((at(1), false)));
         assert_eq!(series("a?wa"), Some((at(2), false)));

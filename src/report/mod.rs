@@ -24,9 +24,9 @@ pub mod pdf;
 mod read;
 mod rows;
 mod standing;
-mod thresholds;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod thresholds;
 
 pub use gather::{Audit, Question};
 pub use page::render;

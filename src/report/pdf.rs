@@ -94,9 +94,15 @@ fn command(browser: &Path, profile: &Path, page: &Path, target: &Path) -> Comman
         argument
     };
     let mut command = Command::new(browser);
-    command.args(["--headless", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking"]);
+    command.args([
+        "--headless",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-extensions",
+        "--disable-background-networking",
+    ]);
     // The page asks for nothing; nor shall the browser.
-    command.args(["--host-resolver-rules=MAP * ~NOTFOUND", "--no-pdf-header-footer"]);
+    command.args(["--host-resolver-rules=MAP * ~NOTFOUND", "--no-pdf-header-footer", "--disable-dev-shm-usage"]);
     if is_root() {
         // Chromium's sandbox refuses to run as root. The page has no script, and its policy forbids any.
         command.arg("--no-sandbox");

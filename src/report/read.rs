@@ -85,8 +85,7 @@ impl Iterator for Opened {
 impl Source {
     /// Of the windows within `range`.
     pub(super) fn new(folders: Folders, range: Span) -> Self {
-        let context =
-            Context { topics: Topics::new([]), signals: Vec::new(), rule_set: String::new(), model: None };
+        let context = Context { topics: Topics::new([]), signals: Vec::new(), rule_set: String::new(), model: None };
         let (provenance, remarks) = (Provenance::default(), BTreeSet::new());
         Source { folders, range, schemas: Tables::new(context), provenance, remarks }
     }
@@ -139,7 +138,8 @@ impl Source {
             rows.into_iter().flatten().filter(&keep).for_each(|row| into.insert(row));
         }
         if nameless > 0 {
-            self.remarks.insert(format!("Rows of {} that do not say what they are about are passed over.", table.name()));
+            self.remarks
+                .insert(format!("Rows of {} that do not say what they are about are passed over.", table.name()));
         }
         Ok(())
     }

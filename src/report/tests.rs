@@ -15,7 +15,7 @@ use crate::time::EventTime;
 use crate::vocabulary::Pseudonym;
 use crate::vocabulary::findings::{Finding, Shift, Span, Verdict};
 
-mod fixture;
+pub(crate) mod fixture;
 
 fn question(folder: &Path) -> Question {
     let folder = Some(folder.to_owned());
@@ -101,7 +101,10 @@ fn it_can_be_read_without_eyes() {
     for drawing in drawings {
         assert_eq!(drawing.attr("role"), Some("img"));
         let said: Vec<_> = drawing.child_elements().take(2).map(|child| (child.value().name(), text(child))).collect();
-        assert!(matches!(&said[..], [("title", title), ("desc", desc)] if title.len() > 4 && desc.len() > 4), "{said:?}");
+        assert!(
+            matches!(&said[..], [("title", title), ("desc", desc)] if title.len() > 4 && desc.len() > 4),
+            "{said:?}"
+        );
     }
 }
 
@@ -197,7 +200,8 @@ fn fairness_and_performance_are_those_of_the_tables() {
             }
             // Outcomes come late: the window is an earlier one.
             Finding::Performance(row) if row.current == window(WINDOWS - 3) && row.group == "all" => {
-                let shown = |column| values(select(&parsed, &format!("#performance .statistics tr[data-column={column}]"))[0]);
+                let shown =
+                    |column| values(select(&parsed, &format!("#performance .statistics tr[data-column={column}]"))[0]);
                 let (now, before) = (row.measured.auroc.unwrap(), row.reference_measured.auroc.unwrap());
                 assert_eq!(shown("auroc"), [now, before, now - before, row.estimated.auroc.unwrap()]);
                 let (now, before) = (row.measured.ece.unwrap(), row.reference_measured.ece.unwrap());
@@ -216,7 +220,8 @@ fn quality_is_that_of_the_tables_and_files_are_one_topic() {
     let parsed = Html::parse_document(&page);
     let counts = |topic: &str, measure: &str| {
         let rows = select(&parsed, "#quality tbody tr");
-        let row = rows.iter().find(|row| row.attr("data-topic") == Some(topic) && row.attr("data-measure") == Some(measure));
+        let row =
+            rows.iter().find(|row| row.attr("data-topic") == Some(topic) && row.attr("data-measure") == Some(measure));
         values(*row.unwrap())
     };
     let mut sum = (0, 0);

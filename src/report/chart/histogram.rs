@@ -107,7 +107,8 @@ fn path(field: &Field, edges: &[f64], shares: &[f64]) -> String {
 /// The same in words: where most readings are.
 fn description(bins: Bins<'_>, unit: &str) -> String {
     let most = |counts: &[u64]| {
-        let (at, count) = counts.iter().enumerate().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 0)?;
+        let (at, count) =
+            counts.iter().enumerate().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 0)?;
         let share = *count as f64 / counts.iter().sum::<u64>() as f64;
         let (low, high) = (bins.edges[at], bins.edges[at + 1]);
         Some(format!("{} from {low} to {}", numbers::percent(share), numbers::with_unit(&high.to_string(), unit)))
@@ -141,7 +142,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_drawn_is_not() {
-        for bins in [bins(&[0; 5], &[0; 5]), bins(&[1; 4], &[1; 5]), Bins { edges: &[], reference: &[], current: &[] }] {
+        for bins in [bins(&[0; 5], &[0; 5]), bins(&[1; 4], &[1; 5]), Bins { edges: &[], reference: &[], current: &[] }]
+        {
             assert!(large("t", "mmHg", bins).is_none() && small("t", "mmHg", bins).is_none());
         }
         let falling = Bins { edges: &[2.0, 1.0], reference: &[1], current: &[1] };

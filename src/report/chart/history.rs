@@ -13,6 +13,9 @@ use crate::vocabulary::findings::Verdict;
 /// Points that a line is drawn with at most; of more, each stretch keeps its highest (or lowest, where low is what matters), so that no excursion is lost.
 pub const POINTS_MAX: usize = 240;
 
+/// The same for a line in a table's cell, which is as many pixels wide.
+const POINTS_SMALL_MAX: usize = 96;
+
 /// A window's value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
@@ -37,7 +40,7 @@ pub struct Line<'a> {
 /// values to connect.
 pub fn large(title: &str, lines: &[Line<'_>], base: f64, thresholds: Thresholds) -> Option<Markup> {
     let size = Size { width: 460.0, height: 230.0 };
-    let lines = thinned(lines, thresholds.below);
+    let lines = thinned(lines, POINTS_MAX, thresholds.below);
     let field = field(&lines, (base, thresholds), size, (40.0, 6.0, 34.0))?;
     let y_ticks = ticks(field.y, 4);
     let content = html! {
@@ -59,7 +62,7 @@ pub fn large(title: &str, lines: &[Line<'_>], base: f64, thresholds: Thresholds)
 /// A line in a table's cell.
 pub fn small(title: &str, points: &[Point], thresholds: Thresholds) -> Option<Markup> {
     let size = Size { width: 96.0, height: 22.0 };
-    let lines = thinned(&[Line { class: "current", points }], thresholds.below);
+    let lines = thinned(&[Line { class: "current", points }], POINTS_SMALL_MAX, thresholds.below);
     let field = field(&lines, (0.0, thresholds), size, (1.0, 2.0, 2.0))?;
     let content = html! {
         @for (class, limit) in [("watch", thresholds.watch), ("act", thresholds.act)] {
@@ -72,16 +75,16 @@ pub fn small(title: &str, points: &[Point], thresholds: Thresholds) -> Option<Ma
     Some(drawing(size, "spark", title, &description(&lines), content))
 }
 
-fn thinned<'a>(lines: &[Line<'a>], low_matters: bool) -> Vec<(&'a str, Vec<Point>)> {
-    lines.iter().map(|line| (line.class, thin(line.points, low_matters))).collect()
+fn thinned<'a>(lines: &[Line<'a>], points_max: usize, low_matters: bool) -> Vec<(&'a str, Vec<Point>)> {
+    lines.iter().map(|line| (line.class, thin(line.points, points_max, low_matters))).collect()
 }
 
-/// At most [`POINTS_MAX`] points: of each stretch the one that stands out most. The last point always stays.
-fn thin(points: &[Point], low_matters: bool) -> Vec<Point> {
-    if points.len() <= POINTS_MAX {
+/// At most so many points: of each stretch the one that stands out most. The last point always stays.
+fn thin(points: &[Point], points_max: usize, low_matters: bool) -> Vec<Point> {
+    if points.len() <= points_max {
         return points.to_vec();
     }
-    let stretch = points.len().div_ceil(POINTS_MAX - 1);
+    let stretch = points.len().div_ceil(points_max - 1);
     let sign = if low_matters { -1.0 } else { 1.0 };
     let height = |point: &Point| point.value.map_or(f64::NEG_INFINITY, |value| value * sign);
     let kept = points.chunks(stretch).filter_map(|chunk| chunk.iter().max_by(|a, b| height(a).total_cmp(&height(b))));
@@ -181,13 +184,13 @@ mod tests {
             let mut values = vec![Some(0.5); 10_000];
             values[4_321] = Some(odd);
             values[9_999] = Some(0.25);
-            let thin = thin(&points(values), low_matters);
-            assert!(thin.len() <= POINTS_MAX + 1, "{}", thin.len());
+            let thin = thin(&points(values), POINTS_MAX, low_matters);
+            assert!(thin.len() <= POINTS_MAX, "{}", thin.len());
             assert!(thin.iter().any(|point| point.value == Some(odd)));
             assert_eq!(thin.last().unwrap().value, Some(0.25));
         }
         let few = points(vec![None; POINTS_MAX]);
-        assert_eq!(thin(&few, false), few);
+        assert_eq!(thin(&few, POINTS_MAX, false), few);
     }
 
     #[test]

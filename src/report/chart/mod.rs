@@ -5,8 +5,8 @@
 
 use maud::{Markup, html};
 
-pub mod history;
 pub mod histogram;
+pub mod history;
 pub mod whiskers;
 
 /// A drawing's size, in its own units (CSS pixels at full width).

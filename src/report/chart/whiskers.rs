@@ -68,7 +68,14 @@ pub fn pairs(title: &str, names: [&str; 2], groups: &[(String, [Option<f64>; 2])
 }
 
 fn field(size: Size, highest: f64) -> Field {
-    Field { left: 104.0, right: size.width - 14.0, top: 4.0, bottom: size.height - 26.0, x: (0.0, highest), y: (0.0, 1.0) }
+    Field {
+        left: 88.0,
+        right: size.width - 14.0,
+        top: 4.0,
+        bottom: size.height - 26.0,
+        x: (0.0, highest),
+        y: (0.0, 1.0),
+    }
 }
 
 /// The middle of each row.
@@ -109,7 +116,8 @@ fn description(dots: &[Dot]) -> String {
     let said = dots.iter().map(|dot| {
         let rate = dot.rate.rate.map_or("not known".to_owned(), numbers::percent);
         let interval = dot.rate.low.zip(dot.rate.high);
-        let interval = interval.map(|(low, high)| format!(" ({} to {})", numbers::percent(low), numbers::percent(high)));
+        let interval =
+            interval.map(|(low, high)| format!(" ({} to {})", numbers::percent(low), numbers::percent(high)));
         let compared = if dot.reference { ", the group of reference" } else { "" };
         let little = if dot.faint { ", too little data" } else { "" };
         format!("{}: {rate}{}{compared}{little}.", dot.label, interval.unwrap_or_default())
@@ -129,8 +137,8 @@ mod tests {
     #[test]
     fn rates_and_intervals_are_where_they_belong() {
         let drawn = rates("t", &[dot("a", 0.4), dot("b", 0.6)], true).unwrap().into_string();
-        // From 104 to 316 lie 0 to 0.735.
-        let x = |rate: f64| ((104.0 + rate / 0.735 * 212.0) * 10.0).round() / 10.0;
+        // From 88 to 316 lie 0 to 0.735.
+        let x = |rate: f64| ((88.0 + rate / 0.735 * 228.0) * 10.0).round() / 10.0;
         for expected in [
             format!(r#"<circle class="hollow" cx="{}" cy="15""#, x(0.4)),
             format!(r#"<circle class="dot" cx="{}" cy="37""#, x(0.6)),

@@ -103,11 +103,7 @@ fn legend() -> Markup {
 
 fn points(audit: &Audit, series: &Series<Shift>) -> (Vec<Point>, Thresholds) {
     let statistic = &series.now.statistic;
-    let of = |row: &Shift| Point {
-        at: row.current.1,
-        value: named(&row.statistics, statistic),
-        verdict: row.verdict,
-    };
+    let of = |row: &Shift| Point { at: row.current.1, value: named(&row.statistics, statistic), verdict: row.verdict };
     (series.history.iter().map(of).collect(), audit.thresholds(statistic))
 }
 
@@ -258,8 +254,11 @@ fn group_row(audit: &Audit, series: &Series<Shift>) -> Markup {
 
 /// Small histograms of the groups beside `all`: those that have moved furthest, in the order of the table.
 fn multiples(series: &[Series<Shift>]) -> Markup {
-    let mut shown: Vec<(usize, &Series<Shift>)> =
-        series.iter().enumerate().filter(|(_, series)| series.now.group != "all" && series.now.verdict != Verdict::Insufficient).collect();
+    let mut shown: Vec<(usize, &Series<Shift>)> = series
+        .iter()
+        .enumerate()
+        .filter(|(_, series)| series.now.group != "all" && series.now.verdict != Verdict::Insufficient)
+        .collect();
     let all = shown.len();
     let size = |series: &Series<Shift>| series.now.statistics.effect_size.unwrap_or_default().abs();
     shown.sort_by(|(_, a), (_, b)| b.now.verdict.cmp(&a.now.verdict).then(size(b).total_cmp(&size(a))));

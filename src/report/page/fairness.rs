@@ -51,7 +51,7 @@ fn attribute(series: &[Series<Fairness>]) -> Markup {
                 @if below.is_empty() { "No group with enough data is selected less than four fifths as often, or more than five fourths." }
                 @else { "Outside four fifths: " strong { (below.join(", ")) } "." }
                 @if outcomes_of.is_none() { " No outcomes are known, and so none of the rates that need them." }
-                @else if outcomes_of != Some(shown[0].current) { " Outcomes come later: the plots of the rates that need them are of the newest window that has some." }
+                @else if let Some(of) = outcomes_of.filter(|of| *of != shown[0].current) { " Outcomes come later: the three plots that need them are of " strong { (numbers::span(of)) } ", the newest window that has some." }
             }
             div.plots {
                 (plot(&shown, 0))
@@ -85,7 +85,7 @@ fn plot(rows: &[&Fairness], at: usize) -> Markup {
     let (title, meaning) = TITLES[at];
     html! {
         figure {
-            figcaption { (title) br; span.quiet { (meaning) ", window " (numbers::span(rows[0].current)) } }
+            figcaption { (title) br; span.quiet { (meaning) } }
             @match whiskers::rates(&format!("{title}: {meaning}, by group"), &dots, at == 0) {
                 Some(drawing) => (drawing),
                 None => { p.empty { "Not known." } }
@@ -134,7 +134,7 @@ fn table_row(row: &Fairness) -> Markup {
                     td.number { (numbers::data(row.differences[at], |value| numbers::signed(value * 100.0, 1))) }
                     td class={ "number" (if at == 0 && outside { " outside" } else { "" }) } {
                         (numbers::data(row.ratios[at], |value| numbers::decimals(value, 2)))
-                        @if at == 0 && outside { br; span.mark { "< 4/5" } }
+                        @if at == 0 && outside { br; span.mark { "outside 4/5" } }
                     }
                 }
             }

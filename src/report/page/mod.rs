@@ -65,7 +65,8 @@ fn flow(audit: &Audit) -> String {
 
 /// What stands on top of every printed page. The name comes from a file and goes into CSS: no more than a flow's name may have is let through.
 fn running_header(flow: &str, audit: &Audit) -> String {
-    let plain: String = flow.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ',' | ' ')).collect();
+    let plain: String =
+        flow.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ',' | ' ')).collect();
     format!(
         "@page {{ @top-left {{ content: \"Windkessel: audit of {plain}\" }} @top-right {{ content: \"{} UTC\" }} }}",
         numbers::instant(audit.made_at)
@@ -88,7 +89,12 @@ fn contents(audit: &Audit) -> Markup {
 }
 
 /// A section with its window, or that there is nothing to say.
-fn section<S>(id: &str, title: &str, found: Option<&Section<S>>, content: impl FnOnce(&Section<S>) -> Markup) -> Markup {
+fn section<S>(
+    id: &str,
+    title: &str,
+    found: Option<&Section<S>>,
+    content: impl FnOnce(&Section<S>) -> Markup,
+) -> Markup {
     html! {
         section id=(id) aria-labelledby={ (id) "-title" } {
             h2 id={ (id) "-title" } { (title) }

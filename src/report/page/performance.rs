@@ -9,7 +9,7 @@ use crate::report::gather::{Audit, Series};
 use crate::report::numbers;
 use crate::report::rows::Performance;
 use crate::report::thresholds::Thresholds;
-use crate::vocabulary::findings::Goodness;
+use crate::vocabulary::findings::{Goodness, Verdict};
 
 /// Groups that are shown.
 const SERIES_SHOWN_MAX: usize = 60;
@@ -24,12 +24,42 @@ struct Figure {
 
 /// In the order in which they are shown.
 const FIGURES: [Figure; 7] = [
-    Figure { column: "auroc", title: "AUROC", meaning: "does it rank positives higher? 0.5 is chance, 1 always", of: |of| of.auroc },
-    Figure { column: "brier", title: "Brier score", meaning: "mean squared error of the probability; less is better", of: |of| of.brier },
-    Figure { column: "ece", title: "Calibration error (ECE)", meaning: "mean gap of predicted and observed; less is better", of: |of| of.ece },
-    Figure { column: "sensitivity", title: "Sensitivity", meaning: "selected among those whose outcome happened", of: |of| of.sensitivity },
-    Figure { column: "specificity", title: "Specificity", meaning: "not selected among those whose outcome did not", of: |of| of.specificity },
-    Figure { column: "ppv", title: "Positive predictive value", meaning: "outcome happened among the selected", of: |of| of.ppv },
+    Figure {
+        column: "auroc",
+        title: "AUROC",
+        meaning: "does it rank positives higher? 0.5 is chance, 1 always",
+        of: |of| of.auroc,
+    },
+    Figure {
+        column: "brier",
+        title: "Brier score",
+        meaning: "mean squared error of the probability; less is better",
+        of: |of| of.brier,
+    },
+    Figure {
+        column: "ece",
+        title: "Calibration error (ECE)",
+        meaning: "mean gap of predicted and observed; less is better",
+        of: |of| of.ece,
+    },
+    Figure {
+        column: "sensitivity",
+        title: "Sensitivity",
+        meaning: "selected among those whose outcome happened",
+        of: |of| of.sensitivity,
+    },
+    Figure {
+        column: "specificity",
+        title: "Specificity",
+        meaning: "not selected among those whose outcome did not",
+        of: |of| of.specificity,
+    },
+    Figure {
+        column: "ppv",
+        title: "Positive predictive value",
+        meaning: "outcome happened among the selected",
+        of: |of| of.ppv,
+    },
     Figure { column: "accuracy", title: "Accuracy", meaning: "right among all with an outcome", of: |of| of.accuracy },
 ];
 
@@ -42,7 +72,7 @@ pub(super) fn render(audit: &Audit) -> Markup {
                 p { (sentence(&main.now)) }
                 div.pair {
                     (figures(&main.now))
-                    div { (history_figure(main)) (calibration(&found.series)) }
+                    div { (history_figure(main, strongest(&found.series, main))) (calibration(&found.series)) }
                 }
             }
             (groups(&found.series))
@@ -88,19 +118,39 @@ fn figures(now: &Performance) -> Markup {
     }
 }
 
-fn history_figure(main: &Series<Performance>) -> Markup {
-    let points = |of: fn(&Performance) -> Option<f64>| -> Vec<Point> {
-        main.history.iter().map(|row| Point { at: row.current.1, value: of(row), verdict: row.verdict }).collect()
+/// The group that has fallen most, if it has fallen more than everybody together.
+fn strongest<'a>(series: &'a [Series<Performance>], main: &Series<Performance>) -> Option<&'a Series<Performance>> {
+    let fall = |series: &Series<Performance>| {
+        let Performance { measured, reference_measured, .. } = &series.now;
+        reference_measured.auroc.unwrap_or_default() - measured.auroc.unwrap_or_default()
     };
-    let measured = points(|row| row.measured.auroc);
-    let estimated: Vec<Point> = points(|row| row.estimated.auroc)
-        .into_iter()
-        .map(|point| Point { verdict: Default::default(), ..point })
-        .collect();
-    let lines = [Line { class: "estimated", points: &estimated }, Line { class: "current", points: &measured }];
+    let moved = series.iter().filter(|other| other.now.verdict > main.now.verdict.max(Verdict::None));
+    moved.max_by(|a, b| a.now.verdict.cmp(&b.now.verdict).then(fall(a).total_cmp(&fall(b))))
+}
+
+fn history_figure(main: &Series<Performance>, strongest: Option<&Series<Performance>>) -> Markup {
+    let measured = |series: &Series<Performance>| -> Vec<Point> {
+        let point = |row: &Performance| Point { at: row.current.1, value: row.measured.auroc, verdict: row.verdict };
+        series.history.iter().map(point).collect()
+    };
+    // An estimate has no verdict of its own.
+    let estimated = |row: &Performance| Point { at: row.current.1, value: row.estimated.auroc, verdict: Verdict::None };
+    let estimated: Vec<Point> = main.history.iter().map(estimated).collect();
+    let (of_main, of_strongest) = (measured(main), strongest.map(measured).unwrap_or_default());
+    let lines = [
+        Line { class: "estimated", points: &estimated },
+        Line { class: "strongest", points: &of_strongest },
+        Line { class: "current", points: &of_main },
+    ];
     html! {
         figure {
-            figcaption { "AUROC over time" span.legend { span.key.estimated {} "estimated" span.key.current {} "measured" } }
+            figcaption {
+                "AUROC over time"
+                span.legend {
+                    span.key.estimated {} "estimated" span.key.current {} "measured"
+                    @if let Some(series) = strongest { span.key.strongest {} (numbers::group(&series.now.group)) ", measured" }
+                }
+            }
             @match history::large("AUROC over time, estimated and measured", &lines, 0.5, Thresholds::default()) {
                 Some(drawing) => (drawing),
                 None => { p.empty { "No history: one window has a value." } }

@@ -88,7 +88,7 @@ pub(super) fn render(audit: &Audit) -> Markup {
     html! {
         section id="summary" aria-labelledby="summary-title" {
             h2 id="summary-title" { "What has moved" }
-            p.lead { (lead(&moved)) }
+            p.lead { (lead(&moved, said(audit))) }
             (tiles(audit))
             @if !moved.is_empty() {
                 div.scroll { (table(&moved)) }
@@ -100,7 +100,15 @@ pub(super) fn render(audit: &Audit) -> Markup {
     }
 }
 
-fn lead(moved: &[Moved]) -> Markup {
+/// Findings of which anything could be said.
+fn said(audit: &Audit) -> usize {
+    fn of<R: Row>(found: &Option<Section<Series<R>>>) -> usize {
+        found.iter().flat_map(|found| tally(&found.series)).take(3).map(|(_, count)| count).sum()
+    }
+    of(&audit.drift) + of(&audit.quality) + of(&audit.performance) + of(&audit.fairness)
+}
+
+fn lead(moved: &[Moved], said: usize) -> Markup {
     let of = |verdict| moved.iter().filter(|moved| moved.verdict == verdict).count();
     let names = |verdict| {
         let named: Vec<&str> = moved.iter().filter(|m| m.verdict == verdict).map(|m| m.what.as_str()).collect();
@@ -108,6 +116,7 @@ fn lead(moved: &[Moved]) -> Markup {
     };
     html! {
         @match (of(Verdict::Act), of(Verdict::Watch)) {
+            (0, 0) if said == 0 => { "There is too little data to say whether anything has moved." }
             (0, 0) => { "Nothing has moved past a threshold, as far as there was enough data to say." }
             (0, _) => { "Nothing calls for action. To be watched: " strong { (names(Verdict::Watch)) } "." }
             (_, watch) => {
@@ -268,9 +277,8 @@ fn drift_effect(shift: &Shift) -> Markup {
 
 fn quality(found: &Section<Series<Quality>>) -> Vec<Moved> {
     let rate = |(inputs, flawed): (u64, u64)| (inputs > 0).then(|| flawed as f64 / inputs as f64);
-    let change = |row: &Quality| {
-        rate(row.current_counts).unwrap_or_default() - rate(row.reference_counts).unwrap_or_default()
-    };
+    let change =
+        |row: &Quality| rate(row.current_counts).unwrap_or_default() - rate(row.reference_counts).unwrap_or_default();
     moved_by(found, |row| row.measure.clone(), change)
         .into_iter()
         .map(|(measure, series)| {
@@ -295,9 +303,7 @@ fn quality(found: &Section<Series<Quality>>) -> Vec<Moved> {
 }
 
 fn performance(found: &Section<Series<Performance>>) -> Vec<Moved> {
-    let change = |row: &Performance| {
-        Some(row.measured.auroc? - row.reference_measured.auroc?)
-    };
+    let change = |row: &Performance| Some(row.measured.auroc? - row.reference_measured.auroc?);
     moved_by(found, |_| "AUROC".to_owned(), |row| change(row).unwrap_or_default())
         .into_iter()
         .map(|(_, series)| {

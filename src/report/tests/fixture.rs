@@ -22,14 +22,18 @@ use crate::vocabulary::TopicId;
 use crate::vocabulary::findings::*;
 
 /// Windows with enough readings.
-pub(super) const WINDOWS: i64 = 60;
+pub(crate) const WINDOWS: i64 = 60;
 /// The first window of the shift.
-pub(super) const SHIFTED: i64 = 52;
+pub(crate) const SHIFTED: i64 = 52;
 /// A topic that is nobody's friend.
-pub(super) const HOSTILE: &str = r#"<script>alert('"&</script>"#;
+pub(crate) const HOSTILE: &str = r#"<script>alert('"&</script>"#;
 
-const FEATURES: [(&str, f64, f64); 4] =
-    [("diastolic", 76.0, 11.0), ("mean_arterial", 93.0, 12.0), ("pulse_pressure", 52.0, 13.0), ("systolic", 128.0, 17.0)];
+const FEATURES: [(&str, f64, f64); 4] = [
+    ("diastolic", 76.0, 11.0),
+    ("mean_arterial", 93.0, 12.0),
+    ("pulse_pressure", 52.0, 13.0),
+    ("systolic", 128.0, 17.0),
+];
 
 /// Group, share of the readings, and what is added to the means, mmHg.
 const GROUPS: [(&str, f64, f64); 9] = [
@@ -45,7 +49,7 @@ const GROUPS: [(&str, f64, f64); 9] = [
 ];
 
 /// The start of a window.
-pub(super) fn window(at: i64) -> Span {
+pub(crate) fn window(at: i64) -> Span {
     let start = EventTime::from_micros(NEW_YEAR) + EventSpan::from_seconds(21_600 * at);
     (start, start + EventSpan::from_seconds(21_600))
 }
@@ -55,7 +59,7 @@ fn reference(at: i64) -> Span {
 }
 
 /// Everything that the audit says of the windows before `until`.
-pub(super) fn findings(until: i64, seed: u64) -> Vec<(Epoch, Vec<Finding>)> {
+pub(crate) fn findings(until: i64, seed: u64) -> Vec<(Epoch, Vec<Finding>)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (28..=until).map(|at| (1_000 + at as u64, window_findings(&mut rng, at))).collect()
 }
@@ -152,7 +156,9 @@ fn naive(edges: &[f64], reference: &Side, current: &Side) -> Statistics {
     }
     let deviation = reference.standard_deviation.unwrap();
     Statistics {
-        psi: Some(pairs().filter(|(r, c)| r + c > 0.0).map(|(r, c)| (floor(c) - floor(r)) * (floor(c) / floor(r)).ln()).sum()),
+        psi: Some(
+            pairs().filter(|(r, c)| r + c > 0.0).map(|(r, c)| (floor(c) - floor(r)) * (floor(c) / floor(r)).ln()).sum(),
+        ),
         jensen_shannon: Some(
             (pairs().map(|(r, c)| entropy(r, (r + c) / 2.0) + entropy(c, (r + c) / 2.0)).sum::<f64>() / 2.0).sqrt(),
         ),
@@ -160,14 +166,24 @@ fn naive(edges: &[f64], reference: &Side, current: &Side) -> Statistics {
         kolmogorov_smirnov_p: Some((2.0 * (-2.0 * ks * ks * current.readings as f64).exp()).min(1.0)),
         wasserstein: Some(area / deviation),
         hellinger: Some((pairs().map(|(r, c)| (r.sqrt() - c.sqrt()).powi(2)).sum::<f64>() / 2.0).sqrt()),
-        chi2: Some(pairs().filter(|(r, _)| *r > 0.0).map(|(r, c)| (c - r).powi(2) / r).sum::<f64>() * current.readings as f64),
+        chi2: Some(
+            pairs().filter(|(r, _)| *r > 0.0).map(|(r, c)| (c - r).powi(2) / r).sum::<f64>() * current.readings as f64,
+        ),
         chi2_p: Some(0.000_01),
         effect_size: Some((current.mean.unwrap() - reference.mean.unwrap()) / deviation),
     }
 }
 
 fn quality(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
-    let measures = [("readings", 0.97), ("signal_missing", 0.012), ("value_out_of_range", 0.004), ("unit_assumed", 0.0), ("duplicate", 0.002), ("late", 0.015), ("clock_ahead", 0.0007)];
+    let measures = [
+        ("readings", 0.97),
+        ("signal_missing", 0.012),
+        ("value_out_of_range", 0.004),
+        ("unit_assumed", 0.0),
+        ("duplicate", 0.002),
+        ("late", 0.015),
+        ("clock_ahead", 0.0007),
+    ];
     let mut found = Vec::new();
     for (topic, part) in [(TopicId(0), 0.8), (TopicId(1), 0.1), (TopicId(2), 0.05), (TopicId(3), 0.05)] {
         for (measure, usual) in measures {
@@ -180,7 +196,7 @@ fn quality(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
                 reference: reference(at),
                 current: window(at),
                 reference_counts: (inputs * 28, (inputs as f64 * 28.0 * usual) as u64),
-                current_counts: (inputs, (inputs as f64 * rate) as u64),
+                current_counts: (inputs, (inputs as f64 * rate.min(1.0)) as u64),
                 verdict: match (inputs < 100, worse > 1.0) {
                     (true, _) => Verdict::Insufficient,
                     (_, true) => Verdict::Watch,
@@ -253,9 +269,17 @@ fn rate(of: f64, share: f64) -> Rate {
 
 fn fairness(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
     let groups = [
-        ("age", "age=<18", 0.004, 0.02), ("age", "age=18-39", 0.12, 0.09), ("age", "age=40-64", 0.31, 0.16), ("age", "age=65-79", 0.36, 0.19),
-        ("age", "age=80+", 0.20, 0.31), ("risk", "risk=HIGH", 0.06, 0.93), ("risk", "risk=LOW", 0.71, 0.05), ("risk", "risk=MODERATE", 0.23, 0.33),
-        ("sex", "sex=female", 0.54, 0.175), ("sex", "sex=male", 0.45, 0.19), ("sex", "sex=unknown", 0.002, 0.3),
+        ("age", "age=<18", 0.004, 0.02),
+        ("age", "age=18-39", 0.12, 0.09),
+        ("age", "age=40-64", 0.31, 0.16),
+        ("age", "age=65-79", 0.36, 0.19),
+        ("age", "age=80+", 0.20, 0.31),
+        ("risk", "risk=HIGH", 0.06, 0.93),
+        ("risk", "risk=LOW", 0.71, 0.05),
+        ("risk", "risk=MODERATE", 0.23, 0.33),
+        ("sex", "sex=female", 0.54, 0.175),
+        ("sex", "sex=male", 0.45, 0.19),
+        ("sex", "sex=unknown", 0.002, 0.3),
     ];
     let base = |attribute| match attribute {
         "age" => ("age=65-79", 0.19),
@@ -318,15 +342,21 @@ fn alerts(at: i64, found: &[Finding]) -> Vec<Finding> {
         _ => None,
     });
     match at {
-        34 => vec![of("diastolic", at, AlertState::Raised, Some(0.31)), of("pulse_pressure", at, AlertState::Raised, Some(0.28))],
-        38 => vec![of("diastolic", at, AlertState::Cleared, Some(0.03)), of("pulse_pressure", 34, AlertState::Withdrawn, Some(0.28))],
+        34 => vec![
+            of("diastolic", at, AlertState::Raised, Some(0.31)),
+            of("pulse_pressure", at, AlertState::Raised, Some(0.28)),
+        ],
+        38 => vec![
+            of("diastolic", at, AlertState::Cleared, Some(0.03)),
+            of("pulse_pressure", 34, AlertState::Withdrawn, Some(0.28)),
+        ],
         54 => vec![of("systolic", at, AlertState::Raised, psi)],
         _ => Vec::new(),
     }
 }
 
 /// Makes rows, with topics of every kind.
-pub(super) fn tables() -> Tables {
+pub(crate) fn tables() -> Tables {
     Tables::new(Context {
         topics: Topics::continuing(
             &["bp-obs".into(), HOSTILE.into(), "file-0123456789ab".into(), "file-ba9876543210".into()],
@@ -339,10 +369,10 @@ pub(super) fn tables() -> Tables {
 }
 
 /// Epochs of a checkpoint.
-pub(super) const CHECKPOINT: usize = 8;
+pub(crate) const CHECKPOINT: usize = 8;
 
 /// Writes epochs as Parquet, and some readings.
-pub(super) fn write_parquet(folder: &Path, generation: u64, found: &[(Epoch, Vec<Finding>)]) {
+pub(crate) fn write_parquet(folder: &Path, generation: u64, found: &[(Epoch, Vec<Finding>)]) {
     let spec = ParquetSpec { path: folder.to_owned(), ..ParquetSpec::default() };
     let provenance = Provenance {
         flow: "blood_pressure".into(),
@@ -355,7 +385,7 @@ pub(super) fn write_parquet(folder: &Path, generation: u64, found: &[(Epoch, Vec
 }
 
 /// The same as NDJSON.
-pub(super) fn write_ndjson(folder: &Path, found: &[(Epoch, Vec<Finding>)]) {
+pub(crate) fn write_ndjson(folder: &Path, found: &[(Epoch, Vec<Finding>)]) {
     let spec = NdjsonSpec { path: folder.to_owned(), ..NdjsonSpec::default() };
     let sink = NdjsonSink::ndjson(&spec, 1, 0, Hand::new().clock(), Metrics::new()).unwrap();
     deliver(sink, &Folder::of::<Ndjson>(folder.into()), found, false);
