@@ -261,7 +261,7 @@ def watch(address: str, rate: int, process: subprocess.Popen[str]) -> list[tuple
             if earlier and abs((claimed - earlier[-1][1]) / (rate * (now - earlier[-1][0])) - 1) < STEADY:
                 return curve
         if process.poll() is not None or now > WAIT_SECONDS:
-            raise UnavailableError("the engine did not catch up")
+            raise UnavailableError("the engine did not catch up, or the producer did not keep its rate")
         time.sleep(POLL_SECONDS)
 
 
