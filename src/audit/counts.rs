@@ -177,8 +177,9 @@ impl Counts {
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
         }
         labels.iter().for_each(|label| ledger.label(*label, &mut self.changes));
-        for (pane, cell, sign) in self.changes.drain(..).filter(|(pane, _, _)| *pane >= kept) {
-            self.tally.add_cell(pane, cell, sign);
+        // What lies in forgotten panes went with them.
+        for change in self.changes.drain(..).filter(|(pane, ..)| *pane >= kept) {
+            self.tally.add_change(change);
         }
     }
 

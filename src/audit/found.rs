@@ -21,7 +21,7 @@ use crate::vocabulary::findings::{Goodness, Rate, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Found {
     /// Drift.
-    Shift(Comparison),
+    Shift(Box<Comparison>),
     /// How the scores did: [`Performed`].
     Performance(Packed),
     /// How the group fares: [`Fared`].
@@ -32,7 +32,7 @@ impl Found {
     /// What stands if nothing was found: no readings.
     pub fn nothing(kind: Kind) -> Self {
         match kind {
-            Kind::Measured(..) | Kind::Probability(_) => Found::Shift(Comparison::default()),
+            Kind::Measured(..) | Kind::Probability(_) => Found::Shift(Box::default()),
             Kind::Fairness(_) => Found::Fairness(Packed::of(&Fared::default())),
             Kind::Patients(_) | Kind::Scores(_) => Found::Performance(Packed::of(&Performed::default())),
         }
@@ -177,7 +177,7 @@ impl Finder {
         let of = |series: Series| by_series.get(&series).map_or(&[][..], Vec::as_slice);
         let patients = of(Series::patients(group));
         let compared = self.comparer.compare(series, &feature.grid, block, of(series), patients);
-        compared.into_iter().map(|(window, comparison)| (series, window, Found::Shift(comparison))).collect()
+        compared.into_iter().map(|(window, comparison)| (series, window, Found::Shift(Box::new(comparison)))).collect()
     }
 
     fn scores(&mut self, block: Block, counts: &BTreeMap<Series, Panes<'_>>) -> Vec<(Series, Pane, Found)> {
@@ -239,7 +239,7 @@ impl Groups<'_> {
                 let (reference, current) = (reference.probabilities(), summary.probabilities());
                 let sides = Sides::new(PROBABILITY.grid, &reference, &current);
                 let comparison = Comparison::of(&sides, (None, None), judge, &[]);
-                found.push((Series::probability(group), Found::Shift(comparison)));
+                found.push((Series::probability(group), Found::Shift(Box::new(comparison))));
             }
             summaries.insert(group, summary);
         }

@@ -21,14 +21,39 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
 use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
 use crate::time::EventTime;
 use crate::vocabulary::{Label, Pseudonym};
 
-/// A change of a count.
-pub type Change = (Pane, Cell, i32);
+/// A change of a count in some groups at once: pane, a bit for each of [`GROUPS`], what is counted, by how much.
+pub type Change = (Pane, u16, What, i32);
+
+/// What is counted of a reading or a patient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum What {
+    /// A reading's score and label.
+    Code(Value),
+    /// A patient, by the panes until the next reading.
+    Gap(Value),
+}
+
+impl What {
+    /// The cells of the groups in `groups`.
+    pub fn cells(self, groups: u16) -> impl Iterator<Item = Cell> {
+        groups_of(groups).map(move |group| match self {
+            What::Code(code) => Cell::new(Series::scores(group), code),
+            What::Gap(gap) => Cell::new(Series::patients(group), gap),
+        })
+    }
+}
+
+/// The groups whose bits are set.
+fn groups_of(groups: u16) -> impl Iterator<Item = usize> {
+    (0..GROUPS.len()).filter(move |group| groups & (1 << group) != 0)
+}
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,13 +66,6 @@ pub struct Entry {
     pub score: Score,
     /// A bit for each of [`GROUPS`] that it belongs to.
     pub groups: u16,
-}
-
-impl Entry {
-    fn groups(&self) -> impl Iterator<Item = usize> + use<> {
-        let groups = self.groups;
-        (0..GROUPS.len()).filter(move |group| groups & (1 << group) != 0)
-    }
 }
 
 /// Everything of one patient.
@@ -228,34 +246,24 @@ impl Account {
     /// Counts a reading beside the others, or takes it back: it is not among them.
     fn count(&self, entry: &Entry, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
         let pane = calendar.pane_of(entry.at);
-        let code = entry.score.code(self.label_of(entry.at));
-        for group in entry.groups() {
-            changes.push((pane, Cell::new(Series::scores(group), code), sign));
-            self.count_patient(pane, group, sign, calendar, changes);
-        }
-    }
-
-    fn count_patient(&self, pane: Pane, group: usize, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+        changes.push((pane, entry.groups, What::Code(entry.score.code(self.label_of(entry.at))), sign));
         let (start, end) = (calendar.start(pane), calendar.start(Pane(pane.0.saturating_add(1))));
         let before = self.entries.partition_point(|entry| entry.at < start);
         let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
-        let of_group = |entry: &&Entry| entry.groups & (1 << group) != 0;
-        if self.entries[before..after].iter().any(|entry| of_group(&entry)) {
-            return;
+        let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
+        // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
+        let mut alike: SmallVec<[(Around, u16); 4]> = SmallVec::new();
+        for group in groups_of(entry.groups & !there).map(|group| 1 << group) {
+            let of_group = |entry: &&Entry| entry.groups & group != 0;
+            let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
+            let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
+            match alike.iter_mut().find(|(around, _)| *around == (previous, next)) {
+                Some((_, groups)) => *groups |= group,
+                None => alike.push(((previous, next), group)),
+            }
         }
-        let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
-        let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
-        let gap = |from: Pane, to: Option<Pane>| {
-            let max = calendar.gap_max();
-            let panes = to.map_or(max, |to| to.0.saturating_sub(from.0).min(max));
-            Cell::new(Series::patients(group), Value(panes as u16))
-        };
-        changes.push((pane, gap(pane, next), sign));
-        let Some(previous) = previous else { return };
-        let (without, with) = (gap(previous, next), gap(previous, Some(pane)));
-        if without != with {
-            changes.push((previous, without, -sign));
-            changes.push((previous, with, sign));
+        for (around, groups) in alike {
+            count_patient((pane, groups), around, sign, calendar, changes);
         }
     }
 
@@ -280,10 +288,8 @@ impl Account {
             let after = self.label_of(entry.at);
             if before != after {
                 let pane = calendar.pane_of(entry.at);
-                for series in entry.groups().map(Series::scores) {
-                    changes.push((pane, Cell::new(series, entry.score.code(before)), -1));
-                    changes.push((pane, Cell::new(series, entry.score.code(after)), 1));
-                }
+                changes.push((pane, entry.groups, What::Code(entry.score.code(before)), -1));
+                changes.push((pane, entry.groups, What::Code(entry.score.code(after)), 1));
             }
         }
         true
@@ -299,6 +305,31 @@ impl Account {
         let stands: BTreeSet<u64> = standing.iter().map(|entry| entry.observation).collect();
         let gone = unsaved.observations.difference(&stands).copied().collect();
         Saved { patient, standing, gone, labels: unsaved.labels.then(|| self.labels.clone()) }
+    }
+}
+
+/// The panes before and after in which a patient has readings of a group.
+type Around = (Option<Pane>, Option<Pane>);
+
+/// Counts a patient in a pane, or takes him back, between the panes where he was before and after.
+fn count_patient(
+    (pane, groups): (Pane, u16),
+    (previous, next): Around,
+    sign: i32,
+    calendar: &Calendar,
+    changes: &mut Vec<Change>,
+) {
+    let gap = |from: Pane, to: Option<Pane>| {
+        let max = calendar.gap_max();
+        let panes = to.map_or(max, |to| to.0.saturating_sub(from.0).min(max));
+        What::Gap(Value(panes as u16))
+    };
+    changes.push((pane, groups, gap(pane, next), sign));
+    let Some(previous) = previous else { return };
+    let (without, with) = (gap(previous, next), gap(previous, Some(pane)));
+    if without != with {
+        changes.push((previous, groups, without, -sign));
+        changes.push((previous, groups, with, sign));
     }
 }
 
@@ -402,8 +433,8 @@ mod tests {
 
     fn check(naive: &Naive, changes: &[Change], context: &str) {
         let mut cells: BTreeMap<Pane, Vec<(Cell, i64)>> = BTreeMap::new();
-        for (pane, cell, sign) in changes {
-            cells.entry(*pane).or_default().push((*cell, i64::from(*sign)));
+        for (pane, groups, what, sign) in changes {
+            cells.entry(*pane).or_default().extend(what.cells(*groups).map(|cell| (cell, i64::from(*sign))));
         }
         let cells: BTreeMap<Pane, Cells> =
             cells.into_iter().map(|(pane, counts)| (pane, Counted::from_counts(counts))).collect();

@@ -461,7 +461,7 @@ mod tests {
         };
         let comparison = Comparison::sketch(values[0].parse().unwrap(), values[1].parse().unwrap(), psi, verdict);
         let diff = if word.starts_with('+') { 1 } else { -1 };
-        ((Series(series.parse().unwrap()), Pane(window.parse().unwrap()), Found::Shift(comparison)), diff)
+        ((Series(series.parse().unwrap()), Pane(window.parse().unwrap()), Found::Shift(Box::new(comparison))), diff)
     }
 
     fn print(into: &mut String, Published { finding, newest }: &Published) {

@@ -342,7 +342,6 @@ mod tests {
     /// By scipy 1.17.1 on the same values, from 100 upwards: KS statistic and p (`kstwobign`), Wasserstein by the standard deviation of the reference, χ²
     /// and p, effect size.
     #[test]
-    #[expect(clippy::type_complexity, reason = "a table of test vectors")]
     fn scipy_says_the_same_of_values() {
         let vectors: [(&[i64], &[i64], [f64; 6]); 3] = [
             (

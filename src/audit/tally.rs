@@ -11,6 +11,7 @@ use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::audit::histogram::{Cells, Counted};
+use crate::audit::ledger::{Change, What};
 use crate::audit::series::{Cell, Contribution, PLACES, Pane, cell_at};
 
 /// Panes of one epoch that are counted densely.
@@ -27,7 +28,7 @@ pub struct Tally {
     /// What belongs to none of them.
     sparse: Vec<(Pane, Contribution, i32)>,
     /// Counts that are no feature's: of patients and scores.
-    others: HashMap<(Pane, Cell), i64>,
+    others: HashMap<(Pane, u16, What), i64>,
 }
 
 #[derive(Debug)]
@@ -45,9 +46,9 @@ impl Tally {
         }
     }
 
-    /// Counts in one cell.
-    pub fn add_cell(&mut self, pane: Pane, cell: Cell, sign: i32) {
-        *self.others.entry((pane, cell)).or_default() += i64::from(sign);
+    /// Counts what the ledger says, in several groups at once.
+    pub fn add_change(&mut self, (pane, groups, what, sign): Change) {
+        *self.others.entry((pane, groups, what)).or_default() += i64::from(sign);
     }
 
     /// Takes all counts out, ascending by pane. A pane whose counts cancelled is not among them.
@@ -68,12 +69,12 @@ impl Tally {
         });
         let mut panes: BTreeMap<Pane, Cells> = dense.chain(sparse).collect();
         // The map's order decides nothing: what is drained is sorted.
-        let mut others: Vec<(Pane, Cell, i64)> =
-            self.others.drain().map(|((pane, cell), count)| (pane, cell, count)).collect();
-        others.sort_unstable_by_key(|(pane, cell, _)| (*pane, *cell));
-        for of_pane in others.chunk_by(|(a, _, _), (b, _, _)| a == b) {
-            let counts = of_pane.iter().map(|(_, cell, count)| (*cell, *count)).collect();
-            panes.entry(of_pane[0].0).or_default().add(&Counted::from_ascending(counts));
+        let mut others: BTreeMap<Pane, Vec<(Cell, i64)>> = BTreeMap::new();
+        for ((pane, groups, what), count) in self.others.drain() {
+            others.entry(pane).or_default().extend(what.cells(groups).map(|cell| (cell, count)));
+        }
+        for (pane, counts) in others {
+            panes.entry(pane).or_default().add(&Counted::from_counts(counts));
         }
         panes.retain(|_, cells| !cells.as_slice().is_empty());
         self.sparse.clear();
@@ -133,9 +134,11 @@ mod tests {
                         *expected.entry((Pane(pane), cell)).or_default() += i64::from(sign);
                     }
                     tally.add(Pane(pane), contribution, sign);
-                    let other = Cell::new(Series::scores(1), Value(sign as u16 % 7));
-                    tally.add_cell(Pane(pane), other, 2);
-                    *expected.entry((Pane(pane), other)).or_default() += 2;
+                    let (groups, what) = (0b101, What::Code(Value(7)));
+                    tally.add_change((Pane(pane), groups, what, 2));
+                    for group in [0, 2] {
+                        *expected.entry((Pane(pane), Cell::new(Series::scores(group), Value(7)))).or_default() += 2;
+                    }
                 }
                 expected.retain(|_, count| *count != 0);
                 let counted = tally.drain();

@@ -10,6 +10,7 @@
 mod naive;
 mod restarts;
 mod scored;
+mod seeded;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

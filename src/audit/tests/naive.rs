@@ -54,7 +54,10 @@ impl Line {
 
 /// Everything that stands at the end: rounded values by group, feature, time and patient.
 #[derive(Default)]
-pub(super) struct Naive(BTreeMap<(String, &'static str), BTreeMap<(EventTime, u64, u64), i64>>);
+pub(super) struct Naive(BTreeMap<(String, &'static str), Counted>);
+
+/// Times, values and patients, and how often.
+type Counted = BTreeMap<(EventTime, u64, u64), i64>;
 
 impl Naive {
     pub(super) fn of(script: &[EpochOfScript]) -> Self {
