@@ -29,6 +29,9 @@ pub mod score;
 pub mod sink;
 pub mod source;
 
+// What is made of it afterwards.
+pub mod report;
+
 // What makes it flow.
 pub mod cli;
 pub mod config;

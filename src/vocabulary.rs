@@ -336,6 +336,21 @@ pub struct Reading {
     pub facts: Facts,
 }
 
+/// What came of a patient, in a span of event time: by it scores are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Label {
+    /// Whose.
+    pub patient: Pseudonym,
+    /// Pseudonym of the label's own id: a later version corrects it.
+    pub id: Pseudonym,
+    /// Whether the outcome happened; `None` withdraws the label.
+    pub happened: Option<bool>,
+    /// Readings measured in this span have it: start (inclusive), end (exclusive).
+    pub span: (EventTime, EventTime),
+    /// The label's version.
+    pub version: Version,
+}
+
 /// What `patient` takes in, exchanged by the key group of the patient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Intake {
@@ -482,6 +497,8 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// Labels, in the order in which they came.
+    pub labels: Vec<Label>,
     /// Partitions that have come a good way since this was last said, these readings included: what is kept for them may be looked over.
     pub progress: Vec<Tick>,
 }

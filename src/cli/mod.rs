@@ -27,6 +27,7 @@ pub mod explain;
 pub mod generate;
 #[cfg(test)]
 mod manual;
+pub mod report;
 pub mod run;
 pub mod setup;
 mod synthetic;
@@ -61,6 +62,8 @@ pub enum Verb {
     Explain(explain::Args),
     /// Make synthetic FHIR patients and observations.
     Generate(generate::Args),
+    /// Make a page of what the audit found: one HTML file that opens offline and prints, or a PDF.
+    Report(report::Args),
     /// Train a model and write its file.
     Train(train::Args),
     /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
@@ -145,6 +148,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Check(args) => check::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
+        Verb::Report(args) => report::run(&args),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
         Verb::Setup(args) => setup::run(&args),
         Verb::Top(args) => top::run(&args),

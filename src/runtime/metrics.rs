@@ -65,6 +65,10 @@ pub struct Metrics {
     pub drift_ks: GaugeVec,
     /// Normed Wasserstein distance of the newest closed window.
     pub drift_wasserstein: GaugeVec,
+    /// 1 while an alert of the audit stands.
+    pub audit_alert: IntGaugeVec,
+    /// Bytes of what the audit keeps by pane, reading and patient, about.
+    pub audit_held_bytes: IntGauge,
     /// What came too late for drift statistics: `kind` = `reading` or `withdrawal`.
     pub drift_dropped: IntCounterVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
@@ -184,6 +188,12 @@ impl Metrics {
                 "Wasserstein distance of the newest closed window, in reference standard deviations",
                 drift,
             ),
+            audit_alert: r.gauges(
+                "audit_alert",
+                "1 while a shift has held for audit.alert_windows",
+                &["table", "feature", "group"],
+            ),
+            audit_held_bytes: r.gauge("audit_held_bytes", "What the audit keeps by window, reading and patient, about"),
             drift_dropped: r.counters("drift_dropped_total", "What came too late for drift statistics", &["kind"]),
             model_info: r.gauges("model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
             sink_records: r.counters("sink_records_total", "Rows settled", &["sink", "table"]),
