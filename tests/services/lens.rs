@@ -374,8 +374,7 @@ impl Panel {
             self.query.takes(document)
                 && filter(column).is_none_or(|filter| filter.takes(document))
                 && self.buckets.iter().zip(keys).all(|((_, bucket), key)| {
-                    let of = |value: &&Value| self.keys(bucket, value).contains(key);
-                    values(document, field(bucket)).iter().any(|value| of(&value))
+                    values(document, field(bucket)).into_iter().any(|value| self.keys(bucket, value).contains(key))
                 })
         };
         let mut values = numbers(&documents.iter().filter(within).collect::<Vec<_>>(), field(column));
