@@ -16,11 +16,11 @@
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "shared with the tests, which use more of it")]
 mod servers;
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use windkessel::config::{SourceSpec, Start};
@@ -29,15 +29,14 @@ use windkessel::runtime::stop::Stop;
 use windkessel::runtime::summary::Usage;
 use windkessel::source::{self, Opening, Polled, Share};
 
+use support::{Flow, LISTEN, Place, generate, metric, run_to_end, wait_until, windkessel};
+
 const TOPIC: &str = "bench-bp-obs";
 const PATIENTS: u64 = 20_000;
 const OBSERVATIONS: u64 = 2_000_000;
 /// For the start after a crash: state of a million patients.
 const RECOVERY_PATIENTS: u64 = 1_000_000;
 const RECOVERY_OBSERVATIONS: u64 = 3_000_000;
-/// Where a run that is watched from outside listens.
-const LISTEN: &str = "127.0.0.1:19187";
-const KEY: &str = "0303030303030303030303030303030303030303030303030303030303030303";
 /// What one poll of the engine's driver asks for.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -60,27 +59,24 @@ fn main() {
             started.address.clone()
         }
     };
-    let folder = std::env::temp_dir().join(format!("windkessel-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("key"), KEY).unwrap();
+    let place = Place::new();
     let topic = format!("{TOPIC}-{}", std::process::id());
     if std::env::args().any(|argument| argument == "recovery") {
-        recovery(&brokers, &topic, &folder);
+        recovery(&brokers, &topic, &place);
     } else {
         generate(&brokers, &topic, PATIENTS, observations);
         // The first drain brings the topic into the page cache.
         drain(&brokers, &topic);
-        let run = |workers| run(&brokers, &topic, workers, 10, &folder);
+        let run = |workers| run(&brokers, &topic, workers, 10, &place);
         show(&[drain(&brokers, &topic), run(1), run(2)], observations);
     }
-    let _ = std::fs::remove_dir_all(&folder);
 }
 
 /// What checkpoints cost, as a ratio of runs in turn; and a start after `kill -9`.
-fn recovery(brokers: &str, topic: &str, folder: &Path) {
+fn recovery(brokers: &str, topic: &str, place: &Place) {
     generate(brokers, topic, RECOVERY_PATIENTS, RECOVERY_OBSERVATIONS);
     drain(brokers, topic);
-    let cpu = |checkpoint_seconds| run(brokers, topic, 1, checkpoint_seconds, folder).cpu.as_secs_f64();
+    let cpu = |checkpoint_seconds| run(brokers, topic, 1, checkpoint_seconds, place).cpu.as_secs_f64();
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         with.push(cpu(10));
@@ -98,12 +94,12 @@ fn recovery(brokers: &str, topic: &str, folder: &Path) {
         "a checkpoint every 10 s  {with:.2}\none at the end           {without:.2}\nratio                    {:.3}",
         with / without
     );
-    start_after_kill(brokers, topic, folder);
+    start_after_kill(brokers, topic, &place.folder);
 }
 
 /// Kills a run that has read everything and recorded it, and times the next one up to its first settled epoch.
 fn start_after_kill(brokers: &str, topic: &str, folder: &Path) {
-    let flow = write_flow(brokers, topic, 1, 10, folder, LISTEN);
+    let flow = Flow { brokers, topic, workers: 1, checkpoint_seconds: 10, listen: LISTEN, more: "" }.write(folder);
     let mut first = windkessel().arg("run").arg("--quiet").arg(&flow).spawn().unwrap();
     wait_until(|| {
         metric("windkessel_source_lag_records").is_some_and(|lag| lag == 0.0) && counted(RECOVERY_OBSERVATIONS)
@@ -133,41 +129,6 @@ fn start_after_kill(brokers: &str, topic: &str, folder: &Path) {
 
 fn counted(observations: u64) -> bool {
     metric("windkessel_inputs_total").is_some_and(|count| count >= observations as f64)
-}
-
-fn wait_until(so: impl Fn() -> bool) {
-    while !so() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The sum of a metric's time series; `None` while nobody answers.
-fn metric(name: &str) -> Option<f64> {
-    let mut stream = TcpStream::connect(LISTEN).ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    let of = |line: &str| -> Option<f64> {
-        let rest = line.strip_prefix(name)?;
-        let labelled = rest.starts_with('{') || rest.starts_with(' ');
-        labelled.then(|| rest.rsplit(' ').next()?.parse().ok()).flatten()
-    };
-    let values: Vec<f64> = text.lines().filter_map(of).collect();
-    (!values.is_empty()).then(|| values.iter().sum())
-}
-
-fn windkessel() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_windkessel"))
-}
-
-fn generate(brokers: &str, topic: &str, patients: u64, observations: u64) {
-    let numbers =
-        ["--partitions", "8", "--patients", &patients.to_string(), "--observations", &observations.to_string()];
-    let status = windkessel()
-        .args(["generate", "--brokers", brokers, "--topic", topic, "--compression", "lz4"])
-        .args(numbers)
-        .status();
-    assert!(status.unwrap().success(), "generate failed");
 }
 
 /// Reads the topic to its end and does nothing with it.
@@ -204,55 +165,18 @@ fn drain(brokers: &str, topic: &str) -> Figure {
     Figure { name: "bare drain".into(), cpu, wall: began.elapsed(), peak_bytes: usage.memory_peak_bytes.unwrap_or(0) }
 }
 
-/// The reference flow with Parquet alone.
-fn write_flow(
-    brokers: &str,
-    topic: &str,
-    workers: u32,
-    checkpoint_seconds: u32,
-    folder: &Path,
-    listen: &str,
-) -> PathBuf {
-    let flow = folder.join("flow.toml");
-    let text = format!(
-        "name = \"bench\"\n[source]\nbrokers = \"{brokers}\"\ntopics = [\"{topic}\"]\nstart = \"earliest\"\ngroup = \"bench-{workers}\"\n\
-         [pseudonymise]\nkey_file = {key:?}\n[sink.parquet]\npath = {out:?}\n\
-         [state]\npath = {state:?}\ncheckpoint_seconds = {checkpoint_seconds}\n[http]\nlisten = \"{listen}\"\n",
-        key = folder.join("key"),
-        out = folder.join("out"),
-        state = folder.join("state"),
-    );
-    std::fs::write(&flow, text).unwrap();
-    flow
-}
-
-/// Runs it to the end of the topic.
-fn run(brokers: &str, topic: &str, workers: u32, checkpoint_seconds: u32, folder: &Path) -> Figure {
-    let flow = write_flow(brokers, topic, workers, checkpoint_seconds, folder, "");
-    let began = Instant::now();
-    let output =
-        windkessel().args(["run", "--until", "end", "--workers", &workers.to_string()]).arg(&flow).output().unwrap();
-    let wall = began.elapsed();
-    let summary = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{summary}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(summary.contains("as many as were read"), "{summary}");
+/// Runs the reference flow with Parquet alone to the end of the topic.
+fn run(brokers: &str, topic: &str, workers: u32, checkpoint_seconds: u32, place: &Place) -> Figure {
+    let flow = Flow { brokers, topic, workers, checkpoint_seconds, listen: "", more: "" }.write(&place.folder);
+    let ended = run_to_end(&flow, workers);
     // The next run is to read everything again.
-    std::fs::remove_dir_all(folder.join("out")).unwrap();
-    std::fs::remove_dir_all(folder.join("state")).unwrap();
-    let field = |name: &str| {
-        summary
-            .lines()
-            .find(|line| line.contains(name))
-            .and_then(|line| line.split('┆').nth(1))
-            .unwrap()
-            .trim()
-            .trim_end_matches(" │")
-            .to_owned()
-    };
-    let number = |text: &str| text.split_whitespace().next().unwrap().replace(',', "").parse::<f64>().unwrap();
-    let cpu = Duration::from_secs_f64(number(&field("CPU time  ")));
-    let peak_bytes = (number(&field("memory, peak")) * 1024.0 * 1024.0) as u64;
-    Figure { name: format!("windkessel, {workers} worker(s)"), cpu, wall, peak_bytes }
+    place.clear();
+    Figure {
+        name: format!("windkessel, {workers} worker(s)"),
+        cpu: ended.cpu,
+        wall: ended.wall,
+        peak_bytes: ended.peak_bytes,
+    }
 }
 
 fn show(figures: &[Figure], observations: u64) {

@@ -26,6 +26,7 @@ use crate::runtime::clock::EpochClock;
 use crate::runtime::delivery::{self, Sink};
 use crate::runtime::driver::{self, SourceContext, Tail};
 use crate::runtime::failure::Failure;
+use crate::runtime::live::{self, Live};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::recorder::{self, Publisher, Recorder, Stamp};
 use crate::score::logistic::Logistic;
@@ -53,6 +54,8 @@ pub struct Plan {
     pub failure: Failure,
     /// Which run of the flow this is.
     pub generation: Generation,
+    /// The live page, if somebody can look at it.
+    pub live: Option<Arc<Live>>,
 }
 
 /// A run of a flow, among all that its state has seen.
@@ -103,6 +106,7 @@ pub fn build(
     let ticks = ticks.broadcast();
     let (scorable, windows) = patient::render(intakes, ticks.clone(), plan, &desk);
     let assessed = score::render(scorable, plan, &desk);
+    live::render(assessed.clone(), plan);
     let found = audit::render(assessed.clone(), ticks, plan, &desk, put_back_at);
     let rows = tables::render(assessed, windows, rejections, found, plan);
     for sink in sinks {

@@ -35,5 +35,6 @@ pub mod report;
 // What makes it flow.
 pub mod cli;
 pub mod config;
+pub mod dashboards;
 pub mod job;
 pub mod runtime;

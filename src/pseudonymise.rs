@@ -14,17 +14,17 @@
 //!
 //! What survives is whose the observations are that tombstones may delete; all the rest is worked out again.
 //!
-//! Limits: [`CACHE_MAX`] patients' pseudonyms are remembered by a worker, and emptied when full, which costs time, never a wrong answer;
+//! Limits: a worker remembers so many patients' pseudonyms as fit into [`CACHE_BYTES_MAX`], the others cost time, never a wrong answer;
 //! and [`OWNERS_MAX`] observations' owners of each partition, of which the older half is forgotten when full: a tombstone that names only an
 //! observation forgotten so, or one that was read from another partition, is counted as ignored (`deletion_of_unknown_observation`), and
 //! the observation stands.
 
+mod cache;
 mod owners;
 
 use std::fmt;
 use std::path::Path;
 
-use foldhash::HashMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -39,31 +39,26 @@ use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
 use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
 
+use cache::{Cache, Place};
 pub use owners::OWNERS_MAX;
 use owners::Owners;
 
-/// Patients whose pseudonym one worker remembers.
-pub const CACHE_MAX: usize = 1 << 20;
+/// Bytes that one worker takes at most to remember pseudonyms of patients: 2 million slots.
+pub const CACHE_BYTES_MAX: usize = cache::SLOTS_MAX * cache::SLOT_BYTES;
 
-/// Bytes that one of them takes at most: 33 in a table that is half full, and an id of up to 64 on the heap, with what the allocator adds.
-pub const CACHED_BYTES: usize = 2 * 33 + 64 + 16;
+/// Patients whose pseudonyms are looked for at once, so that the misses of the memory's caches overlap.
+const WARM_PATIENTS: usize = 32;
 
 /// Observations in, readings out.
 pub fn render<'s>(observations: Stream<'s, Observations>, plan: &Plan, desk: &Desk) -> Stream<'s, Intake> {
     let metrics = plan.metrics.clone();
     let mut machine = Pseudonymiser::new(&plan.key, plan.topics.clone());
     let seat = desk.seat("pseudonymise", &mut machine);
-    batches(
-        observations,
-        "pseudonymise",
-        metrics.clone(),
-        (machine, Some(seat)),
-        move |machine, _, observations, out| {
-            let mut tally = Tally::default();
-            machine.pseudonymise(observations, out, &mut tally);
-            metrics.add(&mut tally);
-        },
-    )
+    batches(observations, "pseudonymise", (machine, Some(seat)), move |machine, _, observations, out| {
+        let mut tally = Tally::default();
+        machine.pseudonymise(observations, out, &mut tally);
+        metrics.add(&mut tally);
+    })
 }
 
 /// The secret that pseudonyms are made with: 32 bytes.
@@ -167,7 +162,9 @@ pub struct Pseudonymiser {
     observations: Hmac<Sha256>,
     positions: Hmac<Sha256>,
     topics: Topics,
-    cache: HashMap<Box<[u8]>, Pseudonym>,
+    cache: Cache,
+    /// Where the patients of the batch may be in the cache: kept for its memory alone.
+    places: Vec<Place>,
     owners: Owners,
 }
 
@@ -180,7 +177,8 @@ impl Pseudonymiser {
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
             topics,
-            cache: HashMap::default(),
+            cache: Cache::default(),
+            places: Vec::new(),
             owners: Owners::new(OWNERS_MAX),
         }
     }
@@ -189,24 +187,48 @@ impl Pseudonymiser {
     pub fn pseudonymise(&mut self, observations: Observations, out: &mut Vec<Intake>, tally: &mut Tally) {
         let Observations { arena, entries } = observations;
         out.reserve(entries.len());
-        for entry in entries {
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.extend(entries.iter().map(|entry| self.place(&arena, entry)));
+        for (at, entry) in entries.into_iter().enumerate() {
+            if at % WARM_PATIENTS == 0 {
+                self.warm(places[at..].iter().take(WARM_PATIENTS));
+            }
             match entry {
-                Entry::Observation(observation) => out.push(Intake::Reading(self.reading(&arena, observation))),
+                Entry::Observation(observation) => {
+                    out.push(Intake::Reading(self.reading(&arena, observation, places[at])))
+                }
                 Entry::Patient(update) => out.push(Intake::Demographics {
-                    patient: self.patient(&arena, update.patient),
+                    patient: self.patient(&arena, update.patient, places[at]),
                     position: update.position,
                     demographics: update.demographics,
                 }),
-                Entry::Deletion(deletion) => match self.deletion(&arena, deletion) {
+                Entry::Deletion(deletion) => match self.deletion(&arena, deletion, places[at]) {
                     Some(reading) => out.push(Intake::Reading(reading)),
                     None => tally.add(Outcome::Ignored, "deletion_of_unknown_observation"),
                 },
             }
         }
+        self.places = places;
     }
 
-    fn reading(&mut self, arena: &Arena, observation: Observation) -> Reading {
-        let patient = self.patient(arena, observation.patient);
+    /// Where the patient of an entry may be in the cache; anywhere if it names none.
+    fn place(&self, arena: &Arena, entry: &Entry) -> Place {
+        let patient = match entry {
+            Entry::Observation(observation) => Some(observation.patient),
+            Entry::Patient(update) => Some(update.patient),
+            Entry::Deletion(deletion) => deletion.patient,
+        };
+        patient.map_or_else(Place::default, |patient| self.cache.place(arena.id(patient)))
+    }
+
+    fn warm<'a>(&self, places: impl Iterator<Item = &'a Place>) {
+        // The sum means nothing; it must not be left out.
+        std::hint::black_box(places.fold(0, |sum, place| sum + self.cache.touch(*place)));
+    }
+
+    fn reading(&mut self, arena: &Arena, observation: Observation, place: Place) -> Reading {
+        let patient = self.patient(arena, observation.patient, place);
         let pseudonym = match observation.id {
             Some(id) => self.observation(arena, id),
             None => self.position(observation.facts.position),
@@ -217,10 +239,10 @@ impl Pseudonymiser {
         Reading { patient, observation: pseudonym, facts: observation.facts }
     }
 
-    fn deletion(&mut self, arena: &Arena, deletion: Deletion) -> Option<Reading> {
+    fn deletion(&mut self, arena: &Arena, deletion: Deletion, place: Place) -> Option<Reading> {
         let observation = self.observation(arena, deletion.id);
         let patient = match deletion.patient {
-            Some(patient) => self.patient(arena, patient),
+            Some(patient) => self.patient(arena, patient, place),
             None => self.owners.patient(deletion.position.partition, &observation)?,
         };
         let facts = Facts {
@@ -234,17 +256,14 @@ impl Pseudonymiser {
         Some(Reading { patient, observation, facts })
     }
 
-    fn patient(&mut self, arena: &Arena, id: Id) -> Pseudonym {
+    /// The pseudonym of a patient, whose place in the cache is known.
+    fn patient(&mut self, arena: &Arena, id: Id, place: Place) -> Pseudonym {
         let id = arena.id(id);
-        if let Some(pseudonym) = self.cache.get(id) {
-            return *pseudonym;
-        }
-        let pseudonym = finish(self.patients.clone().chain_update(id));
-        if self.cache.len() >= CACHE_MAX {
-            self.cache.clear();
-        }
-        self.cache.insert(id.into(), pseudonym);
-        pseudonym
+        self.cache.get(place, id).unwrap_or_else(|| {
+            let pseudonym = finish(self.patients.clone().chain_update(id));
+            self.cache.insert(place, id, pseudonym);
+            pseudonym
+        })
     }
 
     fn observation(&self, arena: &Arena, id: Id) -> Pseudonym {
@@ -294,8 +313,9 @@ mod tests {
 
     fn patient(pseudonymiser: &mut Pseudonymiser, id: &str) -> Pseudonym {
         let mut arena = Arena::default();
+        let place = pseudonymiser.cache.place(id.as_bytes());
         let id = Id::new(arena.push(id.as_bytes()));
-        pseudonymiser.patient(&arena, id)
+        pseudonymiser.patient(&arena, id, place)
     }
 
     #[test]

@@ -62,6 +62,28 @@ impl fmt::Display for Pseudonym {
     }
 }
 
+impl std::str::FromStr for Pseudonym {
+    type Err = NoPseudonym;
+
+    /// Reads what is printed: 32 hex digits.
+    fn from_str(text: &str) -> Result<Self, NoPseudonym> {
+        let mut bytes = [0; 16];
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NoPseudonym);
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let digits = text.get(2 * at..2 * at + 2).ok_or(NoPseudonym)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| NoPseudonym)?;
+        }
+        Ok(Pseudonym(bytes))
+    }
+}
+
+/// A text that is not what a [`Pseudonym`] prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a pseudonym is 32 hexadecimal digits")]
+pub struct NoPseudonym;
+
 impl fmt::Debug for Pseudonym {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -156,6 +178,11 @@ impl Status {
     pub fn withdraws(self) -> bool {
         matches!(self, Status::EnteredInError | Status::Cancelled)
     }
+
+    /// True for the statuses that say that there was an earlier version.
+    pub fn corrects(self) -> bool {
+        self.withdraws() || matches!(self, Status::Amended | Status::Corrected)
+    }
 }
 
 /// Which version of a resource this is. `meta.versionId` when it is an integer, else `meta.lastUpdated`, else nothing.
@@ -235,6 +262,10 @@ pub struct Facts {
     pub status: Status,
     /// What was measured; empty when `status` withdraws.
     pub signals: Signals,
+    /// Of a withdrawal: it says what it withdraws, and that is of a kind that the flow takes.
+    pub taken: bool,
+    /// A correction of something older than `correction.horizon`: its row stands, but windows, baseline and drift keep what they held.
+    pub not_recomputed: bool,
     /// An average or derived value (CLINICAL row 7): kept as a row, not fed into windows, baseline or alarms.
     pub summary: bool,
     /// What had to be overlooked.
@@ -295,7 +326,7 @@ impl Sex {
 // ---------------------------------------------------------------- right of pseudonymise
 
 /// A pseudonymised observation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reading {
     /// Whose.
     pub patient: Pseudonym,
@@ -303,6 +334,21 @@ pub struct Reading {
     pub observation: Pseudonym,
     /// Everything else.
     pub facts: Facts,
+}
+
+/// What came of a patient, in a span of event time: by it scores are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Label {
+    /// Whose.
+    pub patient: Pseudonym,
+    /// Pseudonym of the label's own id: a later version corrects it.
+    pub id: Pseudonym,
+    /// Whether the outcome happened; `None` withdraws the label.
+    pub happened: Option<bool>,
+    /// Readings measured in this span have it: start (inclusive), end (exclusive).
+    pub span: (EventTime, EventTime),
+    /// The label's version.
+    pub version: Version,
 }
 
 /// What `patient` takes in, exchanged by the key group of the patient.
@@ -451,6 +497,8 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// Labels, in the order in which they came.
+    pub labels: Vec<Label>,
     /// Partitions that have come a good way since this was last said, these readings included: what is kept for them may be looked over.
     pub progress: Vec<Tick>,
 }

@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //!
-//! 1. The watermark never goes back, and is a function of the ticks of the epochs so far: every worker has the same one in every epoch.
+//! 1. The watermark never goes back, but from the end of all input, and is a function of the ticks of the epochs so far: every worker has the same one in
+//!    every epoch.
 //! 2. It is the lowest of the partitions that neither idle nor have ended. An ended partition does not count while others are open;
 //!    while all that are open are idle, the furthest of them counts. When all have ended it is [`EventTime::MAX`].
 //! 3. A partition that has been named but has delivered nothing holds it at [`EventTime::MIN`].
 //! 4. What may be forgotten is judged by the watermark before the end of all input: the end shuts nothing out.
-//! 5. An ended partition may be opened again: then its ticks count again. A watermark that is loaded goes on from before the end of all input.
+//! 5. An ended partition may be opened again: then its ticks count again. If all had ended, it goes on from before the end of all input, be it that a run was
+//!    continued there (loaded), or that one repeats how an earlier run came to its end ([`Watermark::reopen`]).
 //!
 //! It judges no reading: timeliness comes with the reading, from its own partition alone.
 //!
@@ -124,9 +126,8 @@ impl Watermark {
     ///
     /// If all input had ended, it goes on from before: what comes now is no late-comer.
     pub fn restore(&mut self, saved: SavedWatermark) {
-        let ended = saved.reached == EventTime::MAX;
-        self.reached_open = saved.reached_open;
-        self.reached = if ended { saved.reached_open } else { saved.reached };
+        (self.reached, self.reached_open) = (saved.reached, saved.reached_open);
+        self.go_on();
         for tick in &mut self.ticks {
             (tick.watermark, tick.idle) = (EventTime::MAX, false);
         }
@@ -141,11 +142,26 @@ impl Watermark {
         self.ticks[id.0 as usize].watermark == EventTime::MAX
     }
 
+    /// To be told of an epoch's ticks before its readings are applied: after the end of all input they are of a later run's, which judges them as if it
+    /// had been loaded there.
+    pub fn reopen(&mut self, ticks: &[Tick]) {
+        if !ticks.is_empty() {
+            self.go_on();
+        }
+    }
+
+    fn go_on(&mut self) {
+        if self.reached == EventTime::MAX {
+            self.reached = self.reached_open;
+        }
+    }
+
     /// Takes in the ticks of one epoch; those of one partition in the order in which they were given.
     pub fn advance(&mut self, ticks: &[Tick]) {
         if ticks.is_empty() {
             return;
         }
+        self.go_on();
         for tick in ticks {
             let PartitionId(at) = self.id(tick.partition);
             let known = &mut self.ticks[at as usize];
@@ -237,6 +253,19 @@ mod tests {
     #[test]
     fn a_partition_that_is_opened_again_counts_again() {
         check("0@open 1@open; 0@10 1@20; 0@end; 0@12; 0@22 1@25", &[-1, 10, 20, 20, 22]);
+    }
+
+    #[test]
+    fn after_the_end_of_all_it_goes_on_from_before_as_if_it_had_been_loaded_there() {
+        check("0@10; 0@end; 1@open; 1@5; 1@20; 1@end; 1@end", &[10, 999, 10, 10, 20, 999, 999]);
+        check("0@10; 0@end; 0@7 1@open; 0@12 1@11", &[10, 999, 10, 11]);
+        let (mut ended, mut loaded) = (Watermark::new(), Watermark::new());
+        ended.advance(&["0@10", "0@end"].map(tick));
+        loaded.restore(ended.saved());
+        ended.reopen(&[]);
+        assert_eq!(ended.reached(), EventTime::MAX, "nothing has come");
+        ended.reopen(&[tick("1@open")]);
+        assert_eq!(ended.saved(), loaded.saved());
     }
 
     #[test]

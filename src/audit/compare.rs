@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::histogram::Histogram;
 use crate::audit::judge::{Judge, Statistic};
+use crate::audit::ledger;
 use crate::audit::series::{Block, Calendar, Grid, Pane, Series};
 use crate::audit::statistics::{
     Moments, Sides, chi2, hellinger_distance, jensen_shannon_distance, population_stability_index,
@@ -85,7 +86,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares two sides.
-    fn of(sides: &Sides, patients: (Option<u64>, Option<u64>), judge: &Judge, chunks: &[Vec<u64>]) -> Self {
+    pub(super) fn of(sides: &Sides, patients: (Option<u64>, Option<u64>), judge: &Judge, chunks: &[Vec<u64>]) -> Self {
         let (reference, current) = sides.moments();
         let (reference_bins, current_bins) = sides.bins();
         let enough = judge.enough(reference.readings, current.readings);
@@ -167,13 +168,19 @@ impl Comparer {
         Comparer { calendar, judge, remembered: BTreeMap::new() }
     }
 
-    /// All comparisons of a block of one series, ascending by window. `panes` ascending, of this block and the one before.
+    /// All comparisons of a block of one series, ascending by window. `panes` and the `patients` of its group ascending, of this block and the one before.
     ///
     /// A window without readings is compared too if its reference has some: whoever published it before must be told.
-    pub fn compare(&mut self, series: Series, block: Block, panes: &[(Pane, &Histogram)]) -> Vec<(Pane, Comparison)> {
-        let hashes: Vec<(Pane, u64)> = panes.iter().map(|(pane, counts)| (*pane, hash(counts))).collect();
-        let grid = &series.feature().grid;
-        let (mut reference, mut current) = (Sliding::new(grid, panes), Sliding::new(grid, panes));
+    pub fn compare(
+        &mut self,
+        series: Series,
+        grid: &Grid,
+        block: Block,
+        panes: &[(Pane, &Histogram)],
+        patients: &[(Pane, &Histogram)],
+    ) -> Vec<(Pane, Comparison)> {
+        let (hashes, patient_hashes) = (hashes(panes), hashes(patients));
+        let (mut reference, mut current) = (Sliding::new(grid.values(), panes), Sliding::new(grid.values(), panes));
         let mut comparisons = Vec::new();
         for window in self.calendar.panes_of(block) {
             let (start, end) = (self.calendar.reference(window).0, self.calendar.current(window).1);
@@ -181,7 +188,7 @@ impl Comparer {
             if made_of.is_empty() {
                 continue;
             }
-            let hash = hash(&made_of);
+            let hash = hash(&(made_of, within(&patient_hashes, start, end)));
             let known = self.remembered.get(&(series, window)).filter(|(known, _)| *known == hash);
             let comparison = match known {
                 Some((_, comparison)) => comparison.clone(),
@@ -189,7 +196,8 @@ impl Comparer {
                     reference.to(self.calendar.reference(window));
                     current.to(self.calendar.current(window));
                     let sides = Sides::new(*grid, &reference.sum, &current.sum);
-                    Comparison::of(&sides, (None, None), &self.judge, &self.chunks(grid, window, panes))
+                    let patients = self.patients(window, patients);
+                    Comparison::of(&sides, patients, &self.judge, &self.chunks(grid, window, panes))
                 }
             };
             self.remembered.insert((series, window), (hash, comparison.clone()));
@@ -197,6 +205,15 @@ impl Comparer {
         }
         self.forget(series);
         comparisons
+    }
+
+    /// Patients of reference and window, if they are counted.
+    fn patients(&self, window: Pane, patients: &[(Pane, &Histogram)]) -> (Option<u64>, Option<u64>) {
+        let of = |(start, end): (Pane, Pane)| {
+            let panes = within(patients, start, end).iter().map(|(pane, gaps)| (*pane, *gaps));
+            self.judge.counts_patients().then(|| ledger::patients(panes, end))
+        };
+        (of(self.calendar.reference(window)), of(self.calendar.current(window)))
     }
 
     fn forget(&mut self, series: Series) {
@@ -216,7 +233,7 @@ impl Comparer {
         let (start, end) = self.calendar.reference(window);
         let chunks = (start.0..end.0).step_by(self.calendar.window_panes() as usize);
         let bins = |from: i64| {
-            let mut sliding = Sliding::new(grid, panes);
+            let mut sliding = Sliding::new(grid.values(), panes);
             sliding.to((Pane(from), Pane(from + self.calendar.window_panes())));
             grid.bins_of(&sliding.sum).map(|bin| bin.iter().map(|count| (*count).max(0).unsigned_abs()).sum()).collect()
         };
@@ -233,8 +250,9 @@ struct Sliding<'a> {
 }
 
 impl<'a> Sliding<'a> {
-    fn new(grid: &Grid, panes: &'a [(Pane, &'a Histogram)]) -> Self {
-        Sliding { panes, entered: 0, left: 0, sum: vec![0; grid.values()] }
+    /// Of so many values.
+    fn new(values: usize, panes: &'a [(Pane, &'a Histogram)]) -> Self {
+        Sliding { panes, entered: 0, left: 0, sum: vec![0; values] }
     }
 
     /// Moves to the panes `[start, end)`, neither of them before where it was.
@@ -258,12 +276,17 @@ impl<'a> Sliding<'a> {
 }
 
 /// Those of ascending panes that lie in `[start, end)`.
-fn within<T>(panes: &[(Pane, T)], start: Pane, end: Pane) -> &[(Pane, T)] {
+pub(super) fn within<T>(panes: &[(Pane, T)], start: Pane, end: Pane) -> &[(Pane, T)] {
     let at = |bound: Pane| panes.partition_point(|(pane, _)| *pane < bound);
     &panes[at(start)..at(end)]
 }
 
-fn hash(of: &impl Hash) -> u64 {
+/// What each pane holds, as a hash.
+pub(super) fn hashes(panes: &[(Pane, &Histogram)]) -> Vec<(Pane, u64)> {
+    panes.iter().map(|(pane, counts)| (*pane, hash(counts))).collect()
+}
+
+pub(super) fn hash(of: &impl Hash) -> u64 {
     FixedState::with_seed(0).hash_one(of)
 }
 #[cfg(test)]
@@ -279,7 +302,7 @@ mod tests {
     use crate::time::EventSpan;
 
     fn judge(preset: DriftPreset) -> Judge {
-        Judge::new(&AuditSpec { readings_min: 3, preset, ..AuditSpec::default() })
+        Judge::new(&AuditSpec { readings_min: 3, preset, patients: false, ..AuditSpec::default() })
     }
 
     fn dense(panes: &BTreeMap<i64, Vec<(u16, i64)>>, from: i64, to: i64) -> Vec<i64> {
@@ -336,7 +359,7 @@ mod tests {
                 let sides = Sides::new(PRESSURE, &reference, &current);
                 expected.push((window, Comparison::of(&sides, (None, None), &judge, &chunks)));
             }
-            prop_assert_eq!(Comparer::new(calendar, judge).compare(Series(0), block, &delivered), expected);
+            prop_assert_eq!(Comparer::new(calendar, judge).compare(Series(0), &PRESSURE, block, &delivered, &[]), expected);
         }
     }
 
@@ -348,10 +371,10 @@ mod tests {
         for block in 0..200 {
             let (before, now) = (of(5), of(6));
             let panes = [(Pane(4 * block), &before), (Pane(4 * block + 1), &now)];
-            let first = comparer.compare(Series(3), Block(block), &panes);
-            assert_eq!(comparer.compare(Series(3), Block(block), &panes), first);
+            let first = comparer.compare(Series(3), &PRESSURE, Block(block), &panes, &[]);
+            assert_eq!(comparer.compare(Series(3), &PRESSURE, Block(block), &panes, &[]), first);
             let (changed, pane) = (of(7), Pane(4 * block + 1));
-            let again = comparer.compare(Series(3), Block(block), &[panes[0], (pane, &changed)]);
+            let again = comparer.compare(Series(3), &PRESSURE, Block(block), &[panes[0], (pane, &changed)], &[]);
             let readings = |of: &[(Pane, Comparison)]| of.iter().map(|(_, c)| c.current.readings).collect::<Vec<_>>();
             assert_eq!((readings(&first), readings(&again)), (vec![5, 6, 0, 0], vec![5, 7, 0, 0]));
         }

@@ -24,16 +24,22 @@
 mod saved;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 
 use differential_dataflow::difference::Abelian;
 
 use crate::audit::histogram::{Cells, Histogram};
-use crate::audit::series::{Calendar, Contribution, Pane, Series};
+use crate::audit::ledger::{self, Entry, Ledger};
+use crate::audit::scores::Score;
+use crate::audit::series::{self, Calendar, Contribution, GROUPS, Pane, Series};
 use crate::audit::tally::Tally;
+use crate::config::Selected;
+use crate::signals::{DIASTOLIC, SYSTOLIC};
 use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Assessed, Demographics, Facts, Precision, Signals, Tick, Timeliness, Withdrawn};
+use crate::vocabulary::{
+    Assessed, Assessment, Demographics, Facts, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+};
 use crate::watermark::Watermark;
 
 /// How often, in a pane's length of event time, corrections of closed panes are let through.
@@ -66,11 +72,15 @@ pub struct Counts {
     let_through: (i64, Pane),
     share: Share,
     saving: saved::Saving,
+    ledger: Option<Ledger>,
+    selected: Selected,
+    changes: Vec<ledger::Change>,
 }
 
 impl Counts {
-    /// Nothing counted yet. `horizon` is how long a pane can be corrected after it closed; `share` says which worker this is.
-    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share) -> Self {
+    /// Nothing counted yet. `horizon` is how long a pane can be corrected after it closed; `share` says which worker this is; what `selected` takes is
+    /// counted by patient, if anything is.
+    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share, selected: Option<Selected>) -> Self {
         Counts {
             calendar,
             horizon,
@@ -81,6 +91,9 @@ impl Counts {
             let_through: (i64::MIN, Pane(i64::MIN)),
             share,
             saving: saved::Saving::default(),
+            ledger: selected.map(|_| Ledger::new(calendar)),
+            selected: selected.unwrap_or_default(),
+            changes: Vec::new(),
         }
     }
 
@@ -95,6 +108,9 @@ impl Counts {
         let mut dropped = Dropped::default();
         for batch in batches {
             self.count(batch, kept, &mut dropped);
+        }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.forget(kept);
         }
         for (pane, cells) in self.tally.drain() {
             self.saving.touch(pane);
@@ -132,10 +148,48 @@ impl Counts {
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
             dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
         }
+        if self.ledger.is_some() {
+            self.enter(batch, kept);
+        }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
             dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
         }
+    }
+
+    /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
+    fn enter(&mut self, batch: &Assessed, kept: Pane) {
+        let Some(ledger) = &mut self.ledger else { return };
+        let Scorable { readings, demographics, replaces, labels, .. } = &batch.scorable;
+        for (at, (reading, demographics)) in readings.iter().zip(demographics).enumerate() {
+            let observation = reading.observation.hash64();
+            if replaces.get(at).copied().unwrap_or(false) {
+                ledger.remove(reading.patient, observation, &mut self.changes);
+            }
+            let facts = &reading.facts;
+            let stands = contributes(facts) && self.calendar.admits(facts.precision);
+            if !stands || !is_whole(&facts.signals) || self.calendar.pane_of(facts.at) < kept {
+                continue;
+            }
+            let (score, risk) = score_of(batch.assessments.get(at), self.selected);
+            let groups = series::groups_of(facts.at, demographics).into_iter().chain(risk);
+            let groups = groups.fold(0, |groups, group| groups | 1 << group);
+            ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
+        }
+        labels.iter().for_each(|label| ledger.label(*label, &mut self.changes));
+        for (pane, cell, sign) in self.changes.drain(..).filter(|(pane, _, _)| *pane >= kept) {
+            self.tally.add_cell(pane, cell, sign);
+        }
+    }
+
+    /// Bytes held, about: what grows with panes, readings and patients.
+    pub fn held_bytes(&self) -> usize {
+        let cells = self.held.values().chain(self.released.values()).map(|cells| cells.as_slice().len()).sum::<usize>();
+        let of_ledger = self
+            .ledger
+            .as_ref()
+            .map_or(0, |ledger| ledger.entries() * size_of::<Entry>() + ledger.patients() * ACCOUNT_BYTES);
+        cells * size_of::<(series::Cell, i64)>() + of_ledger
     }
 
     /// `false` if the pane is forgotten.
@@ -196,8 +250,8 @@ fn tell(pane: Pane, cells: &Cells, updates: &mut Vec<Update>) {
 /// Adds the counts of a pane to those of others.
 fn add(panes: &mut BTreeMap<Pane, Cells>, pane: Pane, cells: Cells) {
     match panes.entry(pane) {
-        Entry::Vacant(new) => drop(new.insert(cells)),
-        Entry::Occupied(mut known) => known.get_mut().add(&cells),
+        btree_map::Entry::Vacant(new) => drop(new.insert(cells)),
+        btree_map::Entry::Occupied(mut known) => known.get_mut().add(&cells),
     }
 }
 
@@ -207,6 +261,29 @@ struct Measurement<'a> {
     precision: Precision,
     signals: &'a Signals,
     demographics: &'a Demographics,
+}
+
+/// A patient's place in a map, with two lists: an estimate.
+const ACCOUNT_BYTES: usize = 128;
+
+/// Whether a reading has what every watched feature needs.
+fn is_whole(signals: &Signals) -> bool {
+    [SYSTOLIC, DIASTOLIC].iter().all(|signal| signals.get(*signal).is_some_and(f64::is_finite))
+}
+
+/// What scoring said, and the group of its risk level.
+fn score_of(assessment: Option<&Assessment>, selected: Selected) -> (Score, Option<u8>) {
+    let Some(Assessment { alarm, reasons, probability, risk_level, .. }) = assessment else {
+        return (Score::default(), None);
+    };
+    let risk = risk_level.and_then(|level| GROUPS.iter().position(|group| group.strip_prefix("risk=") == Some(level)));
+    let selected = match selected {
+        Selected::Alarm => *alarm,
+        Selected::Reason => !reasons.is_empty(),
+        Selected::HighRisk => *risk_level == Some("HIGH"),
+    };
+    let thousandths = probability.and_then(Score::thousandths_of);
+    (Score { thousandths, selected, alarm: *alarm }, risk.map(|group| group as u8))
 }
 
 /// Whether a reading is counted at all: what `patient` does not let contribute is too late, a summary, or withdraws.
@@ -222,7 +299,6 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::signals::{DIASTOLIC, SYSTOLIC};
     use crate::vocabulary::{Partition, Reading, Status};
 
     const ALONE: Share = Share { worker: 0, workers: 1 };
@@ -230,7 +306,7 @@ mod tests {
     /// Panes of 60 s, references of 2 panes, correctable for 120 s; so corrections are let through every 5 s of event time.
     pub(super) fn counts(share: Share) -> Counts {
         let minute = EventSpan::from_seconds(60);
-        Counts::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share)
+        Counts::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share, None)
     }
 
     /// One line an epoch. `at=systolic` a reading of 60 mmHg diastolic (`at` in seconds), `at-systolic` its withdrawal, `W at` the watermark.

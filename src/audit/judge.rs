@@ -87,13 +87,24 @@ pub struct Judge {
     readings_min: u64,
     psi_watch: f64,
     psi_act: f64,
+    patients: bool,
 }
 
 impl Judge {
     /// As the flow wants it.
     pub fn new(spec: &AuditSpec) -> Self {
-        let AuditSpec { preset, readings_min, psi_watch, psi_act, .. } = *spec;
-        Judge { preset, readings_min, psi_watch, psi_act }
+        let AuditSpec { preset, readings_min, psi_watch, psi_act, patients, .. } = *spec;
+        Judge { preset, readings_min, psi_watch, psi_act, patients }
+    }
+
+    /// Fewer readings are too few.
+    pub fn readings_min(&self) -> u64 {
+        self.readings_min
+    }
+
+    /// Whether patients are counted.
+    pub fn counts_patients(&self) -> bool {
+        self.patients
     }
 
     /// Whether both sides hold enough readings for a statistic.

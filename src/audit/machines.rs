@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::audit::counts::{self, Counts, Dropped};
 use crate::audit::epochs::ByEpoch;
-use crate::audit::publish::{Newest, Published, Publisher};
+use crate::audit::publish::{Newest, Published, Publisher, about};
 use crate::audit::{Change, Update};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
@@ -24,11 +24,12 @@ pub(super) struct Counting {
     counts: Counts,
     updates: Vec<counts::Update>,
     metrics: Metrics,
+    held_bytes: i64,
 }
 
 impl Counting {
     pub(super) fn new(counts: Counts, metrics: Metrics) -> Self {
-        Counting { counts, updates: Vec::new(), metrics }
+        Counting { counts, updates: Vec::new(), metrics, held_bytes: 0 }
     }
 }
 
@@ -51,6 +52,9 @@ impl ByEpoch for Counting {
             }
         }
         emit.extend(self.updates.drain(..).map(|(key, histogram)| (key, epoch, histogram)));
+        // The gauge adds up the workers of a process.
+        let held = self.counts.held_bytes() as i64;
+        self.metrics.audit_held_bytes.add(held - std::mem::replace(&mut self.held_bytes, held));
     }
 }
 
@@ -94,6 +98,16 @@ impl Publishing {
     }
 }
 
+impl Publishing {
+    fn show_alerts(&self) {
+        for (series, stands) in self.publisher.alerts() {
+            let (table, feature) = about(series);
+            let labels = [table, feature, series.group()];
+            self.metrics.audit_alert.with_label_values(&labels).set(i64::from(stands));
+        }
+    }
+}
+
 impl ByEpoch for Publishing {
     type Left = Change;
     type Right = Tick;
@@ -102,8 +116,11 @@ impl ByEpoch for Publishing {
     fn first(&mut self, epoch: Epoch, _emit: &mut Vec<Finding>) {
         self.restored = Some(epoch);
         for (series, newest) in self.publisher.newest() {
-            self.show(series.feature().name, series.group(), &newest);
+            if let Some(feature) = series.kind().feature() {
+                self.show(feature.name, series.group(), &newest);
+            }
         }
+        self.show_alerts();
     }
 
     fn apply(&mut self, epoch: Epoch, changes: Vec<Change>, ticks: Vec<Tick>, emit: &mut Vec<Finding>) {
@@ -113,12 +130,13 @@ impl ByEpoch for Publishing {
             self.publisher.put_back(changes);
             return;
         }
-        for Published { shift, newest } in self.publisher.advance(changes, &ticks) {
-            if let Some(newest) = newest {
+        for Published { finding, newest } in self.publisher.advance(changes, &ticks) {
+            if let (Some(newest), Finding::Shift(shift)) = (newest, &finding) {
                 self.show(shift.feature, &shift.group, &newest);
             }
-            emit.push(Finding::Shift(shift));
+            emit.push(finding);
         }
+        self.show_alerts();
     }
 }
 

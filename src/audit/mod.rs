@@ -12,7 +12,8 @@
 //! windows that have it in their reference; differential finds out which.
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
-//! * [`compare`], [`statistics`], [`judge`]: what `reduce` computes. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
+//! * [`ledger`]: what must be known by patient: patients by window, scores, labels. [`scores`]: performance and fairness.
+//! * [`found`], [`compare`], [`statistics`], [`judge`]: what `reduce` computes. [`alerts`]: verdicts that hold. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
 //! * `epochs`, `machines`: the operator for both ends, and what it drives.
 //!
 //! Invariants:
@@ -28,15 +29,19 @@
 //!    epoch of its own below all others, and differential rebuilds the rest. [`publish`] remembers what was published, so that what merely
 //!    reappears is no row. The rows that follow are those of a run that never ended, whatever the number of workers.
 //!
-//! Does not: count patients; look at assessments, so fairness of the model's verdicts is not in this first form.
+//! 5. A demographic update does not move what a patient contributed before: it counts under the group that it was measured in.
 
+pub mod alerts;
 pub mod compare;
 pub mod counts;
 mod epochs;
+pub mod found;
 pub mod histogram;
 pub mod judge;
+pub mod ledger;
 mod machines;
 pub mod publish;
+pub mod scores;
 pub mod series;
 pub mod statistics;
 pub mod tally;
@@ -52,14 +57,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::empty;
 
-use crate::audit::compare::{Comparer, Comparison};
 use crate::audit::counts::Counts;
 use crate::audit::epochs::{ByEpoch, by_epoch};
+use crate::audit::found::{Finder, Found};
 use crate::audit::histogram::Histogram;
 use crate::audit::judge::Judge;
 use crate::audit::machines::{Counting, Publishing};
 use crate::audit::publish::Publisher;
-use crate::audit::series::{Block, Calendar, Pane, Series};
+use crate::audit::series::{Block, Calendar, Pane, Series, Subject};
 use crate::config::AuditSpec;
 use crate::graph::Plan;
 use crate::runtime::checkpoint::{Desk, Seat};
@@ -94,8 +99,8 @@ pub fn render<'s>(
 /// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
 fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
     let calendar = calendar(spec);
-    let counts = Counts::new(calendar, horizon, share);
-    let publisher = Publisher::new(calendar, horizon, share);
+    let counts = Counts::new(calendar, horizon, share, spec.patients.then_some(spec.selected));
+    let publisher = Publisher::new(calendar, horizon, share, spec.alert_windows);
     (Counting::new(counts, metrics.clone()), Publishing::new(publisher, metrics.clone()))
 }
 
@@ -109,9 +114,9 @@ fn shifts<'s>(
     publishing: (impl ByEpoch<Left = Change, Right = Tick, Output = Finding>, Option<Seat>),
 ) -> StreamVec<'s, Epoch, Finding> {
     let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
-    let comparer = Comparer::new(calendar(spec), Judge::new(spec));
-    let comparisons = compare_windows(histograms.as_collection(), calendar(spec), comparer);
-    by_epoch(comparisons.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)
+    let finder = Finder::new(calendar(spec), Judge::new(spec));
+    let found = find(histograms.as_collection(), calendar(spec), finder);
+    by_epoch(found.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)
 }
 
 fn calendar(spec: &AuditSpec) -> Calendar {
@@ -121,43 +126,45 @@ fn calendar(spec: &AuditSpec) -> Calendar {
 /// A change of one series' pane, as differential takes it: histograms are the multiplicity.
 type Update = ((Series, Pane), Epoch, Histogram);
 
-/// A comparison that appears or stands no longer.
-type Change = ((Series, Pane, Comparison), Epoch, isize);
+/// What is found, as it appears or stands no longer.
+type Change = ((Series, Pane, Found), Epoch, isize);
 
 /// The routes below `end` that lead to this worker.
 fn owned(share: Share, end: Route) -> impl Iterator<Item = Route> {
     (share.worker as Route..end).step_by(share.workers)
 }
 
-/// Every window against its reference, one comparison a series and window, as long as either side has readings.
+/// Every window against its reference: one finding a series and window, as long as either side has readings.
 ///
-/// All of a series is on one worker: what comes behind needs no exchange.
-fn compare_windows<'s>(
+/// All of a subject is on one worker: what comes behind needs no exchange.
+fn find<'s>(
     histograms: VecCollection<'s, Epoch, (Series, Pane), Histogram>,
     calendar: Calendar,
-    mut comparer: Comparer,
-) -> VecCollection<'s, Epoch, (Series, Pane, Comparison)> {
-    type Key = (Series, Block);
-    let by_block = histograms
-        .flat_map(move |(series, pane)| calendar.blocks_needing(pane).map(move |block| ((series, block), pane)));
-    let route = Exchange::new(|(((series, _), _), _, _): &((Key, Pane), Epoch, Histogram)| u64::from(series.0));
-    arrange_core::<_, _, ValBatcher<Key, Pane, Epoch, Histogram>, ValSpine<Key, Pane, Epoch, Histogram>>(
+    mut finder: Finder,
+) -> VecCollection<'s, Epoch, (Series, Pane, Found)> {
+    type Key = (Subject, Block);
+    let by_block = histograms.flat_map(move |(series, pane)| {
+        let subjects = series.needed_by().into_iter();
+        subjects
+            .flat_map(move |subject| calendar.blocks_needing(pane).map(move |block| ((subject, block), (series, pane))))
+    });
+    let route =
+        Exchange::new(|(((subject, _), _), _, _): &((Key, (Series, Pane)), Epoch, Histogram)| u64::from(subject.0));
+    arrange_core::<_, _, ValBatcher<Key, (Series, Pane), Epoch, Histogram>, ValSpine<_, _, Epoch, Histogram>>(
         by_block.inner,
         route,
         "audit::arrange",
         ValBatcher::new,
     )
-    .reduce_abelian::<_, ValBuilder<Key, (Pane, Comparison), _, isize>, ValSpine<_, _, _, _>, _, _>(
-        "audit::compare",
-        move |(series, block), panes, comparisons| {
-            let panes: Vec<(Pane, &Histogram)> = panes.iter().map(|(pane, histogram)| (**pane, histogram)).collect();
-            let compared = comparer.compare(*series, *block, &panes);
-            comparisons.extend(compared.into_iter().map(|compared| (compared, 1)));
+    .reduce_abelian::<_, ValBuilder<Key, (Series, Pane, Found), _, isize>, ValSpine<_, _, _, _>, _, _>(
+        "audit::find",
+        move |(subject, block), counts, found| {
+            found.extend(finder.find(*subject, *block, counts).into_iter().map(|found| (found, 1)));
         },
         |updates, key, changes| {
             updates.clear();
-            updates.extend(changes.drain(..).map(|(compared, epoch, diff)| ((*key, compared), epoch, diff)));
+            updates.extend(changes.drain(..).map(|(found, epoch, diff)| ((*key, found), epoch, diff)));
         },
     )
-    .as_collection(|(series, _), (window, comparison)| (*series, *window, comparison.clone()))
+    .as_collection(|_, found| found.clone())
 }

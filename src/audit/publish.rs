@@ -1,43 +1,44 @@
-//! Which comparisons become rows: the state machine behind differential's output.
+//! What is found becomes rows: the state machine behind differential's output.
 //!
 //! Invariants:
 //!
-//! 1. A row is emitted when its window has closed with readings in it, and again whenever its comparison changed; at most once an epoch.
+//! 1. A row is emitted when its window has closed with readings in it, and again whenever what was found changed; at most once an epoch.
 //! 2. A window that was published and has lost all its readings is published once more, with a count of 0: no sink keeps a row that no
 //!    longer stands. A window that never had readings is not published.
 //! 3. A frozen window is not published any more, whatever is retracted below it.
-//!
-//! 4. A series is of one worker, which routes by its number: that is its block when it is saved, each with a copy of the watermark. An entry
+//! 4. A series is of one worker, which routes by its subject: that is its block when it is saved. The watermark is saved for every worker. An entry
 //!    adds windows to those published before, and tells what the gauges show; what the watermark has frozen needs no entry to go.
-//!
 //! 5. A window waits until it has closed: where windows overlap, its first panes are told before. What waits is not saved: the put-back tells it again.
+//! 6. What is said of alerts ([`alerts`](super::alerts)) follows from the rows published so far; frozen windows are summed up as a [`Run`].
 //!
-//! Kept: the keys that were published and can still change, 16 bytes each; those of them that were published since the last save once more.
+//! Kept: of every window that was published and can still change what was said of it, some 48 bytes.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::alerts::{By, News, Run, Said, review};
 use crate::audit::compare::Comparison;
+use crate::audit::found::{Fared, Found, Performed};
 use crate::audit::judge::Statistic;
 use crate::audit::owned;
-use crate::audit::series::{Calendar, Feature, Pane, SERIES, Series};
-use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, entries};
+use crate::audit::series::{ATTRIBUTES, Calendar, GROUPS, Kind, Pane, SERIES, Series};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries};
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
-use crate::vocabulary::findings::Shift;
+use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Shift};
 use crate::watermark::Watermark;
 
-/// A change of the collection of comparisons: the comparison appears (+1) or stands no longer (−1).
-pub type Change = ((Series, Pane, Comparison), isize);
+/// A change of what is found: it appears (+1) or stands no longer (−1).
+pub type Change = ((Series, Pane, Found), isize);
 
-/// A row, and whether it is of the newest window of its series: that one is shown by the gauges.
+/// A row, and what the gauges show because of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
     /// The row.
-    pub shift: Shift,
+    pub finding: Finding,
     /// What the gauges show from now on, if it is the newest window of its feature and group.
     pub newest: Option<Newest>,
 }
@@ -55,33 +56,46 @@ pub struct Newest {
 pub const SHOWN: [Statistic; 4] =
     [Statistic::Psi, Statistic::JensenShannon, Statistic::KolmogorovSmirnov, Statistic::Wasserstein];
 
+/// One series, apart from its windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Course {
+    newest: Option<Newest>,
+    /// Where it stood before the window `until`.
+    run: Run,
+    until: Option<Pane>,
+    /// Whether an alert stands after its newest window.
+    alert: bool,
+}
+
 /// What one worker has published of the series that it owns.
 #[derive(Debug)]
 pub struct Publisher {
     calendar: Calendar,
     horizon: EventSpan,
+    alert_windows: u32,
     watermark: Watermark,
-    published: BTreeSet<(Pane, Series)>,
-    /// Comparisons of windows that have not closed: their panes may have.
-    waiting: BTreeMap<(Pane, Series), Comparison>,
-    newest: [Option<Newest>; SERIES],
+    published: BTreeMap<(Series, Pane), Said>,
+    /// What was found of windows that have not closed: their panes may have.
+    waiting: BTreeMap<(Pane, Series), Found>,
+    courses: BTreeMap<Series, Course>,
     share: Share,
     /// What was published since the last save; `None` until there was one.
-    unsaved: Option<BTreeSet<(Pane, Series)>>,
+    unsaved: Option<BTreeSet<(Series, Pane)>>,
     /// Whether ticks came since the last save.
     clock_moved: bool,
 }
 
 impl Publisher {
-    /// Nothing published yet. `share` says which worker this is.
-    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share) -> Self {
+    /// Nothing published yet. `share` says which worker this is; `alert_windows` how long a verdict must hold.
+    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share, alert_windows: u32) -> Self {
         Publisher {
             calendar,
             horizon,
+            alert_windows,
             watermark: Watermark::new(),
-            published: BTreeSet::new(),
+            published: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            newest: [None; SERIES],
+            courses: BTreeMap::new(),
             share,
             unsaved: None,
             clock_moved: false,
@@ -90,23 +104,36 @@ impl Publisher {
 
     /// What the gauges show, of every series that has been published here.
     pub fn newest(&self) -> impl Iterator<Item = (Series, Newest)> {
-        (0..).map(Series).zip(self.newest).filter_map(|(series, newest)| Some((series, newest?)))
+        self.courses.iter().filter_map(|(series, course)| Some((*series, course.newest?)))
     }
 
-    /// Applies the changes and ticks of one epoch; rows ascending by window, then group, then feature.
+    /// Of every series that has been published here, whether an alert stands.
+    pub fn alerts(&self) -> impl Iterator<Item = (Series, bool)> {
+        self.courses.iter().map(|(series, course)| (*series, course.alert))
+    }
+
+    /// Applies the changes and ticks of one epoch. Rows ascend by window, then series; alerts come last, by series and window.
     pub fn advance(&mut self, changes: impl IntoIterator<Item = Change>, ticks: &[Tick]) -> Vec<Published> {
         let live = self.calendar.pane_of(self.watermark.frozen(self.horizon));
-        self.published = self.published.split_off(&(live, Series(0)));
+        self.freeze(live);
         self.watermark.advance(ticks);
         self.clock_moved |= !ticks.is_empty();
         self.hold(changes);
         let open = self.calendar.pane_of(self.watermark.reached());
         let still_open = self.waiting.split_off(&(open, Series(0)));
         let closed = std::mem::replace(&mut self.waiting, still_open).split_off(&(live, Series(0)));
-        closed
-            .into_iter()
-            .filter_map(|((window, series), comparison)| self.publish(window, series, &comparison))
-            .collect()
+        let mut touched = BTreeSet::new();
+        let mut rows = Vec::new();
+        for ((window, series), found) in closed {
+            if let Some(published) = self.publish(window, series, &found) {
+                touched.insert(series);
+                rows.push(published);
+            }
+        }
+        for series in touched {
+            self.tell(series, &mut rows);
+        }
+        rows
     }
 
     /// Takes in what differential makes of the put-back: what has closed was published before, what is open waits.
@@ -115,54 +142,199 @@ impl Publisher {
         let open = self.calendar.pane_of(self.watermark.reached());
         self.waiting = self.waiting.split_off(&(open, Series(0)));
         // At the end of all input windows close that are open again after a start.
-        self.waiting.retain(|key, _| !self.published.contains(key));
+        self.waiting.retain(|(window, series), _| !self.published.contains_key(&(*series, *window)));
     }
 
     fn hold(&mut self, changes: impl IntoIterator<Item = Change>) {
-        let mut standing: BTreeMap<(Pane, Series), Comparison> = BTreeMap::new();
-        for ((series, window, comparison), diff) in changes {
-            debug_assert!(diff.abs() == 1, "audit: reduce has one comparison a window");
-            // Only retracted, nothing stands: no readings on either side.
+        let mut standing: BTreeMap<(Pane, Series), Option<Found>> = BTreeMap::new();
+        for ((series, window, found), diff) in changes {
+            debug_assert!(diff.abs() == 1, "audit: reduce finds one thing of a series and window");
             let now = standing.entry((window, series)).or_default();
             if diff > 0 {
-                *now = comparison;
+                *now = Some(found);
             }
         }
-        self.waiting.append(&mut standing);
+        // Only retracted, nothing stands: no readings on either side.
+        let standing = standing.into_iter();
+        let or_nothing = |(key, found): ((Pane, Series), Option<Found>)| {
+            (key, found.unwrap_or_else(|| Found::nothing(key.1.kind())))
+        };
+        self.waiting.extend(standing.map(or_nothing));
     }
 
-    fn publish(&mut self, window: Pane, series: Series, comparison: &Comparison) -> Option<Published> {
-        if comparison.current.readings == 0 && !self.published.contains(&(window, series)) {
+    /// Sums up windows before `live`, of which nothing more is said.
+    fn freeze(&mut self, live: Pane) {
+        let mut gone = Vec::new();
+        for (series, course) in &mut self.courses {
+            let start = course.until.unwrap_or(Pane(i64::MIN));
+            for (key, said) in self.published.range((*series, Pane(i64::MIN))..(*series, live)) {
+                if key.1 >= start {
+                    course.run.step(said.verdict, self.alert_windows);
+                }
+                gone.push(*key);
+            }
+            course.until = course.until.max(Some(live));
+        }
+        for key in gone {
+            self.published.remove(&key);
+        }
+    }
+
+    fn publish(&mut self, window: Pane, series: Series, found: &Found) -> Option<Published> {
+        let before = self.published.get(&(series, window)).copied();
+        if found.readings() == 0 && before.is_none() {
             return None;
         }
-        self.published.insert((window, series));
+        let said = Said { state: before.and_then(|said| said.state), ..said_of(found) };
+        self.published.insert((series, window), said);
         if let Some(unsaved) = &mut self.unsaved {
-            unsaved.insert((window, series));
+            unsaved.insert((series, window));
         }
-        let shown = &mut self.newest[usize::from(series.0)];
-        let is_newest = shown.is_none_or(|shown| shown.window <= window);
-        let newest =
-            is_newest.then(|| Newest { window, statistics: SHOWN.map(|statistic| comparison.statistic(statistic)) });
-        *shown = newest.or(*shown);
-        Some(Published { newest, shift: self.shift(window, series, comparison) })
+        let course = self.courses.entry(series).or_default();
+        let newest = match found {
+            Found::Shift(comparison) if course.newest.is_none_or(|shown| shown.window <= window) => {
+                Some(Newest { window, statistics: SHOWN.map(|statistic| comparison.statistic(statistic)) })
+            }
+            _ => None,
+        };
+        course.newest = newest.or(course.newest);
+        Some(Published { newest, finding: self.finding(window, series, found) })
+    }
+
+    /// Reviews a series, and says what is new of its alerts.
+    fn tell(&mut self, series: Series, rows: &mut Vec<Published>) {
+        let course = self.courses.entry(series).or_default();
+        let mut news = Vec::new();
+        let start = course.until.unwrap_or(Pane(i64::MIN));
+        let windows = self.published.range_mut((series, start)..=(series, Pane(i64::MAX)));
+        let run = review(course.run, windows.map(|((_, window), said)| (*window, said)), self.alert_windows, &mut news);
+        course.alert = run.alert;
+        for News { window, state, held } in news {
+            if let Some(unsaved) = &mut self.unsaved {
+                unsaved.insert((series, window));
+            }
+            let said = self.published[&(series, window)];
+            let (table, feature) = about(series);
+            let alert = Alert {
+                table,
+                feature,
+                group: series.group(),
+                current: self.calendar.span(self.calendar.current(window)),
+                statistic: said.statistic.name(),
+                value: said.value,
+                windows_held: held,
+                state,
+            };
+            rows.push(Published { finding: Finding::Alert(alert), newest: None });
+        }
+    }
+
+    fn finding(&self, window: Pane, series: Series, found: &Found) -> Finding {
+        match found {
+            Found::Shift(comparison) => Finding::Shift(self.shift(window, series, comparison)),
+            Found::Performance(packed) => Finding::Performance(self.performance(window, series, packed.open())),
+            Found::Fairness(packed) => Finding::Fairness(self.fairness(window, series, packed.open())),
+        }
     }
 
     fn shift(&self, window: Pane, series: Series, comparison: &Comparison) -> Shift {
-        let Feature { name, unit, grid } = series.feature();
+        let feature = series.kind().feature().expect("only features drift");
         Shift {
-            feature: name,
-            unit,
+            feature: feature.name,
+            unit: feature.unit,
             group: series.group().to_owned(),
             reference: self.calendar.span(self.calendar.reference(window)),
             current: self.calendar.span(self.calendar.current(window)),
             reference_side: comparison.reference.side(),
             current_side: comparison.current.side(),
-            bin_edges: grid.edges(),
+            bin_edges: feature.grid.edges(),
             statistics: comparison.statistics(),
             statistic: comparison.decided_by.name(),
             verdict: comparison.verdict,
         }
     }
+
+    fn performance(&self, window: Pane, series: Series, figures: Performed) -> Performance {
+        let days = self.calendar.window().seconds() / 86_400.0;
+        let patient_days = figures.patients.map(|patients| patients as f64 * days);
+        Performance {
+            group: series.group(),
+            reference: self.calendar.span(self.calendar.reference(window)),
+            current: self.calendar.span(self.calendar.current(window)),
+            readings: figures.readings,
+            patients: figures.patients,
+            scored: figures.scored,
+            labelled: figures.labelled,
+            positives: figures.positives,
+            selected: figures.selected,
+            alarms: figures.alarms,
+            patient_days,
+            alarms_per_patient_day: patient_days.filter(|days| *days > 0.0).map(|days| figures.alarms as f64 / days),
+            score_mean: figures.score_mean,
+            observed_rate: figures.observed_rate,
+            measured: figures.measured,
+            reference_measured: figures.reference_measured,
+            estimated: figures.estimated,
+            verdict: figures.verdict,
+        }
+    }
+
+    fn fairness(&self, window: Pane, series: Series, figures: Fared) -> Fairness {
+        let [selection, tpr, fpr, ppv] = figures.rates;
+        Fairness {
+            attribute: about(series).1,
+            group: series.group(),
+            reference_group: GROUPS[usize::from(figures.reference_group)],
+            current: self.calendar.span(self.calendar.current(window)),
+            readings: figures.readings,
+            patients: figures.patients,
+            labelled: figures.labelled,
+            positives: figures.positives,
+            selection,
+            tpr,
+            fpr,
+            ppv,
+            score_mean: figures.score_mean,
+            observed_rate: figures.observed_rate,
+            ece: figures.ece,
+            differences: figures.beside.differences,
+            ratios: figures.beside.ratios,
+            below_four_fifths: figures.beside.below_four_fifths,
+            verdict: figures.beside.verdict,
+        }
+    }
+}
+
+/// The table, and the feature or attribute, that a series is published under.
+pub fn about(series: Series) -> (&'static str, &'static str) {
+    match series.kind() {
+        Kind::Measured(_, feature) => ("shifts", feature.name),
+        Kind::Probability(_) => ("shifts", "probability"),
+        Kind::Fairness(group) => {
+            let attribute = ATTRIBUTES.iter().find(|(_, groups)| groups.contains(&group));
+            ("fairness", attribute.map_or("all", |(name, _)| *name))
+        }
+        Kind::Patients(_) | Kind::Scores(_) => ("performance", "score"),
+    }
+}
+
+/// What is said of a window, apart from alerts.
+fn said_of(found: &Found) -> Said {
+    let (verdict, statistic, value) = match found {
+        Found::Shift(comparison) => {
+            let by = comparison.decided_by;
+            (comparison.verdict, By::Drift(by), comparison.statistic(by))
+        }
+        Found::Performance(packed) => {
+            let figures: Performed = packed.open();
+            (figures.verdict, By::Auroc, figures.measured.auroc)
+        }
+        Found::Fairness(packed) => {
+            let Fared { beside, .. } = packed.open();
+            (beside.verdict, By::SelectionRateRatio, beside.ratios[0])
+        }
+    };
+    Said { verdict, statistic, value, state: None }
 }
 
 /// What [`Corrupt`] names.
@@ -171,11 +343,11 @@ const WHAT: &str = "block of the published drift";
 #[derive(Serialize, Deserialize)]
 enum Entry<'a> {
     Clock(Cow<'a, Watermark>),
-    /// Published in addition to what older entries say; and what is shown now.
+    /// Published in addition to what older entries say; and how the series stands now.
     Series {
         series: Series,
-        windows: Vec<Pane>,
-        newest: Option<Newest>,
+        windows: Vec<(Pane, Said)>,
+        course: Course,
     },
 }
 
@@ -186,19 +358,26 @@ impl Survive for Publisher {
         let changed = (extent == Extent::Changed).then(|| unsaved.expect("the first save of a generation is a base"));
         if changed.is_none() || clock_moved {
             let clock = Entry::Clock(Cow::Borrowed(&self.watermark));
-            owned(self.share, SERIES as u64).for_each(|route| into.push(route, &clock));
+            owned(self.share, KEY_GROUPS).for_each(|route| into.push(route, &clock));
         }
-        let mut by_series: BTreeMap<Series, Vec<Pane>> = BTreeMap::new();
-        if changed.is_none() {
-            // What is shown outlives what is published: that freezes.
-            by_series.extend(self.newest().map(|(series, _)| (series, Vec::new())));
-        }
-        for (window, series) in changed.as_ref().unwrap_or(&self.published) {
-            by_series.entry(*series).or_default().push(*window);
+        let mut by_series: BTreeMap<Series, Vec<(Pane, Said)>> = BTreeMap::new();
+        match changed {
+            // What has been frozen since needs no entry.
+            Some(changed) => changed.iter().for_each(|key @ (series, window)| {
+                let windows = by_series.entry(*series).or_default();
+                windows.extend(self.published.get(key).map(|said| (*window, *said)));
+            }),
+            None => {
+                // What is shown outlives what is published: that freezes.
+                by_series.extend(self.courses.keys().map(|series| (*series, Vec::new())));
+                for ((series, window), said) in &self.published {
+                    by_series.entry(*series).or_default().push((*window, *said));
+                }
+            }
         }
         for (series, windows) in by_series {
-            let newest = self.newest[usize::from(series.0)];
-            into.push(series.0.into(), &Entry::Series { series, windows, newest });
+            let course = self.courses.get(&series).copied().unwrap_or_default();
+            into.push(series.subject().0.into(), &Entry::Series { series, windows, course });
         }
     }
 
@@ -212,13 +391,15 @@ impl Publisher {
         let corrupt = Corrupt { what: WHAT };
         match entry {
             Entry::Clock(watermark) => self.watermark = watermark.into_owned(),
-            Entry::Series { series, windows, newest } => {
-                let statistics = newest.iter().flat_map(|newest| newest.statistics);
-                if !statistics.flatten().all(f64::is_finite) {
+            Entry::Series { series, windows, course } => {
+                let statistics = course.newest.iter().flat_map(|newest| newest.statistics);
+                let values = windows.iter().map(|(_, said)| said.value);
+                let sound = statistics.chain(values).flatten().all(f64::is_finite);
+                if !sound || usize::from(series.0) >= SERIES {
                     return Err(corrupt);
                 }
-                *self.newest.get_mut(usize::from(series.0)).ok_or(corrupt)? = newest;
-                self.published.extend(windows.into_iter().map(|window| (window, series)));
+                self.courses.insert(series, course);
+                self.published.extend(windows.into_iter().map(|(window, said)| ((series, window), said)));
             }
         }
         Ok(())
@@ -280,10 +461,13 @@ mod tests {
         };
         let comparison = Comparison::sketch(values[0].parse().unwrap(), values[1].parse().unwrap(), psi, verdict);
         let diff = if word.starts_with('+') { 1 } else { -1 };
-        ((Series(series.parse().unwrap()), Pane(window.parse().unwrap()), comparison), diff)
+        ((Series(series.parse().unwrap()), Pane(window.parse().unwrap()), Found::Shift(comparison)), diff)
     }
 
-    fn print(into: &mut String, Published { shift, newest }: &Published) {
+    fn print(into: &mut String, Published { finding, newest }: &Published) {
+        let Finding::Shift(shift) = finding else {
+            return writeln!(into, "    {finding:?}").unwrap();
+        };
         let minutes = |at: EventTime| at.micros() / 60_000_000;
         writeln!(
             into,
@@ -394,7 +578,7 @@ mod tests {
 
     fn publisher(share: Share) -> Publisher {
         let minute = EventSpan::from_seconds(60);
-        Publisher::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share)
+        Publisher::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share, 3)
     }
 
     fn save(publisher: &mut Publisher, extent: Extent) -> Blocks {
@@ -445,7 +629,7 @@ mod tests {
                     let own = changes.iter().filter(|((series, _, _), _)| usize::from(series.0) % 3 == worker);
                     rows.extend(publisher.advance(own.cloned(), &ticks));
                 }
-                let order = |Published { shift, .. }: &Published| (shift.current, shift.group.clone(), shift.feature);
+                let order = |Published { finding, .. }: &Published| format!("{finding:?}");
                 let mut expected = expected;
                 expected.sort_by_key(order);
                 rows.sort_by_key(order);
@@ -482,8 +666,10 @@ mod tests {
             blocks.push(0, &entry);
             publisher(ALONE).load(blocks.iter().next().unwrap().1) == Err(Corrupt { what: WHAT })
         };
-        assert!(refused(Entry::Series { series: Series(SERIES as u8), windows: Vec::new(), newest: None }));
+        let course = Course::default();
+        assert!(refused(Entry::Series { series: Series(SERIES as u8), windows: Vec::new(), course }));
         let newest = Newest { window: Pane(1), statistics: [None, None, Some(f64::NAN), None] };
-        assert!(refused(Entry::Series { series: Series(0), windows: Vec::new(), newest: Some(newest) }));
+        let course = Course { newest: Some(newest), ..course };
+        assert!(refused(Entry::Series { series: Series(0), windows: Vec::new(), course }));
     }
 }

@@ -30,6 +30,8 @@
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use crate::audit::scores::CODES;
+use crate::config::AUDIT_HOPS_MAX;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Demographics, Precision, Sex, Signals};
@@ -107,8 +109,15 @@ pub const FEATURES: [Feature; 4] = [
     Feature { name: "pulse_pressure", unit: "mmHg", grid: PRESSURE },
 ];
 
-/// The groups. The cap of ages at 90 lies inside `80+`; who has no known age is in no age group.
-pub const GROUPS: [&str; 10] = [
+/// The distribution of the model's probabilities, watched like a feature.
+pub const PROBABILITY: Feature = Feature {
+    name: "probability",
+    unit: "1",
+    grid: Grid { low: 0.0, step: 1e-3, values: 1_001, values_per_bin: 100, bins: 10 },
+};
+
+/// The groups. The cap of ages at 90 lies inside `80+`; who has no known age is in no age group. The last three are of readings that were scored.
+pub const GROUPS: [&str; 13] = [
     "all",
     "sex=female",
     "sex=male",
@@ -119,34 +128,130 @@ pub const GROUPS: [&str; 10] = [
     "age=40-64",
     "age=65-79",
     "age=80+",
+    "risk=LOW",
+    "risk=MODERATE",
+    "risk=HIGH",
 ];
 
-/// Number of [`Series`].
-pub const SERIES: usize = GROUPS.len() * FEATURES.len();
+/// How many of [`GROUPS`] a reading belongs to by its patient alone: those whose features are watched.
+pub const PATIENT_GROUPS: usize = 10;
 
-/// One feature in one group. Group-major, so that any number of workers shares the large group `all` by feature.
+/// What groups are formed by, and which of [`GROUPS`] they are.
+pub const ATTRIBUTES: [(&str, std::ops::Range<usize>); 3] = [("sex", 1..5), ("age", 5..10), ("risk", 10..13)];
+
+/// What a [`Series`] is about; the number is an index into [`GROUPS`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Counted: the values of a feature.
+    Measured(usize, &'static Feature),
+    /// Counted: patients by the panes until they come again ([`ledger`](super::ledger)).
+    Patients(usize),
+    /// Counted: readings by what scoring said and what came of it ([`scores`](super::scores)). Published as performance.
+    Scores(usize),
+    /// Published: the drift of the probabilities.
+    Probability(usize),
+    /// Published: how the group fares beside others.
+    Fairness(usize),
+}
+
+impl Kind {
+    /// The feature whose drift it is, if it is drift.
+    pub fn feature(self) -> Option<&'static Feature> {
+        match self {
+            Kind::Measured(_, feature) => Some(feature),
+            Kind::Probability(_) => Some(&PROBABILITY),
+            _ => None,
+        }
+    }
+}
+
+/// Number of the series that are [`Kind::Measured`]: the first ones.
+pub const MEASURED: usize = PATIENT_GROUPS * FEATURES.len();
+const FIRST_PATIENTS: usize = MEASURED;
+const FIRST_SCORES: usize = FIRST_PATIENTS + GROUPS.len();
+const FIRST_PROBABILITY: usize = FIRST_SCORES + GROUPS.len();
+const FIRST_FAIRNESS: usize = FIRST_PROBABILITY + GROUPS.len();
+/// Number of [`Series`].
+pub const SERIES: usize = FIRST_FAIRNESS + GROUPS.len();
+
+/// One thing that is counted or published of one group. Measured series are group-major, so that any number of workers shares the large group `all`
+/// by feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Series(pub u8);
 
 impl Series {
-    /// By index into [`GROUPS`] and [`FEATURES`].
-    pub fn new(group: usize, feature: usize) -> Self {
+    /// The values of a feature, by index into [`GROUPS`] and [`FEATURES`].
+    pub fn measured(group: usize, feature: usize) -> Self {
         Series((group * FEATURES.len() + feature) as u8)
     }
 
-    /// The feature.
-    pub fn feature(self) -> &'static Feature {
-        &FEATURES[self.0 as usize % FEATURES.len()]
+    /// The patients of a group.
+    pub fn patients(group: usize) -> Self {
+        Series((FIRST_PATIENTS + group) as u8)
+    }
+
+    /// The scores of a group, and its performance.
+    pub fn scores(group: usize) -> Self {
+        Series((FIRST_SCORES + group) as u8)
+    }
+
+    /// The drift of a group's probabilities.
+    pub fn probability(group: usize) -> Self {
+        Series((FIRST_PROBABILITY + group) as u8)
+    }
+
+    /// How a group fares beside others.
+    pub fn fairness(group: usize) -> Self {
+        Series((FIRST_FAIRNESS + group) as u8)
+    }
+
+    /// What it is about. It must be one of [`SERIES`].
+    pub fn kind(self) -> Kind {
+        match usize::from(self.0) {
+            at if at < FIRST_PATIENTS => Kind::Measured(at / FEATURES.len(), &FEATURES[at % FEATURES.len()]),
+            at if at < FIRST_SCORES => Kind::Patients(at - FIRST_PATIENTS),
+            at if at < FIRST_PROBABILITY => Kind::Scores(at - FIRST_SCORES),
+            at if at < FIRST_FAIRNESS => Kind::Probability(at - FIRST_PROBABILITY),
+            at => Kind::Fairness(at - FIRST_FAIRNESS),
+        }
     }
 
     /// The group's name.
     pub fn group(self) -> &'static str {
-        GROUPS[self.0 as usize / FEATURES.len()]
+        let (Kind::Measured(group, _)
+        | Kind::Patients(group)
+        | Kind::Scores(group)
+        | Kind::Probability(group)
+        | Kind::Fairness(group)) = self.kind();
+        GROUPS[group]
+    }
+
+    /// What it is compared with: all of a subject is on one worker.
+    pub fn subject(self) -> Subject {
+        Subject(self.0.min(SCORES.0))
+    }
+
+    /// The subjects that need its counts.
+    pub fn needed_by(self) -> SmallVec<[Subject; 5]> {
+        let features =
+            |group: usize| (0..FEATURES.len()).map(move |feature| Series::measured(group, feature).subject());
+        match self.kind() {
+            Kind::Measured(..) => [self.subject()].into_iter().collect(),
+            Kind::Patients(group) if group < PATIENT_GROUPS => features(group).chain([SCORES]).collect(),
+            _ => [SCORES].into_iter().collect(),
+        }
     }
 }
 
+/// What is compared in one place: a measured series, or all scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Subject(pub u8);
+
+/// The subject of all scores.
+pub const SCORES: Subject = Subject(MEASURED as u8);
+
 /// One value of one series. Ordered by series, then value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Cell(u32);
 
 impl Cell {
@@ -167,12 +272,18 @@ impl Cell {
 
     /// Whether there is such a cell: what was read from outside may name others.
     pub fn exists(self) -> bool {
-        self.0 < (SERIES as u32) << 16 && usize::from(self.value().0) < self.series().feature().grid.values()
+        let value = usize::from(self.value().0);
+        self.0 < (FIRST_PROBABILITY as u32) << 16
+            && match self.series().kind() {
+                Kind::Measured(_, feature) => value < feature.grid.values(),
+                Kind::Patients(_) => (1..=AUDIT_HOPS_MAX as usize).contains(&value),
+                _ => value < CODES,
+            }
     }
 }
 
 /// Values of [`FEATURES`] in all groups, for arrays: [`Contribution::places`] counts up to here.
-pub const PLACES: usize = SERIES * PRESSURE.values();
+pub const PLACES: usize = MEASURED * PRESSURE.values();
 
 /// What one reading adds to its pane: a value of every feature, in every group it belongs to.
 #[derive(Clone, Debug, PartialEq)]
@@ -219,7 +330,7 @@ pub fn cell_at(place: usize) -> Cell {
     Cell::new(Series((place / PRESSURE.values()) as u8), Value((place % PRESSURE.values()) as u16))
 }
 
-fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
+pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
     let sex = match demographics.sex {
         Sex::Female => 1,
         Sex::Male => 2,
@@ -277,6 +388,11 @@ impl Calendar {
     /// Number of panes in a window.
     pub fn window_panes(&self) -> i64 {
         self.window_panes
+    }
+
+    /// The greatest number of panes in which patients must be told apart: a window's or a reference's.
+    pub fn gap_max(&self) -> i64 {
+        self.window_panes.max(self.reference_panes)
     }
 
     /// The pane of an event time; also the first pane that has not ended at that time.
@@ -389,10 +505,18 @@ mod tests {
             assert!(cell.exists());
             assert_eq!(Cell::new(cell.series(), cell.value()), cell);
         }
-        assert!(!Cell::new(Series(SERIES as u8), Value(0)).exists());
-        assert!(!Cell::new(Series(0), Value(301)).exists());
-        assert_eq!(Series::new(9, 3).feature().name, "pulse_pressure");
-        assert_eq!(Series::new(9, 3).group(), "age=80+");
+        for (series, value) in [(0, 301), (40, 0), (40, 10_001), (53, CODES as u16), (66, 0), (255, 0)] {
+            assert!(!Cell::new(Series(series), Value(value)).exists(), "{series} {value}");
+        }
+        assert_eq!(Series::measured(9, 3).kind(), Kind::Measured(9, &FEATURES[3]));
+        assert_eq!(Series::measured(9, 3).group(), "age=80+");
+        for group in 0..GROUPS.len() {
+            assert_eq!(Series::patients(group).kind(), Kind::Patients(group));
+            assert_eq!(Series::scores(group).kind(), Kind::Scores(group));
+            assert_eq!(Series::probability(group).kind(), Kind::Probability(group));
+            assert_eq!(Series::fairness(group).kind(), Kind::Fairness(group));
+            assert!(usize::from(Series::fairness(group).0) < SERIES);
+        }
     }
 
     #[test]
@@ -401,7 +525,10 @@ mod tests {
         let contribution = Contribution { values, groups };
         let cells: Vec<(&str, &str, u16)> = contribution
             .cells()
-            .map(|cell| (cell.series().group(), cell.series().feature().name, cell.value().0))
+            .map(|cell| match cell.series().kind() {
+                Kind::Measured(group, feature) => (GROUPS[group], feature.name, cell.value().0),
+                other => panic!("{other:?}"),
+            })
             .collect();
         assert_eq!(cells.len(), 12);
         assert_eq!(cells[0], ("all", "systolic", 120));

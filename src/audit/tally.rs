@@ -5,10 +5,13 @@
 //! history may touch thousands: beyond [`DENSE_PANES_MAX`] contributions are kept as they are and sorted by pane at the end, which
 //! takes more time but no more memory than the readings did.
 
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::audit::histogram::{Cells, Counted};
-use crate::audit::series::{Contribution, PLACES, Pane, cell_at};
+use crate::audit::series::{Cell, Contribution, PLACES, Pane, cell_at};
 
 /// Panes of one epoch that are counted densely.
 pub const DENSE_PANES_MAX: usize = 8;
@@ -23,6 +26,8 @@ pub struct Tally {
     last: usize,
     /// What belongs to none of them.
     sparse: Vec<(Pane, Contribution, i32)>,
+    /// Counts that are no feature's: of patients and scores.
+    others: HashMap<(Pane, Cell), i64>,
 }
 
 #[derive(Debug)]
@@ -38,6 +43,11 @@ impl Tally {
             Some(dense) => contribution.places().for_each(|place| dense.counts[place] += sign),
             None => self.sparse.push((pane, contribution, sign)),
         }
+    }
+
+    /// Counts in one cell.
+    pub fn add_cell(&mut self, pane: Pane, cell: Cell, sign: i32) {
+        *self.others.entry((pane, cell)).or_default() += i64::from(sign);
     }
 
     /// Takes all counts out, ascending by pane. A pane whose counts cancelled is not among them.
@@ -56,11 +66,19 @@ impl Tally {
             };
             (of_pane[0].0, Counted::from_counts(of_pane.iter().flat_map(signed).collect()))
         });
-        let mut panes: Vec<_> = dense.chain(sparse).filter(|(_, cells)| !cells.as_slice().is_empty()).collect();
-        panes.sort_unstable_by_key(|(pane, _)| *pane);
+        let mut panes: BTreeMap<Pane, Cells> = dense.chain(sparse).collect();
+        // The map's order decides nothing: what is drained is sorted.
+        let mut others: Vec<(Pane, Cell, i64)> =
+            self.others.drain().map(|((pane, cell), count)| (pane, cell, count)).collect();
+        others.sort_unstable_by_key(|(pane, cell, _)| (*pane, *cell));
+        for of_pane in others.chunk_by(|(a, _, _), (b, _, _)| a == b) {
+            let counts = of_pane.iter().map(|(_, cell, count)| (*cell, *count)).collect();
+            panes.entry(of_pane[0].0).or_default().add(&Counted::from_ascending(counts));
+        }
+        panes.retain(|_, cells| !cells.as_slice().is_empty());
         self.sparse.clear();
         (self.used, self.last) = (0, 0);
-        panes
+        panes.into_iter().collect()
     }
 
     fn slot(&mut self, pane: Pane) -> Option<&mut Dense> {
@@ -87,16 +105,14 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
     use smallvec::smallvec;
 
     use super::*;
-    use crate::audit::series::{Cell, FEATURES, GROUPS, PRESSURE, Value};
+    use crate::audit::series::{FEATURES, PATIENT_GROUPS, PRESSURE, Series, Value};
 
     fn contribution() -> impl Strategy<Value = Contribution> {
-        (prop::array::uniform4(0..PRESSURE.values() as u16), 1..GROUPS.len() as u8).prop_map(|(values, group)| {
+        (prop::array::uniform4(0..PRESSURE.values() as u16), 1..PATIENT_GROUPS as u8).prop_map(|(values, group)| {
             let values: [u16; FEATURES.len()] = values;
             Contribution { values: values.map(Value), groups: smallvec![0, group] }
         })
@@ -117,6 +133,9 @@ mod tests {
                         *expected.entry((Pane(pane), cell)).or_default() += i64::from(sign);
                     }
                     tally.add(Pane(pane), contribution, sign);
+                    let other = Cell::new(Series::scores(1), Value(sign as u16 % 7));
+                    tally.add_cell(Pane(pane), other, 2);
+                    *expected.entry((Pane(pane), other)).or_default() += 2;
                 }
                 expected.retain(|_, count| *count != 0);
                 let counted = tally.drain();

@@ -13,7 +13,7 @@ use rdkafka::config::ClientConfig;
 
 use crate::runtime::stop::Stop;
 use crate::source::SourceError;
-use crate::source::generator::profile::{Profile, Wrapping};
+use crate::source::generator::profile::{KINDS_MAX, Profile, Wrapping};
 use crate::source::generator::{Content, Generator, Head};
 use crate::source::kafka::client::{Quiet, configuration, creation_error};
 use crate::source::pace::Pace;
@@ -74,6 +74,18 @@ pub struct Args {
     /// Leave out everything that is wrong with real data
     #[arg(long)]
     pub clean: bool,
+    /// Leave out everything that is wrong with real data but late delivery
+    #[arg(long, conflicts_with = "clean")]
+    pub late_only: bool,
+    /// How often a patient is measured, on average: a whole number and a unit
+    #[arg(long, value_name = "SPAN", default_value = "15m", value_parser = interval)]
+    pub every: EventSpan,
+    /// In how many ways observations are written, as by gateways of several makers; the second half as often as the first, and so on
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(KINDS_MAX)))]
+    pub kinds: u32,
+    /// Percentage of observations that are written as hardly any other is
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub unlike: u32,
     /// When the first reading is taken: RFC 3339, or `now` (with --rate measured as it is sent; else so that the last one is taken now)
     #[arg(long, value_name = "TIME", default_value = "2026-01-05T00:00:00Z", value_parser = beginning)]
     pub start: Beginning,
@@ -141,8 +153,18 @@ pub fn run(args: &Args) -> Result<(), GenerateError> {
 
 /// The population that the options describe.
 fn profile(args: &Args, now: impl Fn() -> EventTime) -> Result<Profile, GenerateError> {
-    let base = if args.clean { Profile::clean() } else { Profile::default() };
-    let mut profile = Profile { wrapping: args.format, ..base };
+    let base = match (args.clean, args.late_only) {
+        (true, _) => Profile::clean(),
+        (_, true) => Profile::late_only(),
+        _ => Profile::default(),
+    };
+    let mut profile = Profile {
+        wrapping: args.format,
+        every: args.every,
+        kinds: args.kinds,
+        unlike: f64::from(args.unlike) / 100.0,
+        ..base
+    };
     match args.start {
         Beginning::At(start) => profile.start = start,
         // As many readings a second as are sent a second: event time then runs with the clock.
@@ -340,6 +362,14 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+fn interval(text: &str) -> Result<EventSpan, String> {
+    let span: EventSpan = text.parse()?;
+    if span == EventSpan::ZERO || span == EventSpan::UNBOUNDED {
+        return Err("write a length of time that is neither nothing nor unbounded".into());
+    }
+    Ok(span)
+}
+
 fn beginning(text: &str) -> Result<Beginning, String> {
     if text == "now" {
         return Ok(Beginning::Now);
@@ -400,6 +430,18 @@ mod tests {
         assert!(of("--start now --observations 0").is_err());
         assert_eq!(of("").unwrap(), Profile::default());
         assert_eq!(of("--clean --format bundle").unwrap().wrapping, Wrapping::Bundle);
+    }
+
+    #[test]
+    fn dirt_interval_and_shapes_are_those_of_the_options() {
+        let of = |line: &str| profile(&args(&format!("-o - {line}")).unwrap(), now).unwrap();
+        assert_eq!(of("--clean"), Profile::clean());
+        assert_eq!(of("--late-only"), Profile { late_seconds: 0.01, late_minutes: 0.002, ..Profile::clean() });
+        let (every, kinds, unlike) = (EventSpan::from_seconds(60), 16, 0.05);
+        assert_eq!(of("--every 1m --kinds 16 --unlike 5"), Profile { every, kinds, unlike, ..Profile::default() });
+        for wrong in ["--clean --late-only", "--every 0s", "--every unbounded", "--kinds 65", "--unlike 101"] {
+            assert!(args(&format!("-o - {wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

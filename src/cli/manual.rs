@@ -12,7 +12,8 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// Every page of the manual.
 fn pages() -> Vec<PathBuf> {
-    let mut pages: Vec<PathBuf> = vec!["README.md".into(), "CHANGELOG.md".into(), "schemas/README.md".into()];
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "schemas/README.md", "benches/README.md"].map(PathBuf::from).into();
     for folder in ["docs", "docs/decisions"] {
         let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         pages.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));

@@ -21,6 +21,7 @@ use crate::runtime::progress::Terminal;
 use crate::source::SourceError;
 
 pub mod check;
+pub mod dashboards;
 pub mod demo;
 pub mod explain;
 pub mod generate;
@@ -28,7 +29,9 @@ pub mod generate;
 mod manual;
 pub mod report;
 pub mod run;
+pub mod setup;
 mod synthetic;
+pub mod top;
 pub mod train;
 
 /// Windkessel: FHIR observations from Kafka, pseudonymised, windowed, scored and audited, to Elasticsearch, Parquet and Kafka.
@@ -63,6 +66,14 @@ pub enum Verb {
     Report(report::Args),
     /// Train a model and write its file.
     Train(train::Args),
+    /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
+    Setup(setup::Args),
+    /// Watch a run in the terminal.
+    Top(top::Args),
+    /// The dashboards of Kibana.
+    Kibana(dashboards::Args),
+    /// The dashboard of Grafana.
+    Grafana(dashboards::Args),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -139,6 +150,10 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Report(args) => report::run(&args),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Top(args) => top::run(&args),
+        Verb::Kibana(args) => dashboards::kibana(&args),
+        Verb::Grafana(args) => dashboards::grafana(&args),
         Verb::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "windkessel", &mut std::io::stdout());
@@ -165,4 +180,16 @@ pub fn print_line(text: &str) {
 /// Writes a line to standard error.
 pub fn eprint_line(text: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{text}\n"));
+}
+
+/// Writes a text that was made to a file, or to standard output.
+fn write_out(file: Option<&std::path::Path>, text: &str) -> Result<(), Failed> {
+    match file {
+        Some(path) => std::fs::write(path, text)
+            .map_err(|error| Failed::unavailable(format!("could not write {:?}: {error}", path.display()))),
+        None => {
+            print_line(text.trim_end());
+            Ok(())
+        }
+    }
 }

@@ -245,6 +245,15 @@ fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
             spec.index
         ));
     }
+    if spec.keep != EventSpan::UNBOUNDED && spec.index_by != IndexBy::Month {
+        return Err(format!(
+            "sink.elasticsearch.keep deletes whole indices, so that it needs index_by = \"month\"; got {} and \"none\"",
+            spec.keep
+        ));
+    }
+    if spec.keep == EventSpan::ZERO {
+        return Err("sink.elasticsearch.keep must be positive, got \"0s\"; \"unbounded\" keeps for ever".into());
+    }
     at_least("sink.elasticsearch.bulk_bytes", spec.bulk_bytes, 16 << 10)?;
     at_least("sink.elasticsearch.bulk_documents", spec.bulk_documents, 1)
 }

@@ -342,6 +342,12 @@ pub struct AuditSpec {
     pub psi_watch: f64,
     /// `industry`: from this PSI on the verdict is `act`.
     pub psi_act: f64,
+    /// Count patients as well as readings, and keep performance and fairness: 32 bytes a reading within horizon and reference.
+    pub patients: bool,
+    /// Which readings count as selected, for fairness and performance.
+    pub selected: Selected,
+    /// A verdict `act` for so many windows in a row begins an alert, as many `none` end it; 0 for never.
+    pub alert_windows: u32,
 }
 
 impl Default for AuditSpec {
@@ -355,8 +361,24 @@ impl Default for AuditSpec {
             preset: DriftPreset::Industry,
             psi_watch: 0.1,
             psi_act: 0.25,
+            patients: true,
+            selected: Selected::Alarm,
+            alert_windows: 3,
         }
     }
+}
+
+/// Which readings the scoring has picked out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selected {
+    /// Those that raised an alarm.
+    #[default]
+    Alarm,
+    /// Those for which a rule fired.
+    Reason,
+    /// Those of risk level `HIGH`.
+    HighRisk,
 }
 
 /// Named thresholds of drift; `src/audit/judge.rs` has their numbers and sources.
@@ -521,6 +543,9 @@ pub struct ElasticsearchSpec {
     pub fields: BTreeMap<String, String>,
     /// Install the index template from `schemas/elasticsearch/` at start.
     pub install_template: bool,
+    /// How long a month's documents are kept at least; then `windkessel setup` has the index deleted. Needs `index_by = "month"`.
+    #[schemars(with = "String")]
+    pub keep: EventSpan,
     /// User name for basic authentication.
     pub user: Option<String>,
     /// A file holding its password.
@@ -555,6 +580,7 @@ impl Default for ElasticsearchSpec {
             readings: ReadingFilter::All,
             fields: BTreeMap::new(),
             install_template: true,
+            keep: EventSpan::UNBOUNDED,
             user: None,
             password_file: None,
             api_key_file: None,
@@ -666,6 +692,8 @@ pub struct StateSpec {
     pub access_key_file: Option<PathBuf>,
     /// S3: a file holding the secret access key.
     pub secret_key_file: Option<PathBuf>,
+    /// S3 over https: a PEM file with authorities that may have signed its certificate, besides those that the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// A file holding the key that saved state is encrypted with, as 64 hexadecimal characters; readable by its owner only.
     pub encryption_key_file: Option<PathBuf>,
 }
@@ -681,6 +709,7 @@ impl Default for StateSpec {
             region: None,
             access_key_file: None,
             secret_key_file: None,
+            ca_file: None,
             encryption_key_file: None,
         }
     }
@@ -706,7 +735,7 @@ pub struct ClusterSpec {
 
 impl Default for ClusterSpec {
     fn default() -> Self {
-        ClusterSpec { silence_seconds: 5, stall_seconds: 30 }
+        ClusterSpec { silence_seconds: 20, stall_seconds: 30 }
     }
 }
 

@@ -75,7 +75,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 14] = [
+const OPTIONAL: [&str; 15] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -85,6 +85,7 @@ const OPTIONAL: [&str; 14] = [
     "sink.elasticsearch.user",
     "pseudonymise.key_file",
     "state.access_key_file",
+    "state.ca_file",
     "state.encryption_key_file",
     "state.endpoint",
     "state.region",

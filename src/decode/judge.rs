@@ -70,7 +70,7 @@ pub(super) fn judge(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: 
     let patient = reference::patient(&draft.subject, bench.names, identifiers, scratch, &mut leniencies)?;
     let id = reference::own(draft.id, bench.full_url, b"Observation", scratch, &mut leniencies)?;
     let version = version(&draft.meta, scratch);
-    Ok(Found { patient, id, at: Some(at), precision, version, status, signals, summary, leniencies })
+    Ok(Found { patient, id, at: Some(at), precision, version, status, signals, taken: true, summary, leniencies })
 }
 
 /// An Observation that only takes an earlier version back. Its time may be the very error, so it is not judged.
@@ -89,7 +89,8 @@ fn withdrawal(
     let at = effective.map(|moment| moment.at).or(issued);
     let precision = effective.map_or(Precision::Instant, |moment| moment.precision);
     let version = version(&draft.meta, scratch);
-    Ok(Found { patient, id, at, precision, version, status, signals: Signals::default(), summary: false, leniencies })
+    let (signals, taken) = (Signals::default(), relevant(draft).is_ok());
+    Ok(Found { patient, id, at, precision, version, status, signals, taken, summary: false, leniencies })
 }
 
 /// Is there anything that the flow takes?

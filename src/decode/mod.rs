@@ -70,7 +70,7 @@ pub fn render<'s>(
     let seat = desk.seat("decode", &mut decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
     let machine = (decoder, Some(seat));
-    driver::fork(records, "decode", plan.metrics.clone(), machine, move |decoder, _epoch, records, out| {
+    driver::fork(records, "decode", machine, move |decoder, _epoch, records, out| {
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);
@@ -419,6 +419,8 @@ impl Decoder {
             version: found.version,
             status: found.status,
             signals: found.signals,
+            taken: found.taken,
+            not_recomputed: false,
             summary: found.summary,
             leniencies: found.leniencies,
         };

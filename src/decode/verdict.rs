@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) version: Version,
     pub(super) status: Status,
     pub(super) signals: Signals,
+    /// See [`Facts::taken`](crate::vocabulary::Facts).
+    pub(super) taken: bool,
     pub(super) summary: bool,
     pub(super) leniencies: Leniencies,
 }

@@ -1,6 +1,7 @@
 //! That a damaged checkpoint is noticed, and costs nothing but time: a run that begins with the one before writes the rows of a run that was
 //! never disturbed. Files in, NDJSON out, everything in between as it is.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::*;
@@ -12,11 +13,14 @@ const PATIENTS: usize = 8;
 
 struct Place {
     root: tempfile::TempDir,
+    /// So much of each document is something that nobody reads.
+    padding: usize,
+    settings: &'static [&'static str],
 }
 
 impl Place {
     fn new() -> Place {
-        let place = Place { root: tempfile::tempdir().unwrap() };
+        let place = Place { root: tempfile::tempdir().unwrap(), padding: 0, settings: &["patient.disorder=\"2h\""] };
         std::fs::create_dir(place.path("input")).unwrap();
         Key::create_file(&place.path("key")).unwrap();
         place
@@ -36,7 +40,7 @@ impl Place {
                     let corrects = hour % 11 == 3 && day > 0;
                     let (of_day, version) = if corrects { (at_day.max(1) - 1, day + 1) } else { (at_day, 1) };
                     let systolic = 100 + (number * 7 + hour * 13 + day * 31) % 90;
-                    observation(number, of_day, hour, version, systolic)
+                    observation(number, of_day, hour, version, systolic).replace("NOTE", &"x".repeat(self.padding))
                 })
             });
             let text = lines.collect::<Vec<_>>().join("\n");
@@ -46,13 +50,14 @@ impl Place {
 
     fn flow(&self) -> Flow {
         let text = |name: &str| toml::Value::String(self.path(name).display().to_string()).to_string();
-        let overrides = [
+        let own = [
             format!("source.paths=[{}]", text("input")),
             format!("pseudonymise.key_file={}", text("key")),
             format!("sink.ndjson.path={}", text("output")),
             format!("state.path={}", text("state")),
         ];
-        let flow = "name = \"damage\"\n[source]\nkind = \"files\"\n[patient]\ndisorder = \"2h\"\nlateness = \"40h\"\n[audit]\nwindow = \"1d\"\n\
+        let overrides: Vec<String> = own.into_iter().chain(self.settings.iter().map(|set| (*set).to_owned())).collect();
+        let flow = "name = \"damage\"\n[source]\nkind = \"files\"\n[patient]\nlateness = \"40h\"\n[audit]\nwindow = \"1d\"\n\
                     reference_windows = 1\nreadings_min = 1\n[http]\nlisten = \"\"\n[sink.ndjson]\npath = \"x\"\n[pseudonymise]\nkey_file = \"x\"\n";
         Flow::parse(flow, &overrides).unwrap()
     }
@@ -118,7 +123,7 @@ fn observation(patient: usize, day: usize, hour: usize, version: usize, systolic
         )
     };
     format!(
-        r#"{{"resourceType":"Observation","id":"o{patient}-{day}-{hour}","meta":{{"versionId":"{version}"}},"status":"final","code":{{"coding":[{{"system":"http://loinc.org","code":"85354-9"}}]}},"subject":{{"reference":"Patient/p{patient}"}},"effectiveDateTime":"2026-01-0{}T{hour:02}:00:00Z","component":[{},{}]}}"#,
+        r#"{{"resourceType":"Observation","id":"o{patient}-{day}-{hour}","meta":{{"versionId":"{version}"}},"status":"final","note":[{{"text":"NOTE"}}],"code":{{"coding":[{{"system":"http://loinc.org","code":"85354-9"}}]}},"subject":{{"reference":"Patient/p{patient}"}},"effectiveDateTime":"2026-01-0{}T{hour:02}:00:00Z","component":[{},{}]}}"#,
         day + 1,
         pressure("8480-6", systolic),
         pressure("8462-4", systolic / 2 + 15)
@@ -146,19 +151,22 @@ fn flip_a_byte(path: &Path) {
 
 /// Runs the first days, and keeps what they left beside it.
 fn until_the_last_day(workers: usize) -> Place {
-    let place = Place::new();
-    for day in 0..DAYS - 1 {
-        place.arrives(day);
-        place.run(workers).unwrap();
-    }
-    place.arrives(DAYS - 1);
-    for name in ["state", "output"] {
-        copy(&place.path(name), &place.path(&format!("kept-{name}")));
-    }
-    place
+    Place::new().until_the_last_day(workers)
 }
 
 impl Place {
+    fn until_the_last_day(self, workers: usize) -> Place {
+        for day in 0..DAYS - 1 {
+            self.arrives(day);
+            self.run(workers).unwrap();
+        }
+        self.arrives(DAYS - 1);
+        for name in ["state", "output"] {
+            copy(&self.path(name), &self.path(&format!("kept-{name}")));
+        }
+        self
+    }
+
     /// As it was before the last day.
     fn again(&self) {
         for name in ["state", "output"] {
@@ -204,6 +212,44 @@ fn a_run_falls_back_behind_a_damaged_checkpoint_and_writes_the_rows_of_one_that_
         assert_eq!(place.run(workers).unwrap().metrics().replayed_epochs.get(), 0);
         same(&place.rows(), &undisturbed, "a run without anything new");
     }
+}
+
+/// How often each window was written, by (patient, start, revision).
+fn windows(place: &Place) -> BTreeMap<String, usize> {
+    let mut windows = BTreeMap::new();
+    for entry in std::fs::read_dir(place.path("output/windows")).unwrap() {
+        for line in std::fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let key = ["patient", "window_start", "revision"].map(|column| row[column].to_string()).join(" ");
+            *windows.entry(key).or_default() += 1;
+        }
+    }
+    windows
+}
+
+/// Each batch is an epoch, and nothing closes a window but the end.
+const WHOLE_DAYS: [&str; 4] =
+    ["epoch.ms=1", "patient.disorder=\"unbounded\"", "patient.window=\"1d\"", "patient.hop=\"1d\""];
+
+/// The run that is fallen back behind had come to the end of its input, where all windows close. What comes next is not behind that end: its windows close
+/// when it ends, once, and not in every epoch that adds to them.
+#[test]
+fn a_run_that_repeats_how_an_earlier_one_ended_closes_the_windows_of_what_is_new_once() {
+    // More a day than one batch can take: some patient's day lies in two.
+    let place = Place { padding: 4_096, settings: &WHOLE_DAYS, ..Place::new() };
+    let place = place.until_the_last_day(1);
+    place.run(1).unwrap();
+    let undisturbed = windows(&place);
+    place.again();
+    flip_a_byte(&place.state_files(false)[0]);
+    let report = place.run(1).unwrap();
+    assert!(report.metrics().replayed_epochs.get() > 2, "a day is several epochs");
+    let repeated = windows(&place);
+    assert!(undisturbed.len() > DAYS * GROUPS * PATIENTS);
+    for (window, count) in &repeated {
+        assert_eq!(undisturbed.get(window), Some(count), "{window}");
+    }
+    assert_eq!(repeated, undisturbed);
 }
 
 #[test]

@@ -120,7 +120,8 @@ impl Chain {
 
     /// Something of the ring, for the cache's sake.
     pub(super) fn touch(&self) -> usize {
-        self.ring.last().map_or(0, |slot| usize::from(slot.systolic))
+        let of = |slot: Option<&Slot>| slot.map_or(0, |slot| usize::from(slot.systolic));
+        of(self.ring.first()) + of(self.ring.last())
     }
 
     /// Number of readings in the ring.

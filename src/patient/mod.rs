@@ -50,6 +50,11 @@
 //! horizon: it contributes as `Late`. The row's `Facts::timeliness` says what was decided, so `TooLate` is on exactly the rows that contribute
 //! nothing (withdrawals apart, which keep their own).
 //!
+//! **Beyond the horizon** nothing is known of an earlier version, but that there was one can be told: from the status (`amended`, `corrected`, and those that
+//! withdraw), from a version number above 1. Such an input gets its row, as if it replaced one, flagged `not_recomputed`, ending `late` for the reason
+//! `horizon`: windows, baseline and drift keep what they held. It is the same with a correction that moves a reading to a time beyond the horizon. A withdrawal gets the
+//! row only if it says what it withdraws and the flow takes that; a deletion without content cannot be told from one of a laboratory value, and is `ignored`.
+//!
 //! # Windows
 //!
 //! Content: what contributes, apart from summaries and, in windows shorter than a day, readings known only to the day.
@@ -148,7 +153,7 @@ pub fn render<'s>(
     let seat = desk.seat("patient", &mut stage);
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
-    driver::split(outputs, "patient::split", plan.metrics.clone(), |output: PatientOutput, scorable, windows| {
+    driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
         let Scorable { readings, withdrawn, progress, .. } = &output.scorable;
         if !readings.is_empty() || !withdrawn.is_empty() || !progress.is_empty() {
             scorable.push(output.scorable);
@@ -369,6 +374,7 @@ impl Patients {
         debug_assert!(self.epoch.is_none_or(|last| last < epoch), "epochs ascend");
         debug_assert!(intakes.is_sorted_by_key(Intake::position), "an epoch is applied in position order");
         self.epoch = Some(epoch);
+        self.watermark.reopen(ticks);
         out.scorable.reserve(intakes.len());
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
@@ -468,8 +474,11 @@ impl Patients {
             out.push(row.expect("a window with changes keeps its patient active: it lies within the horizon"));
         }
         if self.watermark.reached() == EventTime::MAX {
-            // A run that is continued goes on from before: without this it would find them open.
-            due.iter().for_each(|(_, whose)| self.touched.touch(*whose));
+            // What comes next goes on from before: without this it would find them open.
+            for (_, whose) in &due {
+                self.slab.get_mut(whose.index).close();
+                self.touched.touch(*whose);
+            }
         }
         self.closings.recycle(due);
     }
@@ -501,18 +510,20 @@ enum Ending {
     Superseded,
     Duplicate,
     Late,
+    BeyondHorizon,
     Unfounded,
     Demographics,
 }
 
 impl Ending {
-    const ALL: [Ending; 8] = [
+    const ALL: [Ending; 9] = [
         Ending::Reading,
         Ending::Correction,
         Ending::Withdrawal,
         Ending::Superseded,
         Ending::Duplicate,
         Ending::Late,
+        Ending::BeyondHorizon,
         Ending::Unfounded,
         Ending::Demographics,
     ];
@@ -527,6 +538,7 @@ impl Ending {
             Ending::Superseded => Some((Outcome::Superseded, "version")),
             Ending::Duplicate => Some((Outcome::Duplicate, "version")),
             Ending::Late => Some((Outcome::Late, "lateness")),
+            Ending::BeyondHorizon => Some((Outcome::Late, "horizon")),
             Ending::Unfounded => Some((Outcome::Ignored, "withdrawal_of_unknown")),
             Ending::Demographics => None,
         }

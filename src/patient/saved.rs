@@ -28,6 +28,10 @@ use crate::watermark::{PartitionId, SavedWatermark, Watermark};
 
 const CORRUPT: Corrupt = Corrupt { what: "patient" };
 
+/// Bytes of a patient without contributions, and of each of these (the page above).
+const PATIENT_BYTES: usize = 105;
+const CONTRIBUTION_BYTES: usize = 60;
+
 /// Most revisions of one window that are believed.
 const REVISIONS_MAX: u32 = 1 << 31;
 
@@ -111,10 +115,11 @@ impl Touched {
 impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
+        let touched = self.touched.take().filter(|_| extent == Extent::Changed);
+        into.expect(self.likely_bytes(touched.as_ref().map_or(self.patients(), Vec::len)));
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
             into.push(group, &Entry::<_, ()>::Watermark(&watermark));
         }
-        let touched = self.touched.take().filter(|_| extent == Extent::Changed);
         let mut saved = SavedPatient::default();
         let mut save = |patient: Pseudonym, index: u32| {
             saved.fill(patient, self.slab.get(index), &self.watermark, &self.settings);
@@ -156,6 +161,13 @@ impl Survive for Patients {
 }
 
 impl Patients {
+    /// Bytes that the block of a key group is likely to take with so many patients saved, and half as much again.
+    fn likely_bytes(&self, patients: usize) -> usize {
+        let contributions = self.contributions() * patients / self.patients().max(1);
+        let groups = KEY_GROUPS as usize / self.share.workers.max(1);
+        (patients * PATIENT_BYTES + contributions * CONTRIBUTION_BYTES) / groups.max(1) * 3 / 2
+    }
+
     /// What was measured before can change no window any more.
     fn until(&self) -> EventTime {
         self.watermark.frozen(self.settings.horizon) - self.settings.grid.window

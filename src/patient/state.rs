@@ -10,7 +10,7 @@ use super::{Ending, Settings};
 use crate::signals::SignalId;
 use crate::time::EventTime;
 use crate::vocabulary::{
-    Demographics, Facts, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow, Withdrawn,
+    self, Demographics, Facts, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow, Withdrawn,
 };
 use crate::watermark::{PartitionId, Watermark};
 
@@ -88,6 +88,7 @@ impl Patient {
         }
         let in_time = reading.facts.timeliness != Timeliness::TooLate;
         let admitted = active.admit(&mut reading.facts, &mut values, known, moment.recall);
+        reading.facts.not_recomputed = reading.facts.at < moment.recall && corrects(&reading.facts, known);
         let demographics = self.demographics.unwrap_or_default();
         let predecessor = known.own.and_then(|place| active.history(place, settings));
         let chain = chain(&mut self.chains, moment.partition);
@@ -107,12 +108,15 @@ impl Patient {
         };
         closings.change(whose, &mut active.windows, settings.grid, change, moment.watermark);
         active.keep(version, &values, known.own, moment.recall);
-        if admitted.is_none() && known.holder.is_none() {
+        let beyond = reading.facts.not_recomputed;
+        if admitted.is_none() && known.holder.is_none() && !beyond {
             // Remembered, but there is no row to take back: most are of observations that this flow never takes.
             return Ending::Unfounded;
         }
-        emit(reading, &history.row, demographics, known.holder.is_some(), out);
+        // Behind the horizon there may be a row of which nothing is known any more.
+        emit(reading, &history.row, demographics, known.holder.is_some() || beyond, out);
         match (admitted, known.holder) {
+            _ if beyond => Ending::BeyondHorizon,
             (None, _) => Ending::Withdrawal,
             (Some(false), _) => Ending::Late,
             (Some(true), Some(_)) => Ending::Correction,
@@ -163,6 +167,13 @@ impl Patient {
         active.windows.forget(watermark, until);
         if active.contributions.len() == 0 && active.windows.is_empty() {
             self.active = None;
+        }
+    }
+
+    /// All input has ended: no window waits any more.
+    pub(super) fn close(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.windows.open.clear();
         }
     }
 
@@ -308,6 +319,12 @@ impl Active {
             self.contributions.insert(version, values);
         }
     }
+}
+
+/// True if there was an earlier version, known or not; of a withdrawal of something unknown, if it is of a kind that has rows here.
+fn corrects(facts: &Facts, known: Known) -> bool {
+    let later = matches!(facts.version, vocabulary::Version::Number(number) if number > 1);
+    known.holder.is_some() || (facts.taken && (facts.status.corrects() || later))
 }
 
 fn chain(chains: &mut SmallVec<[Chain; 1]>, partition: PartitionId) -> &mut Chain {

@@ -113,8 +113,13 @@ impl Script {
                 _ => Timeliness::OnTime,
             },
             version: version(&words[4..]),
-            status: if any("error") { Status::EnteredInError } else { Status::Final },
+            status: match (any("error"), any("amended")) {
+                (true, _) => Status::EnteredInError,
+                (_, true) => Status::Amended,
+                _ => Status::Final,
+            },
             signals: signals(words[3]),
+            taken: !any("foreign"),
             summary: any("summary"),
             ..Default::default()
         };
@@ -154,7 +159,8 @@ fn print(epoch: usize, out: &mut PatientOutput) -> String {
         let replaces = if out.scorable.replaces[number] { " replaces" } else { "" };
         let (values, at) = (signals_text(&facts.signals), clock(facts.at));
         let (status, timeliness) = (facts.status.code(), facts.timeliness);
-        line(format!("{} {at} {values} {status} {timeliness:?}{replaces}", name(reading.observation)));
+        let recomputed = if facts.not_recomputed { " not recomputed" } else { "" };
+        line(format!("{} {at} {values} {status} {timeliness:?}{replaces}{recomputed}", name(reading.observation)));
     }
     for withdrawn in &out.scorable.withdrawn {
         line(format!("withdrawn {} {}", clock(withdrawn.at), signals_text(&withdrawn.signals)));
@@ -395,6 +401,39 @@ fn a_correction_of_what_was_in_time_is_never_too_late_within_the_horizon() {
             1: late lateness: 1
         "#]],
     );
+}
+
+/// The horizon is three hours. What is known only by its status or version to be a correction gets a row and the flag; what may be of anything else does not.
+#[test]
+fn a_correction_beyond_the_horizon_stands_as_a_row_and_says_that_nothing_was_recomputed() {
+    let script = "ann a 10:00 120/80 v1; ann b 10:10 122/80; ann c 12:30 124/80 v1; tick 13:09
+                  ann a 10:00 130/80 v2 toolate; ann b 10:10 132/80 amended toolate; tick 15:00
+                  ann a 10:00 131/80 v2 toolate; ann b 10:10 133/80 amended toolate; ann d 10:20 140/80 toolate v1
+                  ann a 10:00 - v3 error toolate; ann x 10:00 - v3 error foreign toolate; ann c 10:00 125/80 v2 toolate";
+    expect![[r#"
+        0: a 10:00 120/80 final OnTime
+        0: b 10:10 122/80 final OnTime
+        0: c 12:30 124/80 final OnTime
+        0: ann [10:00, 11:00) n=2 mean=121 above=0 below=0 r0
+        0: ann [12:00, 13:00) n=1 mean=124 above=0 below=0 r0
+        1: a 10:00 130/80 final TooLate replaces not recomputed
+        1: b 10:10 132/80 amended Late replaces
+        1: withdrawn 10:10 122/80
+        1: ann [10:00, 11:00) n=2 mean=126 above=0 below=0 r1
+        1: late horizon: 1
+        2: a 10:00 131/80 final TooLate replaces not recomputed
+        2: b 10:10 133/80 amended TooLate replaces not recomputed
+        2: d 10:20 140/80 final TooLate
+        2: late horizon: 2
+        2: late lateness: 1
+        3: a 10:00 -/- entered-in-error TooLate replaces not recomputed
+        3: c 10:00 125/80 final TooLate replaces not recomputed
+        3: withdrawn 12:30 124/80
+        3: ann [12:00, 13:00) empty above=0 below=0 r1
+        3: late horizon: 2
+        3: ignored withdrawal_of_unknown: 1
+    "#]]
+    .assert_eq(&run(&spec(), hours(3), script).0);
 }
 
 #[test]

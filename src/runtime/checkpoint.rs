@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -154,15 +154,12 @@ impl StateWriter {
         failure: Failure,
         metrics: Metrics,
     ) -> std::io::Result<StateWriter> {
-        let (sender, saved) = host::queue(WRITER_QUEUE_MAX);
-        let hand = WriterHand { saved, store, generation, cipher, stop, failure, metrics };
-        host::start("state".into(), hand)?;
-        Ok(StateWriter(sender))
+        let hand = WriterHand { store, generation, cipher, stop, failure, metrics };
+        host::take("state", WRITER_QUEUE_MAX, move |saved| hand.save(saved)).map(StateWriter)
     }
 }
 
 struct WriterHand {
-    saved: Receiver<Saved>,
     store: SharedStore,
     generation: u64,
     cipher: Option<Arc<StateKey>>,
@@ -171,13 +168,8 @@ struct WriterHand {
     metrics: Metrics,
 }
 
-impl host::Hand for WriterHand {
-    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
-        let saved = match host::receive(&self.saved, at_most) {
-            Ok(saved) => saved,
-            Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
-            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
-        };
+impl WriterHand {
+    fn save(&self, saved: Saved) -> ControlFlow<()> {
         let epoch = checkpoint_of(saved.border);
         let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
         let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
@@ -194,9 +186,7 @@ impl host::Hand for WriterHand {
         let _ = saved.reply.send((saved.border, part));
         ControlFlow::Continue(())
     }
-}
 
-impl WriterHand {
     /// Writes one object; goes on trying while the store cannot be reached: the run goes on with the checkpoint before.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
         loop {

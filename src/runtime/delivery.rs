@@ -35,7 +35,7 @@ use super::driver::{Nap, Stream};
 use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::host;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, unix_seconds};
 use super::recorder::checkpoint_of;
 use crate::config::TableName;
 use crate::sink::{Deliver, Rows, SinkError, StagedFile};
@@ -337,17 +337,16 @@ impl Hand {
 
     fn settle(&mut self, epoch: Epoch) {
         if !self.unsettled.is_empty() {
-            let now = unix_micros();
+            let now = unix_seconds();
             let counted = self.deliver.counts_its_rows();
             for (table, rows) in std::mem::take(&mut self.unsettled).into_iter().filter(|_| !counted) {
                 self.metrics.sink_records.with_label_values(&[self.name, table.name()]).inc_by(rows);
             }
-            self.metrics.sink_last_success.with_label_values(&[self.name]).set(now as f64 / 1e6);
+            self.metrics.sink_last_success.with_label_values(&[self.name]).set(now);
             if let Some(received) = self.received_first.take() {
-                self.metrics
-                    .ingest_to_sink
-                    .with_label_values(&[self.name])
-                    .observe((now - received).max(0) as f64 / 1e6);
+                // By the broker's clock.
+                let took = (now - received as f64 / 1e6).max(0.0);
+                self.metrics.ingest_to_sink.with_label_values(&[self.name]).observe(took);
             }
         }
         let bytes = std::mem::take(&mut self.unsettled_bytes);
@@ -360,13 +359,6 @@ impl Hand {
         // Fails only when the worker has gone.
         let _ = self.activator.activate();
     }
-}
-
-/// Telemetry compares with the broker's clock.
-#[expect(clippy::disallowed_methods, reason = "metrics only; no row depends on it")]
-fn unix_micros() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -83,7 +83,6 @@ pub struct Outputs<A, B, C> {
 pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
-    metrics: Metrics,
     (mut machine, mut seat): (M, Option<Seat>),
     mut logic: impl FnMut(&mut M, Epoch, In, &mut Outputs<A, B, C>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>, Stream<'s, C>) {
@@ -96,14 +95,10 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
     let mut second = OutputBuilder::<_, CapacityContainerBuilder<Vec<B>>>::from(second);
     let mut third = OutputBuilder::<_, CapacityContainerBuilder<Vec<C>>>::from(third);
     builder.build(move |_capabilities| {
-        let busy = metrics.stage_busy.with_label_values(&[name]);
         let mut out = Outputs { first: Vec::new(), second: Vec::new(), third: Vec::new() };
         move |frontiers| {
-            let started = Instant::now();
-            let mut worked = false;
             let (mut first, mut second, mut third) = (first.activate(), second.activate(), third.activate());
             input.for_each(|capability, data| {
-                worked = true;
                 let epoch = *capability.least().expect("a message has a time");
                 if let Some(seat) = &mut seat {
                     seat.keep(Some(epoch), &mut machine);
@@ -118,9 +113,6 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
             if let Some(seat) = &mut seat {
                 seat.keep(frontiers[0].frontier().first().copied(), &mut machine);
             }
-            if worked {
-                busy.inc_by(started.elapsed().as_secs_f64());
-            }
         }
     });
     (first_stream, second_stream, third_stream)
@@ -130,11 +122,10 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
 pub fn batches<'s, M: Survive + 'static, In: 'static, Out: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
-    metrics: Metrics,
     machine: (M, Option<Seat>),
     mut logic: impl FnMut(&mut M, Epoch, In, &mut Vec<Out>) + 'static,
 ) -> Stream<'s, Out> {
-    let (out, _, _) = fork::<_, _, _, (), ()>(input, name, metrics, machine, move |machine, epoch, batch, out| {
+    let (out, _, _) = fork::<_, _, _, (), ()>(input, name, machine, move |machine, epoch, batch, out| {
         logic(machine, epoch, batch, &mut out.first);
     });
     out
@@ -144,10 +135,9 @@ pub fn batches<'s, M: Survive + 'static, In: 'static, Out: 'static>(
 pub fn split<'s, In: 'static, A: 'static, B: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
-    metrics: Metrics,
     mut logic: impl FnMut(In, &mut Vec<A>, &mut Vec<B>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>) {
-    let (first, second, _) = fork::<_, _, _, _, ()>(input, name, metrics, ((), None), move |(), _epoch, batch, out| {
+    let (first, second, _) = fork::<_, _, _, _, ()>(input, name, ((), None), move |(), _epoch, batch, out| {
         logic(batch, &mut out.first, &mut out.second)
     });
     (first, second)
@@ -221,14 +211,12 @@ pub fn keyed<'s, K: Keyed + Survive>(
         Pipeline,
         name,
         move |_capability, _info| {
-            let busy = metrics.stage_busy.with_label_values(&[name]);
             let records = metrics.stage_records.with_label_values(&[name]);
             let mut pending: BTreeMap<Epoch, Pending<K>> = BTreeMap::new();
             // A megabyte or more, kept: a fresh one would be paid for page by page in every epoch.
             let mut sorted = Vec::new();
             let mut failed = false;
             move |(input, input_frontier), (ticks, tick_frontier), output| {
-                let started = Instant::now();
                 input.for_each(|capability, data| {
                     let capability = capability.retain_least(0).expect("a message has a time");
                     let epoch = *capability.time();
@@ -262,7 +250,6 @@ pub fn keyed<'s, K: Keyed + Survive>(
                             failure.report(format!("{name}: {error}"));
                         }
                     }
-                    busy.inc_by(started.elapsed().as_secs_f64());
                 }
             }
         },

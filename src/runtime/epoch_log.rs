@@ -32,7 +32,7 @@ use crate::runtime::state_files;
 use crate::runtime::store::{SharedStore, Store, StoreError};
 use crate::sink::StagedFile;
 use crate::time::Epoch;
-use crate::vocabulary::Partition;
+use crate::vocabulary::{Partition, TopicId};
 
 mod envelope;
 mod facts;
@@ -194,6 +194,14 @@ impl History {
         let saved = self.checkpoints.last().into_iter().flat_map(|checkpoint| &checkpoint.ends);
         let claimed = self.claims.iter().flat_map(|claim| claim.starts.iter().chain(&claim.cuts));
         saved.chain(claimed).map(|(partition, _)| *partition).collect()
+    }
+
+    /// Topics of which the newest checkpoint or a later claim says that something was read, of those that begin at offset 0.
+    pub fn topics_read(&self) -> BTreeSet<TopicId> {
+        let saved = self.checkpoints.last().into_iter().flat_map(|checkpoint| &checkpoint.ends);
+        let claimed = self.claims.iter().flat_map(|claim| &claim.cuts);
+        let read = saved.chain(claimed).filter(|(_, end)| *end > 0);
+        read.map(|(partition, _)| partition.topic).collect()
     }
 
     /// The checkpoints whose state files make up the state of one of them, in the order in which they are to be loaded.

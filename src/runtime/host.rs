@@ -38,6 +38,35 @@ pub(super) fn queue<T>(max: usize) -> (SyncSender<T>, Receiver<T>) {
     sync_channel(max)
 }
 
+/// Starts the thread of a hand that takes one message after another from a queue of `max`, until it breaks or nobody is left who could send.
+///
+/// # Errors
+/// The system refuses a thread.
+pub(super) fn take<T: Send + 'static>(
+    name: &str,
+    max: usize,
+    work: impl FnMut(T) -> ControlFlow<()> + Send + 'static,
+) -> io::Result<SyncSender<T>> {
+    let (sender, from) = queue(max);
+    start(name.to_owned(), Taking { from, work })?;
+    Ok(sender)
+}
+
+struct Taking<T, F> {
+    from: Receiver<T>,
+    work: F,
+}
+
+impl<T: Send + 'static, F: FnMut(T) -> ControlFlow<()> + Send + 'static> Hand for Taking<T, F> {
+    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
+        match receive(&self.from, at_most) {
+            Ok(message) => (self.work)(message),
+            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
+            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
+        }
+    }
+}
+
 /// The next message of a queue.
 pub(super) fn receive<T>(from: &Receiver<T>, at_most: Option<Duration>) -> Result<T, RecvTimeoutError> {
     match at_most {

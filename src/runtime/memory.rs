@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::live::recent;
 use super::metrics::Metrics;
 use super::reader::{BATCH_BYTES, HELD_BYTES_MAX};
 use crate::config::{Flow, InflightSpec, SourceKind};
@@ -75,13 +76,17 @@ impl Bound {
             ("fetched", FETCH_COPIES * each(queue)),
             ("under way", INFLIGHT_COPIES * each(read)),
             ("held back while repeating", each(HELD_BYTES_MAX + BATCH_BYTES)),
-            ("pseudonyms", each(pseudonymise::CACHE_MAX * pseudonymise::CACHED_BYTES)),
+            ("pseudonyms", each(pseudonymise::CACHE_BYTES_MAX)),
             ("parquet", parquet.map_or(0, |parquet| each(parquet.row_group_bytes * FULL_TABLES))),
             (
                 "ndjson",
                 spec.sink.ndjson.as_ref().map_or(0, |ndjson| each(sink::ndjson::BUFFER_BYTES * ndjson.tables.len())),
             ),
             ("elasticsearch", elasticsearch.map_or(0, |spec| REQUEST_COPIES * each(spec.bulk_bytes))),
+            (
+                "live page",
+                if spec.http.listen.is_empty() { 0 } else { (recent::READINGS_MAX * recent::READING_BYTES) as u64 },
+            ),
             ("kafka", spec.sink.kafka.as_ref().map_or(0, |kafka| each(sink::kafka::queue_bytes(&kafka.client)))),
         ];
         let mut parts: Vec<(&'static str, u64)> = all.into_iter().filter(|(_, bytes)| *bytes > 0).collect();

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub drift_ks: GaugeVec,
     /// Normed Wasserstein distance of the newest closed window.
     pub drift_wasserstein: GaugeVec,
+    /// 1 while an alert of the audit stands.
+    pub audit_alert: IntGaugeVec,
+    /// Bytes of what the audit keeps by pane, reading and patient, about.
+    pub audit_held_bytes: IntGauge,
     /// What came too late for drift statistics: `kind` = `reading` or `withdrawal`.
     pub drift_dropped: IntCounterVec,
     /// 1 while a model is loaded: `model`, `kind`; 0 with `model=""` while rules run alone.
@@ -165,7 +169,11 @@ impl Metrics {
                 "Rejections sent to a dead-letter topic",
                 &["reason"],
             ),
-            stage_busy: r.float_counters("operator_busy_seconds_total", "Time that a stage was at work", &["operator"]),
+            stage_busy: r.float_counters(
+                "operator_busy_seconds_total",
+                "Time that a stage was at work, over all workers; what timely itself takes is `timely`",
+                &["operator"],
+            ),
             stage_records: r.counters("operator_records_in_total", "Records into a stage", &["operator"]),
             readings: r.counters("readings_total", "Readings by category", &["category"]),
             alarms: r.counters("alerts_total", "Alarms raised, by rule", &["reason"]),
@@ -180,6 +188,12 @@ impl Metrics {
                 "Wasserstein distance of the newest closed window, in reference standard deviations",
                 drift,
             ),
+            audit_alert: r.gauges(
+                "audit_alert",
+                "1 while a shift has held for audit.alert_windows",
+                &["table", "feature", "group"],
+            ),
+            audit_held_bytes: r.gauge("audit_held_bytes", "What the audit keeps by window, reading and patient, about"),
             drift_dropped: r.counters("drift_dropped_total", "What came too late for drift statistics", &["kind"]),
             model_info: r.gauges("model_info", "The model in use; 0 while rules run alone", &["model", "kind"]),
             sink_records: r.counters("sink_records_total", "Rows settled", &["sink", "table"]),
@@ -270,6 +284,12 @@ impl Metrics {
         text.push_str(REFERENCE_FOOT);
         text
     }
+}
+
+/// The wall clock, for gauges that say when something happened. Nothing is computed with it.
+#[expect(clippy::disallowed_methods, reason = "telemetry alone; no row depends on it")]
+pub fn unix_seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl Default for Metrics {

@@ -1,5 +1,6 @@
 //! What runs the graph: workers, epochs, delivery threads, metrics, health, the live page. Domain-free but for what it shows.
 
+pub mod busy;
 pub mod checkpoint;
 pub mod clock;
 pub mod cluster;

@@ -34,8 +34,7 @@ use super::failpoint::{self, Guard};
 use super::failure::{Cause, Failure};
 use super::host;
 use super::memory::{Level, Pressure};
-use super::metrics::Metrics;
-use super::recorder::unix_seconds;
+use super::metrics::{Metrics, unix_seconds};
 use super::stop::Stop;
 use crate::config::{EpochSpec, InflightSpec};
 use crate::identified::{Arena, Mark, Payload, Record, Records};
@@ -301,10 +300,9 @@ impl Reader {
             }
             return self.activator.activate();
         }
-        let started = Instant::now();
         let mut records = std::mem::take(&mut self.ahead);
         let polled = if records.records.is_empty() { self.poll(&mut records) } else { Polled::Some };
-        self.account(&records, started);
+        self.account(&records);
         // Whatever of the partition comes after it must be in a later epoch: a claim has marks behind all records.
         let idled = records.marks.iter().any(|mark| matches!(mark, Mark::Idle(_)));
         self.emit(records, out);
@@ -333,7 +331,6 @@ impl Reader {
             self.downgrade(claim.epoch);
         }
         replay.limits.extend(claim.cuts.iter().copied());
-        let started = Instant::now();
         let mut records = self.due(&replay.limits);
         if records.records.is_empty() {
             if self.stopped_while_repeating() {
@@ -350,7 +347,7 @@ impl Reader {
         } else {
             self.activator.activate();
         }
-        self.account(&records, started);
+        self.account(&records);
         if !records.records.is_empty() {
             self.emit(records, out);
         }
@@ -579,7 +576,7 @@ impl Reader {
             closed.settled = true;
             self.context.metrics.epoch_seconds.observe(host::since(closed.at).as_secs_f64());
             self.context.metrics.settled_epoch.set(closed.epoch as i64);
-            self.context.metrics.settled.set(unix_seconds());
+            self.context.metrics.settled.set(unix_seconds() as i64);
         }
         let recorded = self.context.clock.recorded();
         let mut ends = BTreeMap::new();
@@ -624,7 +621,7 @@ impl Reader {
         metrics.checkpoints_missed.set(i64::try_from(self.context.clock.missed()).unwrap_or(i64::MAX));
     }
 
-    fn account(&mut self, records: &Records, started: Instant) {
+    fn account(&mut self, records: &Records) {
         self.epoch_bytes += records.arena.len();
         let metrics = &self.context.metrics;
         // Runs of one partition are long: one label look-up a run.
@@ -636,7 +633,6 @@ impl Reader {
             metrics.source_bytes.with_label_values(&labels).inc_by(run.iter().map(Record::bytes).sum());
             self.ends.insert(partition, last.position.offset + 1);
         }
-        metrics.stage_busy.with_label_values(&["source"]).inc_by(started.elapsed().as_secs_f64());
     }
 }
 

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use timely::container::CapacityContainerBuilder;
@@ -37,7 +37,7 @@ use super::epoch_log::{Checkpoint, Claim, Entry, EpochLog, LogError};
 use super::failpoint::Guard;
 use super::failure::{Cause, Failure};
 use super::host;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, unix_seconds};
 use super::recovery::FILES_UP_TO;
 use super::stop::Stop;
 use crate::sink::StagedFile;
@@ -68,7 +68,6 @@ struct Done {
 
 /// What the thread works with.
 struct Hand {
-    asked: Receiver<(Entry, Done)>,
     log: EpochLog,
     keep: usize,
     stop: Stop,
@@ -90,9 +89,8 @@ impl Recorder {
         metrics: Metrics,
         topics: Topics,
     ) -> std::io::Result<Recorder> {
-        let (sender, asked) = host::queue(QUEUE_MAX);
-        let hand = Hand { asked, log, keep, stop, failure, metrics, topics };
-        host::start("epoch-log".into(), hand)?;
+        let mut hand = Hand { log, keep, stop, failure, metrics, topics };
+        let sender = host::take("epoch-log", QUEUE_MAX, move |(entry, done)| hand.record(&entry, &done))?;
         Ok(Recorder { sender: Some(sender) })
     }
 
@@ -105,16 +103,6 @@ impl Recorder {
         if let Some(sender) = &self.sender {
             // Fails only when the thread has reported why it is gone.
             let _ = sender.send((entry, done));
-        }
-    }
-}
-
-impl host::Hand for Hand {
-    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
-        match host::receive(&self.asked, at_most) {
-            Ok((entry, done)) => self.record(&entry, &done),
-            Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
-            Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
         }
     }
 }
@@ -149,12 +137,12 @@ impl Hand {
             Entry::Seal(_) => {}
             Entry::Claims(claims) => {
                 metrics.claims.inc_by(claims.len() as u64);
-                metrics.claim_last_success.set(unix_seconds());
+                metrics.claim_last_success.set(unix_seconds() as i64);
                 claims.iter().flat_map(|claim| &claim.cuts).for_each(|cut| offset("claimed", cut));
             }
             Entry::Checkpoint(checkpoint) => {
                 metrics.checkpoints.inc();
-                metrics.checkpoint_last_success.set(unix_seconds());
+                metrics.checkpoint_last_success.set(unix_seconds() as i64);
                 checkpoint.ends.iter().for_each(|end| offset("checkpointed", end));
             }
         }
@@ -179,13 +167,6 @@ impl Hand {
         }
         Ok(())
     }
-}
-
-/// Telemetry alone.
-#[expect(clippy::disallowed_methods, reason = "metrics only; no row depends on it")]
-pub(super) fn unix_seconds() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Claims epochs: emits nothing, and its frontier is what is claimed. Every worker's clock hears of all cuts.
@@ -387,37 +368,19 @@ impl Publisher {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
-        publish: impl FnMut(&Recorded) -> Result<(), String> + Send + 'static,
+        mut publish: impl FnMut(&Recorded) -> Result<(), String> + Send + 'static,
         clock: EpochClock,
         failure: Failure,
     ) -> std::io::Result<Publisher> {
-        let (sender, recorded) = host::queue::<Recorded>(QUEUE_MAX);
-        host::start("publish".into(), Publishing { recorded, publish, clock, failure })?;
-        Ok(Publisher(sender))
-    }
-}
-
-/// What the publisher's thread works with.
-struct Publishing<P> {
-    recorded: Receiver<Recorded>,
-    publish: P,
-    clock: EpochClock,
-    failure: Failure,
-}
-
-impl<P: FnMut(&Recorded) -> Result<(), String> + Send + 'static> host::Hand for Publishing<P> {
-    fn turn(&mut self, at_most: Option<Duration>) -> ControlFlow<()> {
-        let recorded = match host::receive(&self.recorded, at_most) {
-            Ok(recorded) => recorded,
-            Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
-            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
+        let work = move |recorded: Recorded| {
+            if let Err(why) = publish(&recorded) {
+                failure.report(why);
+                return ControlFlow::Break(());
+            }
+            clock.record(recorded.epoch);
+            ControlFlow::Continue(())
         };
-        if let Err(why) = (self.publish)(&recorded) {
-            self.failure.report(why);
-            return ControlFlow::Break(());
-        }
-        self.clock.record(recorded.epoch);
-        ControlFlow::Continue(())
+        host::take("publish", QUEUE_MAX, work).map(Publisher)
     }
 }
 

@@ -128,6 +128,8 @@ pub mod digest {
     pub const RULES: &str = "rules";
     /// What each topic's id is kept under, its name behind it.
     pub const TOPIC: &str = "topic ";
+    /// What each file's print is kept under, its topic behind it.
+    pub const FILE: &str = "file ";
 }
 
 /// The digests with the ids of the topics; those that are not known just now are as they were.

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::compress_bound;
 
 use crate::config::StateSpec;
 use crate::runtime::epoch_log::{LogError, StatePart};
@@ -46,6 +47,8 @@ const MAGIC: &[u8; 8] = b"WKSTATE\n";
 const VERSION: u32 = 1;
 /// Bytes before the head.
 const FRONT: usize = 20;
+/// Room for a head of a few hundred blocks.
+const HEAD_BYTES_LIKELY: usize = 16 << 10;
 /// zstd's level: state is written every few seconds and read once in a while.
 const LEVEL: i32 = 1;
 /// What derived keys are for (RFC 5869's `info`).
@@ -145,34 +148,40 @@ pub fn encode(stage: &str, epoch: Epoch, blocks: &Blocks, cipher: Option<&StateK
         getrandom::fill(&mut salt).expect("a system that runs gives random numbers");
         (Encryption { key_id: key.id(), salt }, key.of(&salt))
     });
-    let (mut index, mut stored) = (Vec::new(), Vec::new());
+    // Room for all of it uncompressed, of which what is not used is never touched: to grow would cost fresh pages each time.
+    let mut bytes = Vec::with_capacity(FRONT + HEAD_BYTES_LIKELY + blocks.bytes());
+    let (mut index, mut block) = (Vec::new(), Vec::new());
     // One context for all: making one costs more than a small block.
     let mut compressor = Compressor::new(LEVEL).expect("memory takes a context");
     for (number, (route, raw)) in blocks.iter().enumerate() {
-        let mut block = compressor.compress(raw).expect("memory takes what is compressed");
+        block.clear();
+        block.reserve(compress_bound(raw.len()));
+        compressor.compress_to_buffer(raw, &mut block).expect("there is room for what is compressed");
         if let Some((_, key)) = &sealed {
             let aad = Aad::from(context(stage, epoch, number, route));
             key.seal_in_place_append_tag(nonce(number), aad, &mut block).expect("a block is below 64 GiB");
         }
         let (length, crc32c) = (block.len() as u64, crc32c::crc32c(&block));
         index.push(Block { route, stored: length, raw: raw.len() as u64, crc32c });
-        stored.push(block);
+        bytes.extend_from_slice(&block);
     }
     let encryption = sealed.map(|(encryption, _)| encryption);
-    assemble(&Head { stage: stage.to_owned(), epoch, encryption, blocks: index }, &stored)
+    let head = front(&Head { stage: stage.to_owned(), epoch, encryption, blocks: index });
+    bytes.splice(0..0, head);
+    bytes
 }
 
-fn assemble(head: &Head, blocks: &[Vec<u8>]) -> Vec<u8> {
+/// What stands before the blocks.
+fn front(head: &Head) -> Vec<u8> {
     let head = postcard::to_allocvec(head).expect("texts, numbers and lists can be written");
     let length = u32::try_from(head.len()).expect("a head is below 4 GiB");
-    let mut bytes = Vec::with_capacity(FRONT + head.len() + blocks.iter().map(Vec::len).sum::<usize>());
+    let mut bytes = Vec::with_capacity(FRONT + head.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), &head);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes.extend_from_slice(&head);
-    blocks.iter().for_each(|block| bytes.extend_from_slice(block));
     bytes
 }
 

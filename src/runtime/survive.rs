@@ -73,29 +73,39 @@ pub struct Corrupt {
 
 /// Entries by route, as bytes (postcard, <https://postcard.jamesmunns.com/wire-format>).
 #[derive(Debug, Default)]
-pub struct Blocks(BTreeMap<Route, Vec<u8>>);
+pub struct Blocks {
+    blocks: BTreeMap<Route, Vec<u8>>,
+    /// Room that a block begins with.
+    likely_bytes: usize,
+}
 
 impl Blocks {
+    /// Says how long a block is likely to get that is begun from now on. Room that is not used costs nothing, because it is never touched;
+    /// a block that must grow is copied into fresh pages.
+    pub fn expect(&mut self, bytes: usize) {
+        self.likely_bytes = bytes;
+    }
+
     /// Appends an entry.
     pub fn push<T: Serialize>(&mut self, route: Route, entry: &T) {
-        let block = self.0.entry(route).or_default();
+        let block = self.blocks.entry(route).or_insert_with(|| Vec::with_capacity(self.likely_bytes));
         let filled = postcard::to_extend(entry, std::mem::take(block));
         *block = filled.expect("memory takes every type that derives Serialize with known lengths");
     }
 
     /// True if nothing was appended.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.blocks.is_empty()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.0.values().map(Vec::len).sum()
+        self.blocks.values().map(Vec::len).sum()
     }
 
     /// All blocks, ascending by route.
     pub fn iter(&self) -> impl Iterator<Item = (Route, &[u8])> {
-        self.0.iter().map(|(route, block)| (*route, block.as_slice()))
+        self.blocks.iter().map(|(route, block)| (*route, block.as_slice()))
     }
 }
 

@@ -357,8 +357,8 @@ fn run(setup: &Setup) -> Result<(), Reported> {
 
 fn execute(setup: Setup) -> Result<(), Reported> {
     let (workers, keeping) = (setup.sources.len(), Keeping::of(&setup));
-    let failure = keeping.failure.clone();
-    worker::execute(worker::Crew::alone(workers), Vec::new(), Health::new(workers), failure, move |worker, scope| {
+    let telling = (keeping.failure.clone(), keeping.metrics.clone());
+    worker::execute(worker::Crew::alone(workers), Vec::new(), Health::new(workers), telling, move |worker, scope| {
         if setup.late && worker == workers - 1 {
             sleep(Duration::from_millis(200));
         }
@@ -435,7 +435,7 @@ impl Keeping {
 /// The graph in small: a source, a keyed machine, a sink, and everything that keeps them.
 fn build(scope: Scope<'_, Epoch>, setup: &Setup, worker: usize, keeping: &Keeping) -> Tail {
     let (seen, settled) = (setup.seen.clone(), Handle::new());
-    let (metrics, telling) = (keeping.metrics.clone(), (keeping.metrics.clone(), keeping.failure.clone()));
+    let telling = (keeping.metrics.clone(), keeping.failure.clone());
     let desk = keeping.desk(worker, setup.sources.len());
     let script = Script {
         steps: setup.sources[worker].clone().into(),
@@ -449,7 +449,7 @@ fn build(scope: Scope<'_, Epoch>, setup: &Setup, worker: usize, keeping: &Keepin
     let (records, cuts, tail) = driver::source(scope, "source", Box::new(script), context);
     let cuts = cuts.broadcast();
     let claimed = recorder::claim(cuts.clone(), keeping.recorder.clone(), keeping.clock.clone());
-    let (positions, marks) = driver::split(records, "decode", metrics, |records: Records, positions, marks| {
+    let (positions, marks) = driver::split(records, "decode", |records: Records, positions, marks| {
         positions.extend(records.records.iter().map(|record| record.position));
         marks.extend(records.marks);
     });

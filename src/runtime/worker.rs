@@ -12,9 +12,11 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Config as Threads, Hooks};
 use timely::dataflow::Scope;
 
+use super::busy;
 use super::cluster::Wire;
 use super::failure::{Cause, Failure, Reported};
 use super::http::Health;
+use super::metrics::Metrics;
 use crate::time::Epoch;
 
 /// How long a worker sleeps when nothing is active; activations from other threads wake it.
@@ -73,7 +75,7 @@ pub fn execute<L: FnOnce() + 'static>(
     crew: Crew,
     wires: Vec<Option<Wire>>,
     health: Arc<Health>,
-    failure: Failure,
+    (failure, metrics): (Failure, Metrics),
     build: impl Fn(usize, Scope<'_, Epoch>) -> L + Send + Sync + 'static,
 ) -> Result<(), Reported> {
     let (builders, others) = builders(crew, wires).map_err(|text| Reported { cause: Cause::Outside, text })?;
@@ -81,6 +83,7 @@ pub fn execute<L: FnOnce() + 'static>(
     let (done, waiting) = channel();
     let guards = timely::execute::execute_from(builders, others, WorkerConfig::default(), move |worker| {
         let index = worker.index() % crew.threads;
+        busy::watch(worker, metrics.clone());
         let leaving = Leaving { done: done.clone(), failure: ended.clone() };
         let last = worker.dataflow::<Epoch, _, _>(|scope| build(index, scope));
         health.assigned(index);

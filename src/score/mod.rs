@@ -73,7 +73,7 @@ pub fn render<'s>(scorable: Stream<'s, Scorable>, plan: &Plan, desk: &Desk) -> S
         }
     };
     let seat = desk.seat("score", &mut scorer);
-    driver::batches(scorable, "score", plan.metrics.clone(), (scorer, Some(seat)), move |scorer, _, scorable, out| {
+    driver::batches(scorable, "score", (scorer, Some(seat)), move |scorer, _, scorable, out| {
         let assessed = scorer.score(scorable);
         for (reason, count) in scorer.take_alarms() {
             metrics.alarms.with_label_values(&[reason]).inc_by(count);

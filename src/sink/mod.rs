@@ -34,7 +34,7 @@ use self::parquet::{ParquetSink, Provenance};
 use crate::config::{SinkSpec, TableName};
 use crate::graph::{Generation, Plan};
 use crate::runtime::delivery::{Progress, Sink};
-use crate::runtime::live::{Live, LiveSink};
+use crate::runtime::live::LiveSink;
 use crate::runtime::stop::Stop;
 use crate::time::Epoch;
 
@@ -78,14 +78,14 @@ pub fn recover(plan: &Plan, checkpoints: &[(Epoch, Vec<StagedFile>)], strict: bo
 }
 
 /// Opens the sinks of one worker: those that the flow names, and the live page's.
-pub fn open(plan: &Plan, worker: usize, live: Option<&Arc<Live>>, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
+pub fn open(plan: &Plan, worker: usize, stop: &Stop) -> Result<Vec<Sink>, SinkError> {
     let spec = &plan.flow.spec;
     let Generation { number: generation, committed_up_to, .. } = plan.generation;
     let metrics = || plan.metrics.clone();
     let clock = || -> files::Clock { Arc::new(std::time::Instant::now) };
     let sink = |name, deliver: Box<dyn Deliver>| Sink { name, deliver, progress: Progress::default() };
     let mut sinks = Vec::new();
-    sinks.extend(live.map(|live| sink("live", Box::new(LiveSink::new(Arc::clone(live))))));
+    sinks.extend(plan.live.as_ref().map(|live| sink("live", Box::new(LiveSink::new(Arc::clone(live))))));
     if let Some(parquet) = &spec.sink.parquet {
         let provenance = Provenance {
             flow: spec.name.clone(),

@@ -12,15 +12,18 @@
 //!    record [`Payload::Unreadable`], and ends.
 //! 3. Files that begin with a Patient come first, on all workers ([`Polled::First`]): a FHIR Bulk Data export keeps demographics in files of
 //!    their own, and they must be known before the first observation is scored, whatever is read where. Otherwise the order is that of [`find`].
+//! 4. An earlier run's offset is used for the file alone in which it was counted ([`identity`]); standard input is never resumed. A file that an earlier run
+//!    has read and that is there no more has ended.
 //!
 //! Limits: one open file a worker (while epochs of an earlier run are repeated, one for each of its workers), [`chunks::CHUNK_BYTES`] beyond the bytes asked for, `source.record_bytes_max` a line,
 //! [`DOCUMENT_BYTES_MAX`] a document. It does not watch folders for new files.
 
 mod chunks;
 mod find;
+pub(super) mod identity;
 mod split;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -99,12 +102,14 @@ impl FileSource {
     pub fn open(spec: &SourceSpec, opening: &Opening<'_>) -> Result<Self, SourceError> {
         let (inputs, _) = find(&spec.paths, opening.path_key)?;
         let (mut patients, mut others, mut unknown) = (Vec::new(), Vec::new(), 0);
+        let mut there = BTreeSet::new();
         for input in inputs {
-            let Some(topic) = opening.topics.id(&input.topic) else {
+            let Some(topic) = opening.topics.newest(&input.topic) else {
                 unknown += 1;
                 continue;
             };
-            if !opening.share.takes(&input.topic, 0) {
+            there.insert(topic);
+            if !opening.share.takes(opening.topics.name(topic), 0) {
                 continue;
             }
             let partition = Partition { topic, number: 0 };
@@ -115,12 +120,16 @@ impl FileSource {
         if unknown > 0 {
             tracing::warn!(target: "source", unknown, "files appeared while the run was starting; the next run reads them");
         }
+        // It may have been left in the middle, and would hold windows open for ever.
+        let gone = opening.resume.keys().filter(|partition| !there.contains(&partition.topic));
+        let ours = |partition: &&Partition| opening.share.takes(opening.topics.name(partition.topic), 0);
+        let gone: Vec<Mark> = gone.filter(ours).map(|partition| Mark::Ended(*partition)).collect();
         let all = || patients.iter().chain(&others);
         let lag = |file: &File| Lag { partition: file.partition, position: file.resume, records: 0 };
         let mut lags: Vec<Lag> = all().map(lag).collect();
         lags.sort_unstable_by_key(|lag| lag.partition);
         Ok(FileSource {
-            marks: all().map(|file| Mark::Opened(file.partition)).collect(),
+            marks: all().map(|file| Mark::Opened(file.partition)).chain(gone).collect(),
             lags,
             first: Some(patients.into()),
             waiting: others.into(),

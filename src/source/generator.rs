@@ -17,6 +17,7 @@ mod patient;
 mod poll;
 pub mod profile;
 mod render;
+mod shape;
 mod stream;
 
 pub use self::poll::GeneratorSource;

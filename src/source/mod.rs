@@ -20,6 +20,7 @@ pub(crate) mod pace;
 pub(crate) mod produce;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -33,7 +34,7 @@ use crate::vocabulary::{Partition, TopicId};
 pub type PathKey<'a> = &'a dyn Fn(&str) -> [u8; 6];
 
 /// The topics of a flow. Kafka: those configured. Files: `file-` and 12 hex digits each, by `key` of the path as written (or as
-/// found below a folder as written); `stdin` for `-`. Generator: `generator`.
+/// found below a folder as written), with `.2` and so on for what replaced it ([`identify`]); `stdin` for `-`, likewise. Generator: `generator`.
 ///
 /// # Errors
 /// [`SourceError::Configuration`] if the configuration names no topic or no readable file.
@@ -84,6 +85,41 @@ pub fn topic_ids(spec: &SourceSpec, topics: &Topics, stop: &Stop) -> Result<BTre
     match spec.kind {
         SourceKind::Kafka => kafka::topic_ids(spec, topics, stop),
         SourceKind::Files | SourceKind::Generator => Ok(BTreeMap::new()),
+    }
+}
+
+/// What an earlier run has left, as far as files are concerned.
+pub(crate) struct Earlier<'a> {
+    /// Topics by their numbers.
+    pub(crate) topics: &'a [String],
+    /// Those of which something was read.
+    pub(crate) read: &'a BTreeSet<TopicId>,
+    /// What [`Found::prints`] was.
+    pub(crate) prints: &'a BTreeMap<String, String>,
+}
+
+/// What is there now.
+pub(crate) struct Found {
+    /// Its topics.
+    pub(crate) names: Topics,
+    /// For each file's topic, what tells it from another of the same name: to be kept for the next run.
+    pub(crate) prints: BTreeMap<String, String>,
+}
+
+/// Which topics stand for what is there, in the eyes of a run that goes on where an earlier one stopped: a file may have been replaced. `topics` are
+/// those that [`topics`] has found.
+///
+/// # Errors
+/// [`SourceError::Configuration`], naming the path as it was written.
+pub(crate) fn identify(
+    spec: &SourceSpec,
+    topics: &Topics,
+    key: PathKey<'_>,
+    earlier: &Earlier<'_>,
+) -> Result<Found, SourceError> {
+    match spec.kind {
+        SourceKind::Files => files::identity::identify(spec, key, earlier),
+        SourceKind::Kafka | SourceKind::Generator => Ok(Found { names: topics.clone(), prints: BTreeMap::new() }),
     }
 }
 
@@ -175,6 +211,14 @@ impl Topics {
     /// The number of a topic, if it belongs to the flow.
     pub fn id(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
+    }
+
+    /// The topic that stands for the newest file of a path, or for the newest standard input, `first` being what the first was called.
+    pub fn newest(&self, first: &str) -> Option<TopicId> {
+        let behind = self.by_name.range::<str, _>((Bound::Included(first), Bound::Unbounded));
+        let alike = behind.take_while(|(name, _)| name.starts_with(first));
+        let numbered = alike.filter_map(|(name, id)| Some((files::identity::ordinal(first, name)?, *id)));
+        numbered.max().map(|(_, id)| id)
     }
 
     /// Where a partition of the flow is read ([`Share::takes`]: this modulo the workers), and so the block in which its state is saved.

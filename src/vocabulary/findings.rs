@@ -188,7 +188,7 @@ pub struct Quality {
 /// A rate with its 95 % interval; all `None` where nothing can be divided by.
 ///
 /// Source of the interval: Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22(158).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// The rate.
     pub rate: Option<f64>,
@@ -199,7 +199,7 @@ pub struct Rate {
 }
 
 /// How good the verdicts on readings were: against outcomes where there are some, else as estimated from the probabilities alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Goodness {
     /// Right verdicts among the labelled readings.
     pub accuracy: Option<f64>,

@@ -5,8 +5,10 @@
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
 //! * [`crash`]: the whole program, killed again and again.
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
+//! * [`kibana`]: what every panel shows.
 //! * [`poison`]: what nobody should send.
 //! * [`clients`]: plain clients of the two servers.
+//! * [`setup`]: what is put into Elasticsearch beforehand.
 //! * [`s3`]: state in a bucket.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
@@ -16,11 +18,14 @@ mod clients;
 mod crash;
 mod flows;
 mod kafka_sink;
+mod kibana;
+mod lens;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod poison;
 mod s3;
 mod servers;
+mod setup;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

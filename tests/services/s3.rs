@@ -1,7 +1,7 @@
 //! State in a bucket: the store and the log against a server that speaks S3 (moto, from PyPI, in a virtual environment of its own).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use windkessel::config::StateSpec;
 use windkessel::runtime::epoch_log::{Claim, Entry, EpochLog, LogError, Seal};
@@ -9,7 +9,7 @@ use windkessel::runtime::state_files;
 use windkessel::runtime::store::{self, SharedStore};
 use windkessel::runtime::survive::Blocks;
 
-use super::servers::{Server, s3};
+use super::servers::{Server, s3, s3_over_tls};
 
 /// A server with a bucket, and keys for it.
 struct Bucket {
@@ -19,24 +19,35 @@ struct Bucket {
 
 impl Bucket {
     fn new() -> Option<Bucket> {
-        let (server, folder) = (s3()?, tempfile::tempdir().unwrap());
+        Some(Bucket::on(s3()?))
+    }
+
+    fn on(server: Server) -> Bucket {
+        let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("access"), "access-key\n").unwrap();
         std::fs::write(folder.path().join("secret"), "word-that-must-not-appear\n").unwrap();
-        let made = ureq::put(format!("{}/bucket", server.address)).send_empty().unwrap();
+        // Whom this client trusts is not what is tested.
+        let trusting = ureq::tls::TlsConfig::builder().disable_verification(true).build();
+        let agent: ureq::Agent = ureq::Agent::config_builder().tls_config(trusting).build().into();
+        let made = agent.put(format!("{}/bucket", server.address)).send_empty().unwrap();
         assert_eq!(made.status(), 200);
-        Some(Bucket { server, folder })
+        Bucket { server, folder }
     }
 
     fn open(&self, path: &str) -> SharedStore {
+        store::open(&self.spec(path, None)).unwrap()
+    }
+
+    fn spec(&self, path: &str, ca_file: Option<PathBuf>) -> StateSpec {
         let file = |name: &str| Some(Path::new(self.folder.path()).join(name));
-        let state = StateSpec {
+        StateSpec {
             path: path.into(),
             endpoint: Some(self.server.address.clone()),
             access_key_file: file("access"),
             secret_key_file: file("secret"),
+            ca_file,
             ..StateSpec::default()
-        };
-        store::open(&state).unwrap()
+        }
     }
 }
 
@@ -68,6 +79,21 @@ fn a_bucket_keeps_the_contract_of_a_store() {
     assert_eq!(store.list("many/").unwrap(), names);
     store.delete("log/1").unwrap();
     assert_eq!(store.get("log/1").unwrap(), None);
+}
+
+#[test]
+fn a_bucket_over_tls_is_used_if_its_authority_is_trusted_and_else_refused() {
+    let Some((server, authority)) = s3_over_tls() else { return };
+    let bucket = Bucket::on(server);
+    let store = store::open(&bucket.spec("s3://bucket/some", Some(authority.clone()))).unwrap();
+    assert!(store.create("log/1", b"one").unwrap() && !store.create("log/1", b"other").unwrap());
+    assert_eq!(store.get("log/1").unwrap().unwrap(), b"one");
+    let error = bucket.open("s3://bucket/some").create("log/2", b"two").unwrap_err();
+    assert!(!format!("{error:?}").contains("must-not-appear"), "{error}");
+    assert_eq!(store.list("log/").unwrap(), ["log/1"], "nothing was sent to whom nobody trusts");
+    std::fs::write(bucket.folder.path().join("empty.pem"), "").unwrap();
+    let empty = store::open(&bucket.spec("s3://bucket/some", Some(bucket.folder.path().join("empty.pem"))));
+    assert!(empty.err().unwrap().to_string().contains("it must be PEM"));
 }
 
 #[test]

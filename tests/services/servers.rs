@@ -205,16 +205,40 @@ pub(crate) fn elasticsearch() -> Option<Server> {
 
 /// A server that speaks S3 and keeps everything in memory, or `None` where it cannot be had.
 pub(crate) fn s3() -> Option<Server> {
+    s3_with("http", |_| Vec::new())
+}
+
+/// The same over TLS, with a certificate of `authority.pem` in its folder, which nobody else trusts.
+pub(crate) fn s3_over_tls() -> Option<(Server, PathBuf)> {
+    let server = s3_with("https", certify)?;
+    let authority = server.folder.join("authority.pem");
+    Some((server, authority))
+}
+
+fn s3_with(scheme: &str, options: impl Fn(&Path) -> Vec<String>) -> Option<Server> {
     let server = available("moto", install_moto)?;
     let folder = scratch("s3");
     let port = free_port();
-    let (log, home) = (folder.join("server.log"), folder.clone());
+    let (log, home, options) = (folder.join("server.log"), folder.clone(), options(&folder));
     let start = move || {
         let mut command = Command::new(&server);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(&options);
         spawn(&command, &home, &log)
     };
-    Some(started(format!("http://127.0.0.1:{port}"), folder, Box::new(start)))
+    Some(started(format!("{scheme}://127.0.0.1:{port}"), folder, Box::new(start)))
+}
+
+/// Makes an authority and a certificate of it for 127.0.0.1; what moto is to be told.
+fn certify(folder: &Path) -> Vec<String> {
+    let script = "set -e; cd \"$1\"; \
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout authority.key -out authority.pem; \
+        openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr; \
+        printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE' > server.ext; \
+        openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile server.ext -out server.pem";
+    let made = Command::new("sh").args(["-c", script, "sh"]).arg(folder).output().expect("a shell runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let file = |name: &str| folder.join(name).display().to_string();
+    vec!["-c".into(), file("server.pem"), "-k".into(), file("server.key")]
 }
 
 fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
@@ -230,6 +254,9 @@ fn foreign(address: String) -> Server {
 }
 
 fn answers(address: &str) -> bool {
+    if address.starts_with("https://") {
+        return port_is_open(address);
+    }
     match address.strip_prefix("http://") {
         // One of them is Elasticsearch's, the other moto's.
         Some(_) => ["_cluster/health?wait_for_status=yellow&timeout=1s", "moto-api/"]
@@ -381,7 +408,7 @@ fn free_port() -> u16 {
 }
 
 fn port_is_open(address: &str) -> bool {
-    std::net::TcpStream::connect(address.trim_start_matches("http://")).is_ok()
+    std::net::TcpStream::connect(address.trim_start_matches("http://").trim_start_matches("https://")).is_ok()
 }
 
 fn is_root() -> bool {

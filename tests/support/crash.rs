@@ -52,6 +52,21 @@ pub(crate) enum Blow {
     Ask(Duration),
 }
 
+impl Blow {
+    /// The same, but one that came too late comes earlier.
+    pub(crate) fn sooner(self) -> Blow {
+        match self {
+            Blow::Kill(after) => Blow::Kill(after / 2),
+            Blow::Later(after) => Blow::Later(after / 2),
+            Blow::Ask(after) => Blow::Ask(after / 2),
+            Blow::Failpoint(place) => match place.rsplit_once(':') {
+                Some((place, nth)) if nth.parse::<u32>().is_ok() => Blow::Failpoint(format!("{place}:1")),
+                _ => Blow::Failpoint(place),
+            },
+        }
+    }
+}
+
 /// How a run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Struck {

@@ -136,6 +136,11 @@ impl Running {
         self.child.stdin.take().unwrap()
     }
 
+    /// What it has said so far on standard output.
+    pub(crate) fn out(&self) -> String {
+        self.out.now()
+    }
+
     /// What it has said so far on standard error.
     pub(crate) fn err(&self) -> String {
         self.err.now()

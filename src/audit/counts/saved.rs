@@ -9,6 +9,7 @@
 //! 3. A saver's panes travel by its index. The clock (the watermark and what was let through last) is the same on all workers and
 //!    needed by all, so it is saved once for each of [`KEY_GROUPS`] routes: every worker of the next generation is reached by one of
 //!    them, as long as there are no more workers than that.
+//! 4. What is known by patient is saved by the patient's key group, like the patient itself.
 //!
 //! Between saves it keeps the panes that were touched, 8 bytes each; before the first save nothing, because that saves everything.
 
@@ -19,9 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Counts, add};
 use crate::audit::histogram::Cells;
+use crate::audit::ledger;
 use crate::audit::owned;
 use crate::audit::series::Pane;
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
 use crate::watermark::Watermark;
 
 /// What [`Corrupt`] names.
@@ -51,6 +53,7 @@ impl Saving {
 enum Entry<'a> {
     Clock { watermark: Cow<'a, Watermark>, let_through: (i64, Pane) },
     Pane { saver: u64, pane: Pane, held: Cow<'a, Cells>, released: Cow<'a, Cells> },
+    Patient(Cow<'a, ledger::Saved>),
 }
 
 impl Survive for Counts {
@@ -71,6 +74,10 @@ impl Survive for Counts {
             let released = Cow::Borrowed(self.released.get(&pane).unwrap_or(&none));
             into.push(saver, &Entry::Pane { saver, pane, held, released });
         }
+        let saved = self.ledger.as_mut().map(|ledger| ledger.save(extent == Extent::All));
+        for of_patient in saved.iter().flatten() {
+            into.push(key_group(of_patient.patient().hash64()), &Entry::Patient(Cow::Borrowed(of_patient)));
+        }
     }
 
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
@@ -84,6 +91,9 @@ impl Survive for Counts {
         }
         for counted in [&mut self.held, &mut self.released] {
             counted.retain(|_, cells| !cells.as_slice().is_empty());
+        }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.loaded();
         }
     }
 }
@@ -100,6 +110,15 @@ impl Counts {
                     return Err(Corrupt { what: WHAT });
                 }
                 self.saving.loading.insert((saver, pane), (held.into_owned(), released.into_owned()));
+            }
+            Entry::Patient(saved) => {
+                if !saved.is_sound() {
+                    return Err(Corrupt { what: WHAT });
+                }
+                // If patients are no longer counted, what was known of them is not needed.
+                if let Some(ledger) = &mut self.ledger {
+                    ledger.load(saved.into_owned());
+                }
             }
         }
         Ok(())

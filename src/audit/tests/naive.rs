@@ -7,7 +7,7 @@ use super::*;
 /// What is compared of a row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
-    pub(super) counts: [u64; 2],
+    pub(super) counts: [u64; 4],
     /// Statistics, means and standard deviations.
     pub(super) numbers: Vec<Option<f64>>,
     pub(super) bins: [Vec<u64>; 2],
@@ -22,7 +22,12 @@ impl Line {
         let sides = [reference.mean, reference.standard_deviation, current.mean, current.standard_deviation];
         let statistics = [psi, jensen_shannon, kolmogorov_smirnov, wasserstein, hellinger, chi2, effect_size];
         Line {
-            counts: [reference.readings, current.readings],
+            counts: [
+                reference.readings,
+                current.readings,
+                reference.patients.unwrap_or(0),
+                current.patients.unwrap_or(0),
+            ],
             numbers: statistics.into_iter().chain(sides).collect(),
             bins: [reference.bins.clone(), current.bins.clone()],
             verdict: shift.verdict.name(),
@@ -42,33 +47,30 @@ impl Line {
             && self.numbers.len() == other.numbers.len()
             && self.numbers.iter().zip(&other.numbers).all(close)
             && self.bins.iter().zip(&other.bins).all(|(a, b)| bins(a, b) || bins(b, a))
-            && filled(self) == self.counts
+            && filled(self) == self.counts[..2]
             && self.verdict == other.verdict
     }
 }
 
-/// Everything that stands at the end: rounded values by group, feature and time.
+/// Everything that stands at the end: rounded values by group, feature, time and patient.
 #[derive(Default)]
-pub(super) struct Naive(BTreeMap<(String, &'static str), BTreeMap<(EventTime, u64), i64>>);
+pub(super) struct Naive(BTreeMap<(String, &'static str), BTreeMap<(EventTime, u64, u64), i64>>);
 
 impl Naive {
     pub(super) fn of(script: &[EpochOfScript]) -> Self {
         let mut naive = Naive::default();
         for of_epoch in script {
-            for (_, reading, demographics) in &of_epoch.readings {
-                let facts = &reading.facts;
-                if facts.timeliness != Timeliness::TooLate && !facts.summary {
-                    naive.count(facts.at, &facts.signals, demographics, 1);
-                }
+            for Row { patient, reading, demographics, .. } in of_epoch.rows.iter().filter(|row| row.contributes()) {
+                naive.count(*patient, reading.facts.at, &reading.facts.signals, demographics, 1);
             }
-            for (_, gone) in &of_epoch.withdrawn {
-                naive.count(gone.at, &gone.signals, &gone.demographics, -1);
+            for (patient, gone) in &of_epoch.withdrawn {
+                naive.count(*patient, gone.at, &gone.signals, &gone.demographics, -1);
             }
         }
         naive
     }
 
-    fn count(&mut self, at: EventTime, signals: &Signals, demographics: &Demographics, sign: i64) {
+    fn count(&mut self, patient: u64, at: EventTime, signals: &Signals, demographics: &Demographics, sign: i64) {
         let (Some(systolic), Some(diastolic)) = (signals.get(SYSTOLIC), signals.get(DIASTOLIC)) else { return };
         let mean_arterial = signals.get(MEAN_ARTERIAL).unwrap_or(diastolic + (systolic - diastolic) / 3.0);
         let mut groups = vec!["all".to_owned(), format!("sex={}", demographics.sex.code())];
@@ -85,28 +87,31 @@ impl Naive {
         for group in groups {
             for (feature, value) in values {
                 let rounded = (value + 0.5).floor().clamp(0.0, 300.0) as u64;
-                *self.0.entry((group.clone(), feature)).or_default().entry((at, rounded)).or_default() += sign;
+                *self.0.entry((group.clone(), feature)).or_default().entry((at, rounded, patient)).or_default() += sign;
             }
         }
     }
 
-    /// All values of a key between two times, ascending.
-    fn values(&self, (group, feature, _): &Key, from: EventTime, to: EventTime) -> Vec<f64> {
-        let Some(counted) = self.0.get(&(group.clone(), *feature)) else { return Vec::new() };
-        let times = counted.range((from, 0)..(to, 0));
+    /// All values of a key between two times, ascending, and how many patients they are of.
+    fn values(&self, (group, feature, _): &Key, from: EventTime, to: EventTime) -> (Vec<f64>, u64) {
+        let Some(counted) = self.0.get(&(group.clone(), *feature)) else { return Default::default() };
+        let times = || counted.range((from, 0, 0)..(to, 0, 0)).filter(|(_, count)| **count > 0);
         let mut values: Vec<f64> =
-            times.flat_map(|((_, value), count)| std::iter::repeat_n(*value as f64, *count as usize)).collect();
+            times().flat_map(|((_, value, _), count)| std::iter::repeat_n(*value as f64, *count as usize)).collect();
         values.sort_by(f64::total_cmp);
-        values
+        let patients: BTreeSet<u64> = times().map(|((_, _, patient), _)| *patient).collect();
+        (values, patients.len() as u64)
     }
 
     /// The row that must stand last for a key.
     pub(super) fn row(&self, key: &Key) -> Line {
         let (start, window) = (key.2, spec().window);
         let length = EventSpan::from_micros(window.micros() * i64::from(spec().reference_windows));
-        let reference = self.values(key, start - length, start);
-        let current = self.values(key, start, start + window);
-        line(&reference, &current)
+        let (reference, of_reference) = self.values(key, start - length, start);
+        let (current, of_current) = self.values(key, start, start + window);
+        let mut line = line(&reference, &current);
+        (line.counts[2], line.counts[3]) = (of_reference, of_current);
+        line
     }
 
     /// The keys of all windows that have readings.
@@ -114,7 +119,7 @@ impl Naive {
         let (hop, window) = (spec().hop.unwrap(), spec().window);
         let mut keys = BTreeSet::new();
         for ((group, feature), counted) in &self.0 {
-            for ((at, _), _) in counted.iter().filter(|(_, count)| **count > 0) {
+            for ((at, _, _), _) in counted.iter().filter(|(_, count)| **count > 0) {
                 let last = at.floor_to(hop);
                 let starts = (0..window.micros() / hop.micros())
                     .map(|back| EventTime::from_micros(last.micros() - back * hop.micros()));
@@ -171,7 +176,7 @@ fn line(reference: &[f64], current: &[f64]) -> Line {
         Some(_) => "none",
     };
     Line {
-        counts: [reference.len() as u64, current.len() as u64],
+        counts: [reference.len() as u64, current.len() as u64, 0, 0],
         numbers: vec![
             psi,
             divergence.map(|divergence| divergence.max(0.0).sqrt()),

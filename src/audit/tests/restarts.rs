@@ -86,7 +86,7 @@ const LOST: usize = 6;
 
 /// One generation: from one border to the next, and then some epochs more that are lost. A base is saved a while before the last border,
 /// and there only what changed.
-fn generation(script: &[EpochOfScript], run: Run, until: usize) -> (Vec<(Epoch, Shift)>, Vec<Saved>) {
+fn generation(script: &[EpochOfScript], run: Run, until: usize) -> (Vec<(Epoch, Finding)>, Vec<Saved>) {
     let start = run.epochs.start;
     let epochs = start..script.len().min(until + LOST);
     let borders = [start + (until - start) / 2, until - 2, until].map(|border| border as Epoch).to_vec();
@@ -98,9 +98,9 @@ fn generation(script: &[EpochOfScript], run: Run, until: usize) -> (Vec<(Epoch, 
     (rows, saved)
 }
 
-fn assert_same(expected: &[(Epoch, Shift)], rows: &[(Epoch, Shift)], epochs: Range<usize>, context: &str) {
-    let line = |(epoch, shift): &(Epoch, Shift)| (*epoch, key(shift), bits(shift));
-    let of_epochs = |(epoch, _): &&(Epoch, Shift)| epochs.contains(&(*epoch as usize));
+fn assert_same(expected: &[(Epoch, Finding)], rows: &[(Epoch, Finding)], epochs: Range<usize>, context: &str) {
+    let line = |(epoch, found): &(Epoch, Finding)| (*epoch, order(found));
+    let of_epochs = |(epoch, _): &&(Epoch, Finding)| epochs.contains(&(*epoch as usize));
     let expected: Vec<_> = expected.iter().filter(of_epochs).map(line).collect();
     let rows: Vec<_> = rows.iter().map(line).collect();
     if let Some(at) = (0..expected.len().max(rows.len())).find(|at| expected.get(*at) != rows.get(*at)) {
@@ -111,12 +111,12 @@ fn assert_same(expected: &[(Epoch, Shift)], rows: &[(Epoch, Shift)], epochs: Ran
 #[test]
 fn a_run_that_starts_again_on_other_workers_goes_on_as_if_it_had_not_ended() {
     for seed in 0..2 {
-        let script = script(seed, 70);
+        let script = script(seed, 50);
         let horizon = if seed % 2 == 0 { EventSpan::UNBOUNDED } else { EventSpan::from_seconds(1_800) };
-        let whole = run(&script, 1, 1, horizon, &Metrics::new());
+        let whole = run_all(&script, 1, 1, horizon, &Metrics::new());
         let mut rng = ChaCha8Rng::seed_from_u64(100 + seed);
-        for workers in [[1, 2, 3], [4, 1, 2], [2, 3, 1]] {
-            let ends = [rng.random_range(8..30), rng.random_range(38..60), script.len()];
+        for workers in [[1, 2, 3], [4, 1, 2]] {
+            let ends = [rng.random_range(8..20), rng.random_range(28..42), script.len()];
             let context = format!("seed {seed}, {workers:?} workers until {ends:?}");
             let (mut start, mut saved) = (0, Vec::new());
             for (workers, end) in workers.into_iter().zip(ends) {

@@ -110,6 +110,22 @@ fn neither_withdrawals_nor_clocks_that_run_ahead_move_the_watermark() {
 }
 
 #[test]
+fn a_withdrawal_says_whether_it_is_of_something_that_the_flow_takes() {
+    let whole = heart_rate("a", "2026-01-01T00:00:00Z").replace("final", "entered-in-error");
+    let other = whole.replace("8867-4", "718-7");
+    let bare =
+        r#"{"resourceType":"Observation","id":"a","status":"entered-in-error","subject":{"reference":"Patient/p1"}}"#;
+    let withdrawals = [(whole.as_str(), true), (&other, false), (bare, false)];
+    for (text, expected) in withdrawals {
+        let out = decode(&spec(), text.as_bytes());
+        let [Entry::Observation(observation)] = &out.observations.entries[..] else {
+            panic!("{text}: one observation")
+        };
+        assert_eq!(observation.facts.taken, expected, "{text}");
+    }
+}
+
+#[test]
 fn the_clock_may_run_ahead_by_exactly_the_tolerance() {
     let accepted = |at: &str| decode(&spec(), heart_rate("a", at).as_bytes()).rejections.is_empty();
     assert!(accepted("2026-01-02T00:05:00Z"));

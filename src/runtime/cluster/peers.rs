@@ -11,6 +11,7 @@
 //!
 //! 1. A side connection that ends without a Bye has lost its process: the run fails.
 //! 2. Beats are sent by a thread that does nothing else, and never waits for a worker: silence is a process that was stopped, or a network that is gone.
+//! 3. Whatever is heard of another process's end, it is asked first whether this one was stopped: then the others went on without it, and what they say is no news.
 //!
 //! Limits: [`NOTE_BYTES_MAX`] a note; nothing is reserved for what has not come. A write waits [`WRITE_MAX`] at most.
 
@@ -186,23 +187,24 @@ impl Peers {
         self.others().for_each(|(_, side)| side.left.store(true, Ordering::SeqCst));
     }
 
-    /// A process has gone, or something is wrong with its connection. If it went because this one had been stopped for long, that is what is said.
+    /// A process has gone, or something is wrong with its connection.
     pub fn lost(&self, process: usize, why: &str) {
+        self.ended(process, &format!("has gone: {why}; all processes end and are to be started again"));
+    }
+
+    /// Another process has ended, or is about to. If that is because this one had been stopped for long, that is what is said.
+    fn ended(&self, process: usize, how: &str) {
         match self.stopped() {
             Some(gap) => self.0.failure.report_as(Cause::Stuck, was_stopped(gap)),
-            None => {
-                let name = self.0.membership.name(process);
-                self.0.failure.report(format!(
-                    "{name} of the cluster has gone: {why}; all processes end and are to be started again"
-                ));
-            }
+            None => self.0.failure.report(format!("{} of the cluster {how}", self.0.membership.name(process))),
         }
     }
 
-    /// How long this process was stopped, if the watchdog, which looks many times in that time, has just found that it was for longer than the others bear.
+    /// How long this process was stopped, if it was for about as long as the others bear. The watchdog looks many times in that time, and would have.
     pub fn stopped(&self) -> Option<Duration> {
         let gap = self.now().saturating_sub(Duration::from_millis(self.0.looked.load(Ordering::SeqCst)));
-        (gap > self.0.silence).then_some(gap)
+        // They count from the last beat, which may have been one earlier.
+        (gap + beat_every(self.0.silence) > self.0.silence).then_some(gap)
     }
 
     /// The watchdog has looked.
@@ -296,8 +298,7 @@ impl Peers {
                 Note::Met => self.heard().met += 1,
                 Note::Go => self.heard().go = true,
                 Note::Failed { why } => {
-                    let name = self.0.membership.name(process);
-                    self.0.failure.report(format!("{name} of the cluster has ended: {why}"));
+                    self.ended(process, &format!("has ended: {why}"));
                     return side.left.store(true, Ordering::SeqCst);
                 }
                 Note::Bye => {
@@ -310,7 +311,7 @@ impl Peers {
     }
 
     fn beat(&self, waits: impl Fn() -> bool) {
-        let every = (self.0.silence / 10).min(BEAT_EVERY_MAX);
+        let every = beat_every(self.0.silence);
         while self.others().any(|(_, side)| !side.left.load(Ordering::SeqCst)) {
             let note = Note::Beat { waits: waits() };
             for (process, _) in self.others().filter(|(_, side)| !side.left.load(Ordering::SeqCst)) {
@@ -319,6 +320,11 @@ impl Peers {
             std::thread::sleep(every);
         }
     }
+}
+
+/// Ten beats at least in the time that a process may be silent.
+fn beat_every(silence: Duration) -> Duration {
+    (silence / 10).min(BEAT_EVERY_MAX)
 }
 
 /// What a process says that was stopped for longer than the others bear.

@@ -6,7 +6,7 @@ use std::thread::{JoinHandle, spawn};
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::runtime::failure::{Cause, Failure};
+use crate::runtime::failure::{Cause, Failure, Reported};
 use crate::runtime::recovery::Recovery;
 
 /// Ports that were free a moment ago.
@@ -251,4 +251,16 @@ fn one_that_was_stopped_blames_itself() {
     let reported = failure.reported().unwrap();
     assert_eq!(reported.cause, Cause::Stuck);
     assert!(reported.text.contains("was stopped"), "{}", reported.text);
+}
+
+/// The others said why they ended while it did not run: that is what it finds first when it goes on.
+#[test]
+fn one_that_was_stopped_does_not_believe_the_last_words_of_the_others() {
+    let [(zero, failure), (one, _)] = two(Duration::from_millis(50));
+    until("process 0 was not looked after for long enough", || zero.stopped().is_some());
+    one.fail(&Reported { cause: Cause::Stuck, text: "process 0 was not heard of".into() });
+    until("process 0 hears of it", || failure.happened());
+    let reported = failure.reported().unwrap();
+    assert_eq!(reported.cause, Cause::Stuck);
+    assert!(reported.text.contains("this process was stopped"), "{}", reported.text);
 }

@@ -4,7 +4,7 @@
 //! GET /                the live page          GET /health            200 while the workers step
 //! GET /api/v1/live     server-sent events     GET /ready             200 while work can be taken
 //! GET /api/v1/snapshot the same, once         GET /version           versions
-//! GET /metrics         Prometheus text
+//! GET /metrics         Prometheus text        GET /api/v1/patient/{pseudonym}  one patient's latest readings
 //! ```
 //!
 //! Invariants:

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -21,6 +21,8 @@ use tokio_stream::wrappers::WatchStream;
 use super::assets::ASSETS;
 use super::health::Problem;
 use super::{CLIENTS_MAX, Shared};
+use crate::runtime::live::recent::READINGS_MAX;
+use crate::vocabulary::{NoPseudonym, Pseudonym};
 
 /// The Prometheus text format, version 0.0.4 (prometheus.io, "Exposition formats").
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,7 +53,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/ready", get(ready))
         .route("/version", get(version))
         .route("/api/v1/live", get(live))
-        .route("/api/v1/snapshot", get(snapshot));
+        .route("/api/v1/snapshot", get(snapshot))
+        .route("/api/v1/patient/{pseudonym}", get(patient));
     for asset in &ASSETS {
         router = router.route(asset.path, get(async || ([(header::CONTENT_TYPE, asset.kind)], asset.text)));
     }
@@ -137,6 +140,27 @@ async fn version() -> Json<Version> {
 
 async fn snapshot(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], shared.snapshot().to_string()).into_response()
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    error: String,
+}
+
+fn refusal(status: StatusCode, error: impl ToString) -> Response {
+    (status, Json(Refusal { error: error.to_string() })).into_response()
+}
+
+/// A patient's readings among the last that came by.
+async fn patient(State(shared): State<Arc<Shared>>, Path(pseudonym): Path<String>) -> Response {
+    let Ok(pseudonym) = pseudonym.parse::<Pseudonym>() else { return refusal(StatusCode::BAD_REQUEST, NoPseudonym) };
+    match shared.live.patient(pseudonym) {
+        Some(patient) => Json(patient).into_response(),
+        None => {
+            let error = format!("none of the last {READINGS_MAX} readings of this process is of this patient");
+            refusal(StatusCode::NOT_FOUND, error)
+        }
+    }
 }
 
 /// A snapshot at once, then one a second, until the client leaves or the server ends.

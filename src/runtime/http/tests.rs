@@ -99,6 +99,25 @@ fn metrics_are_prometheus_text() {
 }
 
 #[test]
+fn a_patient_is_told_by_pseudonym_and_by_nothing_else() {
+    use crate::vocabulary::{Assessed, Assessment, FEATURE_NAMES, Pseudonym, Reading};
+    let setup = Setup::new();
+    let mut batch = Assessed::default();
+    batch.scorable.readings.push(Reading { patient: Pseudonym([0xab; 16]), ..Reading::default() });
+    batch.scorable.features.extend([f64::NAN; FEATURE_NAMES.len()]);
+    batch.assessments.push(Assessment::default());
+    setup.live.see(batch.into());
+    let known = setup.get(&format!("/api/v1/patient/{}", "ab".repeat(16)));
+    assert_eq!((known.status, known.json()["readings"].as_array().unwrap().len()), (200, 1));
+    assert!(!known.body.contains("NaN") && known.head.contains("cache-control: no-store"), "{}", known.body);
+    for (path, status) in [("cd".repeat(16), 404), ("ab".repeat(15), 400), ("p1".into(), 400), ("zz".repeat(16), 400)] {
+        let answer = setup.get(&format!("/api/v1/patient/{path}"));
+        assert_eq!(answer.status, status, "{path}");
+        assert!(answer.json()["error"].is_string() && !answer.body.contains(&path), "{}", answer.body);
+    }
+}
+
+#[test]
 fn promtool_finds_nothing_to_mend() {
     let setup = Setup::new();
     let m = &setup.metrics;

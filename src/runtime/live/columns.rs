@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringAr
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 
-use super::{Alert, Shift};
+use super::{Alert, Bins, Shift};
 use crate::sink::Rows;
 
 /// A batch of `readings`.
@@ -90,6 +90,7 @@ fn alerts_of(batch: &RecordBatch) -> Vec<Alert> {
         reasons: reasons.map_or_else(Vec::new, |lists| strings(&lists.value(row))),
         probability: number(&probabilities, row),
         risk_level: string(&risks, row),
+        contributions: Vec::new(),
     })
     .collect()
 }
@@ -99,6 +100,7 @@ pub(super) fn shifts(batch: &RecordBatch) -> Vec<Shift> {
     let (features, groups, verdicts) = (text(batch, "feature"), text(batch, "group"), text(batch, "verdict"));
     let (psi, distances) = (numbers(batch, "psi"), numbers(batch, "jensen_shannon"));
     let (ends, counts) = (instants(batch, "current_end"), numbers(batch, "current_count"));
+    let units = text(batch, "unit");
     let rows = 0..batch.num_rows();
     rows.map(|row| Shift {
         feature: string(&features, row).unwrap_or_default(),
@@ -108,8 +110,22 @@ pub(super) fn shifts(batch: &RecordBatch) -> Vec<Shift> {
         psi: number(&psi, row),
         jensen_shannon: number(&distances, row),
         verdict: string(&verdicts, row).unwrap_or_default(),
+        unit: string(&units, row),
+        bins: bins(batch, row),
     })
     .collect()
+}
+
+/// Both histograms of a row, if they are there and fit each other.
+fn bins(batch: &RecordBatch, row: usize) -> Option<Bins> {
+    let list = |name: &str| -> Option<Vec<f64>> {
+        let lists = batch.column_by_name(name)?.as_list_opt::<i32>()?;
+        let values = cast(&lists.value(row), &DataType::Float64).ok()?;
+        Some(values.as_primitive::<Float64Type>().values().to_vec())
+    };
+    let found = Bins { edges: list("bin_edges")?, reference: list("reference_bins")?, current: list("current_bins")? };
+    let count = found.edges.len().saturating_sub(1);
+    (count > 0 && found.reference.len() == count && found.current.len() == count).then_some(found)
 }
 
 /// A column as the wanted type; nulls if there is none or it cannot be converted.

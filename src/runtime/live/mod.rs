@@ -1,22 +1,25 @@
 //! The hub between the workers and the live page: bounded aggregates of what the sinks are given, updated once a batch.
 //!
 //! ```text
-//! worker 0 ─ LiveSink ─┐                       ┌─ /api/v1/live
-//! worker 1 ─ LiveSink ─┼─> Live (one mutex) ─> Snapshot
-//! Metrics ─────────────┘                       └─ /api/v1/snapshot
+//! worker 0 ─ LiveSink, tap ─┐                       ┌─ /api/v1/live
+//! worker 1 ─ LiveSink, tap ─┼─> Live (one mutex) ─> Snapshot
+//! Metrics ──────────────────┘          │            └─ /api/v1/snapshot
+//!                                      └─> Patient ─── /api/v1/patient/{pseudonym}
 //! ```
 //!
 //! Invariants:
 //! 1. Memory is bounded whatever comes: [`RATE_SECONDS`] counts, [`timeline::BUCKETS_MAX`] times [`timeline::CATEGORIES_MAX`] counts,
-//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer.
+//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer, [`recent::READINGS_MAX`] readings.
 //! 2. The lock is taken once a batch, for work linear in its rows; a snapshot is built only when somebody asks.
-//! 3. Only [`Rows`] come in, so nothing identified can.
+//! 3. Only [`Rows`] and [`Assessed`] come in, so nothing identified can.
 //!
 //! What it does not do: it is a view of the flow, not of the patients. A corrected reading is counted again (its alert is replaced), nothing is
 //! kept over a restart, and no figure here feeds back into the flow. The wall clock only says in which second a batch came by.
 
+mod busy;
 mod columns;
 mod rate;
+pub mod recent;
 #[cfg(test)]
 pub(crate) mod sample;
 mod snapshot;
@@ -29,11 +32,16 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::TableName;
+use crate::graph::Plan;
+use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::Metrics;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
+use crate::vocabulary::{Assessed, Pseudonym};
 
+pub use busy::StageState;
 pub use rate::RATE_SECONDS;
+pub use recent::{Contribution, Patient, Point};
 pub use snapshot::{Lag, OutcomeCount, Outcomes, Readings, ReasonCount, SinkState, Snapshot, Source};
 pub use timeline::Shown;
 
@@ -59,6 +67,14 @@ struct State {
     timeline: timeline::Timeline,
     alerts: VecDeque<Alert>,
     shifts: BTreeMap<(String, String), Shift>,
+    recent: recent::Recent,
+    busy: busy::Busy,
+}
+
+/// Shows the live page what is assessed, where there is a page: the batches themselves, before they become rows.
+pub fn render(assessed: Stream<'_, Arc<Assessed>>, plan: &Plan) {
+    let Some(live) = plan.live.clone() else { return };
+    driver::batches::<_, _, ()>(assessed, "live::tap", ((), None), move |(), _, batch, _| live.see(batch));
 }
 
 /// A reading for which a rule fired.
@@ -82,6 +98,8 @@ pub struct Alert {
     pub probability: Option<f64>,
     /// `LOW`, `MODERATE` or `HIGH`.
     pub risk_level: Option<String>,
+    /// What moved the probability most; empty without a model.
+    pub contributions: Vec<Contribution>,
 }
 
 /// The newest drift statistics of one feature in one group.
@@ -101,6 +119,21 @@ pub struct Shift {
     pub jensen_shannon: Option<f64>,
     /// `none`, `watch`, `act` or `insufficient`.
     pub verdict: String,
+    /// Unit of the feature's values; `None` if it is not told.
+    pub unit: Option<String>,
+    /// Both histograms; `None` if they are not told.
+    pub bins: Option<Bins>,
+}
+
+/// How often which values came up, in the reference and in the current window.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bins {
+    /// Edges of the bins, ascending: one more than there are bins. The outer bins take the rest.
+    pub edges: Vec<f64>,
+    /// Readings of the reference, by bin.
+    pub reference: Vec<f64>,
+    /// Readings of the current window, by bin.
+    pub current: Vec<f64>,
 }
 
 impl Live {
@@ -112,6 +145,16 @@ impl Live {
     /// The page's view of this moment.
     pub fn snapshot(&self, draining: bool) -> Snapshot {
         self.snapshot_at(unix_now(), draining)
+    }
+
+    /// What is known of a patient whose readings came by lately.
+    pub fn patient(&self, patient: Pseudonym) -> Option<Patient> {
+        self.lock().recent.patient(patient)
+    }
+
+    /// A batch has been assessed.
+    pub(crate) fn see(&self, batch: Arc<Assessed>) {
+        self.lock().recent.push(batch);
     }
 
     fn snapshot_at(&self, now: Duration, draining: bool) -> Snapshot {
@@ -140,7 +183,9 @@ impl Live {
         if !columns.replaced.is_empty() {
             state.alerts.retain(|alert| !columns.replaced.contains(&alert.observation));
         }
-        state.alerts.extend(columns.alerts(ALERTS_MAX));
+        let mut alerts = columns.alerts(ALERTS_MAX);
+        explain(&mut alerts, &state.recent);
+        state.alerts.extend(alerts);
         let surplus = state.alerts.len().saturating_sub(ALERTS_MAX);
         state.alerts.drain(..surplus);
     }
@@ -165,6 +210,16 @@ impl Live {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A worker that panicked leaves counts that are at worst one batch short; the page goes on.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds to each alert what moved its probability: rows do not have it, the batches do, which have come by before.
+fn explain(alerts: &mut [Alert], recent: &recent::Recent) {
+    let wanted: Vec<Pseudonym> = alerts.iter().filter_map(|alert| alert.observation.parse().ok()).collect();
+    let found = recent.contributions(&wanted);
+    for alert in alerts {
+        let observation: Option<Pseudonym> = alert.observation.parse().ok();
+        alert.contributions = observation.and_then(|observation| found.get(&observation).cloned()).unwrap_or_default();
     }
 }
 

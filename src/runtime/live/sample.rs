@@ -104,6 +104,16 @@ pub(crate) fn readings(rows: &[Row], dictionaries: bool) -> Rows {
     Rows { table: TableName::Readings, batch, replaces: rows.iter().map(|row| row.replaces).collect() }
 }
 
+/// One list of numbers a shift.
+fn lists(shifts: &[(&str, &str, Option<f64>)], list: impl Fn(usize) -> Vec<f64>) -> ArrayRef {
+    let mut lists = ListBuilder::new(arrow::array::Float64Builder::new());
+    for at in 0..shifts.len() {
+        list(at).into_iter().for_each(|value| lists.values().append_value(value));
+        lists.append(true);
+    }
+    Arc::new(lists.finish())
+}
+
 /// Shifts: feature, group, psi (`None`: insufficient).
 pub(crate) fn shifts(shifts: &[(&str, &str, Option<f64>)]) -> Rows {
     let verdict = |psi: &Option<f64>| match psi {
@@ -124,6 +134,14 @@ pub(crate) fn shifts(shifts: &[(&str, &str, Option<f64>)]) -> Rows {
             Arc::new(shifts.iter().map(|s| s.2.map(|psi| (psi / 6.0).sqrt())).collect::<Float64Array>()),
         ),
         ("verdict", Arc::new(StringArray::from_iter_values(shifts.iter().map(|shift| verdict(&shift.2))))),
+        ("unit", Arc::new(StringArray::from_iter_values(shifts.iter().map(|_| "mmHg")))),
+        ("bin_edges", lists(shifts, |_| vec![80.0, 120.0, 140.0, 180.0])),
+        ("reference_bins", lists(shifts, |_| vec![10.0, 30.0, 20.0])),
+        // The last of several belongs to other edges: it is not drawn.
+        (
+            "current_bins",
+            lists(shifts, |at| if at == 0 || at + 1 < shifts.len() { vec![1.0, 2.0, 5.0] } else { vec![1.0] }),
+        ),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
     Rows { table: TableName::Shifts, batch, replaces: Arc::new([]) }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Alert, Live, PARTITIONS_MAX, Shift, Shown, State, rate};
-use crate::runtime::metrics::{Metrics, samples, total};
+use super::{Alert, Live, PARTITIONS_MAX, Shift, Shown, StageState, State, rate};
+use crate::runtime::metrics::{Metrics, Sample, samples, total};
 use crate::vocabulary::Outcome;
 
 /// Reasons of rejection that are named; the others are in the metrics.
@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub shifts: Vec<Shift>,
     /// The sinks.
     pub sinks: Vec<SinkState>,
+    /// The stages and sinks in the order of the graph, with the time that they are at work.
+    pub stages: Vec<StageState>,
 }
 
 /// Readings that came by.
@@ -73,7 +75,7 @@ pub struct Source {
     pub lag: u64,
     /// Number of partitions.
     pub partitions: usize,
-    /// Those with the most records waiting, in descending order.
+    /// Those with the most records waiting, in descending order; of equals those whose event time is furthest behind.
     pub lags: Vec<Lag>,
 }
 
@@ -86,6 +88,8 @@ pub struct Lag {
     pub partition: String,
     /// Records known to wait.
     pub records: u64,
+    /// The event time that it has reached, seconds since 1970; `None` before its first reading.
+    pub watermark_seconds: Option<f64>,
 }
 
 /// Where inputs ended.
@@ -135,6 +139,7 @@ pub(super) struct Counted {
     alarms: u64,
     inflight_epochs: u64,
     model: Option<String>,
+    busy: BTreeMap<String, f64>,
 }
 
 impl Counted {
@@ -148,6 +153,7 @@ impl Counted {
             alarms: count(total(&metrics.alarms)),
             inflight_epochs: count(metrics.inflight_epochs.get() as f64),
             model: model.filter(|name| !name.is_empty()),
+            busy: by_label(&metrics.stage_busy, "operator"),
         }
     }
 }
@@ -170,23 +176,25 @@ pub(super) fn build(live: &Live, state: &mut State, counted: Counted, now: Durat
         categories: state.timeline.shown(),
         alerts: state.alerts.iter().rev().cloned().collect(),
         shifts: state.shifts.values().cloned().collect(),
+        stages: state.busy.told(now, &counted.busy),
         sinks: counted.sinks,
     }
 }
 
 fn source(metrics: &Metrics) -> Source {
-    let mut lags: Vec<Lag> = samples(&metrics.source_lag)
-        .iter()
-        .map(|sample| Lag {
-            topic: sample.label("topic").to_owned(),
-            partition: sample.label("partition").to_owned(),
-            records: count(sample.value),
-        })
-        .collect();
+    let mut lags: BTreeMap<(String, String), Lag> = BTreeMap::new();
+    for sample in samples(&metrics.source_lag) {
+        partition(&mut lags, &sample).records = count(sample.value);
+    }
+    for sample in samples(&metrics.source_watermark) {
+        partition(&mut lags, &sample).watermark_seconds = Some(sample.value);
+    }
+    let mut lags: Vec<Lag> = lags.into_values().collect();
     let partitions = lags.len();
     let lag = lags.iter().map(|lag| lag.records).sum();
     // Stable: equals stay in the order of their labels.
-    lags.sort_by_key(|lag| std::cmp::Reverse(lag.records));
+    let behind = |lag: &Lag| lag.watermark_seconds.unwrap_or(f64::INFINITY);
+    lags.sort_by(|one, other| other.records.cmp(&one.records).then_with(|| behind(one).total_cmp(&behind(other))));
     lags.truncate(PARTITIONS_MAX);
     Source {
         records: count(total(&metrics.source_records)),
@@ -195,6 +203,18 @@ fn source(metrics: &Metrics) -> Source {
         partitions,
         lags,
     }
+}
+
+/// The partition that a sample is about.
+fn partition<'a>(lags: &'a mut BTreeMap<(String, String), Lag>, sample: &Sample) -> &'a mut Lag {
+    let (topic, partition) = (sample.label("topic").to_owned(), sample.label("partition").to_owned());
+    let key = (topic.clone(), partition.clone());
+    lags.entry(key).or_insert(Lag { topic, partition, records: 0, watermark_seconds: None })
+}
+
+/// The values of a metric that has one label of interest.
+fn by_label(metric: &impl prometheus::core::Collector, label: &str) -> BTreeMap<String, f64> {
+    samples(metric).iter().map(|sample| (sample.label(label).to_owned(), sample.value)).collect()
 }
 
 fn outcomes(metrics: &Metrics) -> Outcomes {

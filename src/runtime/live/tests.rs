@@ -75,6 +75,34 @@ fn a_correction_takes_the_earlier_alert_away() {
 }
 
 #[test]
+fn both_histograms_of_a_shift_are_shown_if_they_fit_their_edges() {
+    let live = live();
+    live.take(&shifts(&[("systolic", "all", Some(0.05)), ("systolic", "sex=female", None)]), NOW);
+    let shown = shown(&live).shifts;
+    assert_eq!(shown[0].unit.as_deref(), Some("mmHg"));
+    let bins = shown[0].bins.as_ref().unwrap();
+    assert_eq!(
+        (bins.edges.len(), &bins.reference[..], &bins.current[..]),
+        (4, &[10.0, 30.0, 20.0][..], &[1.0, 2.0, 5.0][..])
+    );
+    assert_eq!(shown[1].bins, None);
+}
+
+#[test]
+fn partitions_are_told_with_the_event_time_that_they_have_reached() {
+    let live = live();
+    for (partition, lag, reached) in [("0", 0, Some(500.0)), ("1", 7, None), ("2", 0, Some(400.0))] {
+        live.metrics.source_lag.with_label_values(&["bp-obs", partition]).set(lag);
+        if let Some(reached) = reached {
+            live.metrics.source_watermark.with_label_values(&["bp-obs", partition]).set(reached);
+        }
+    }
+    let told = shown(&live).source.lags.into_iter().map(|lag| (lag.partition, lag.records, lag.watermark_seconds));
+    let expected = [("1", 7, None), ("2", 0, Some(400.0)), ("0", 0, Some(500.0))];
+    assert_eq!(told.collect::<Vec<_>>(), expected.map(|(name, lag, reached)| (name.to_owned(), lag, reached)));
+}
+
+#[test]
 fn the_newest_shift_of_each_feature_and_group_stands() {
     let live = live();
     live.take(&shifts(&[("systolic", "all", Some(0.05)), ("systolic", "sex=female", None)]), NOW);

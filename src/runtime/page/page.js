@@ -1,4 +1,4 @@
-// The live page: one stream of snapshots in, text and two charts out. No library but uPlot, no build step.
+// The live page: one stream of snapshots in, text and charts out. No library but uPlot, no build step.
 //
 // Invariants: text from the server only ever becomes textContent; a snapshot replaces the one before, so a lost one costs nothing;
 // a hidden or paused page draws nothing. It computes shares and nothing else: every figure is the server's.
@@ -52,7 +52,7 @@ const human = (name) => name.replace(/_/g, " ");
 function rows(id, made, none) {
   if (made.length === 0) {
     const cell = make("td", "empty", none);
-    cell.colSpan = 6;
+    cell.colSpan = 7;
     made = [make("tr", "", cell)];
   }
   element(id).replaceChildren(...made);
@@ -159,6 +159,32 @@ function width(seconds) {
   return ", a column " + (count === 1 ? `a ${unit}` : `${whole.format(count)} ${unit}s`).replace("a hour", "an hour");
 }
 
+// ------------------------------------------------------------------ the graph
+
+/** A part of one core, in words: several workers may take more than one. */
+const core = (part) => (part === null ? "–" : (100 * part).toFixed(part < 0.0995 ? 1 : 0) + " %");
+
+function stage(state, most) {
+  const part = state.busy_per_second;
+  const bar = make("span", part > 0.8 ? "high" : "");
+  bar.style.width = Math.min(100, 100 * (part || 0) / Math.max(most, 0.05)) + "%";
+  const meter = make("div", "meter", bar);
+  meter.setAttribute("aria-hidden", "true");
+  const made = make("li", "stage", make("strong", "", state.stage));
+  if (state.does) made.append(make("small", "", state.does));
+  made.append(meter, make("small", "part", core(part)));
+  made.title = `${state.stage}: ${state.busy_seconds.toFixed(1)} s of work since the start`;
+  return made;
+}
+
+function showGraph(snapshot) {
+  const of = (kind) => snapshot.stages.filter((state) => state.kind === kind);
+  const most = Math.max(...snapshot.stages.map((state) => state.busy_per_second || 0));
+  element("stage-list").replaceChildren(...of("stage").map((state) => stage(state, most)));
+  element("sink-list").replaceChildren(...of("sink").map((state) => stage(state, most)));
+  text("engine-words", "Engine: " + of("engine").map((state) => `${state.stage} ${core(state.busy_per_second)}`).join(", ") + ".");
+}
+
 // ------------------------------------------------------------------ tables
 
 function showFigures(snapshot) {
@@ -192,7 +218,11 @@ function showFigures(snapshot) {
 
 function showPlumbing(snapshot) {
   text("plumbing-note", `${figure(snapshot.source.records)} records, ${bytes.format(snapshot.source.bytes / 1e6)} read; epochs under way: ${snapshot.inflight_epochs}`);
-  rows("lag-rows", snapshot.source.lags.map((lag) => make("tr", "", header(lag.topic), make("td", "number", lag.partition), make("td", "number", whole.format(lag.records)))), "No partition reports its lag.");
+  rows("lag-rows", snapshot.source.lags.map((lag) => {
+    const reached = make("td", "number when", lag.watermark_seconds === null ? "–" : when(lag.watermark_seconds * 1000));
+    if (lag.watermark_seconds !== null) reached.title = span(Math.round(snapshot.at_seconds - lag.watermark_seconds)) + " behind this computer's clock";
+    return make("tr", "", header(lag.topic + " / " + lag.partition), make("td", "number", whole.format(lag.records)), reached);
+  }), "No partition reports its lag.");
   rows("sink-rows", snapshot.sinks.map((sink) => make("tr", "", header(sink.sink), make("td", "number", whole.format(sink.records)),
     make("td", "", sink.waiting ? make("span", "tag watch", "▲ waiting") : make("span", "tag good", "settling")))), "Nothing written yet.");
 }
@@ -205,10 +235,42 @@ function showDrift(snapshot) {
     const name = header(human(shift.feature));
     if (shift.group !== "all") name.append(" ", make("span", "group", shift.group));
     const three = (value) => (value === null ? "–" : value.toFixed(3));
-    return make("tr", "", name, make("td", "number", three(shift.psi)), make("td", "number", three(shift.jensen_shannon)), make("td", "", make("span", "tag " + tone, words)));
+    return make("tr", "", name, make("td", "", bins(shift)), make("td", "number", three(shift.psi)), make("td", "number", three(shift.jensen_shannon)), make("td", "", make("span", "tag " + tone, words)));
   }), "No window has closed yet.");
   const newest = snapshot.shifts.map((shift) => shift.current_end).filter(Boolean).sort().pop();
   text("drift-note", newest ? "window to " + when(newest) + " against its reference" : "newest window against its reference");
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function drawn(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
+  return made;
+}
+
+/** Both histograms of a shift: now as columns, the reference as a line, each as a share of its own readings. */
+function bins(shift) {
+  if (!shift.bins) return make("span", "empty", "–");
+  const { edges, reference, current } = shift.bins;
+  const sum = (counts) => Math.max(1, counts.reduce((a, b) => a + b, 0));
+  const shares = [reference, current].map((counts) => counts.map((count) => count / sum(counts)));
+  const top = Math.max(0.01, ...shares[0], ...shares[1]);
+  const y = (part) => (40 - 38 * part / top).toFixed(2);
+  const picture = drawn("svg", { class: "bins", viewBox: `0 0 ${current.length} 40`, preserveAspectRatio: "none", role: "img" });
+  shares[1].forEach((part, bin) => picture.append(drawn("rect", { x: bin + 0.08, width: 0.84, y: y(part), height: 40 - y(part) })));
+  picture.append(drawn("path", { d: "M0 40" + shares[0].map((part, bin) => `L${bin} ${y(part)}L${bin + 1} ${y(part)}`).join("") + `L${current.length} 40` }));
+  const unit = shift.unit && shift.unit !== "1" ? " " + shift.unit : "";
+  const mode = (parts) => {
+    const bin = parts.indexOf(Math.max(...parts));
+    // The outer bins take the rest.
+    if (bin === 0) return "below " + edges[1];
+    return bin === parts.length - 1 ? "from " + edges[bin] : edges[bin] + " to " + edges[bin + 1];
+  };
+  picture.setAttribute("aria-label", `Most frequent in the reference: ${mode(shares[0])}${unit}; now: ${mode(shares[1])}${unit}`);
+  const words = drawn("title", {});
+  words.textContent = picture.getAttribute("aria-label");
+  picture.append(words);
+  return picture;
 }
 
 let known = new Set();
@@ -236,15 +298,109 @@ function showAlerts(snapshot) {
 }
 
 function alertRow(alert, fresh) {
-  const patient = make("td", "patient", alert.patient.slice(0, 8) + "…");
-  patient.title = alert.patient;
+  const open = make("button", "patient", alert.patient.slice(0, 8) + "…");
+  open.type = "button";
+  open.title = "Show this patient's readings: " + alert.patient;
+  open.setAttribute("aria-label", "Patient " + alert.patient.slice(0, 8) + ", show the readings");
+  open.addEventListener("click", () => showPatient(alert.patient));
+  const patient = make("td", "", open);
   const moment = make("td", "when", alert.effective_at ? when(alert.effective_at) : "–");
   moment.title = alert.effective_at || "";
   const category = make("td", "", alert.category ? swatch(band(alert.category)) : "", alert.category ? human(alert.category) : "–");
   const risk = alert.probability === null ? "–" : alert.probability.toFixed(2);
   return make("tr", fresh ? "fresh" : "", moment, patient, make("td", "number", pressures(alert)), category,
-    make("td", "reasons", ...alert.reasons.map((reason) => make("span", "reason", human(reason)))), make("td", "number", risk));
+    make("td", "reasons", ...alert.reasons.map((reason) => make("span", "reason", human(reason)))), make("td", "number", risk),
+    make("td", "", ...moved(alert.contributions)));
 }
+
+/** What moved a probability: towards risk or away from it, in log-odds. */
+function moved(contributions) {
+  if (contributions.length === 0) return ["–"];
+  return contributions.map((one) => {
+    const amount = make("span", one.log_odds > 0 ? "up" : "down", (one.log_odds > 0 ? "▲ +" : "▼ −") + Math.abs(one.log_odds).toFixed(2));
+    return make("span", "moved", amount, " " + human(one.feature));
+  });
+}
+
+// ------------------------------------------------------------------ one patient
+
+const dialog = element("patient");
+let shownPatient = null;
+let patientChart = null;
+let patientTimer = null;
+
+function showPatient(pseudonym) {
+  shownPatient = pseudonym;
+  text("patient-title", "Patient " + pseudonym.slice(0, 8) + "…");
+  element("patient-title").title = pseudonym;
+  text("patient-note", "Asking …");
+  element("patient-rows").replaceChildren();
+  if (patientChart) { patientChart.destroy(); patientChart = null; }
+  if (!dialog.open) dialog.showModal();
+  askPatient();
+}
+
+async function askPatient() {
+  clearTimeout(patientTimer);
+  const asked = shownPatient;
+  if (!asked || !dialog.open) return;
+  try {
+    const answer = await fetch("/api/v1/patient/" + encodeURIComponent(asked));
+    const told = await answer.json();
+    if (asked !== shownPatient) return;
+    if (answer.ok) drawPatient(told); else text("patient-note", told.error);
+  } catch {
+    text("patient-note", "No answer; asking again.");
+  }
+  if (!paused) patientTimer = setTimeout(askPatient, 2000);
+}
+
+function drawPatient(told) {
+  const points = told.readings;
+  text("patient-note", `${whole.format(points.length)} reading${points.length === 1 ? "" : "s"} among the last that came by`);
+  const usual = (base) => (point) => (point[base + "_baseline_mmhg"] === null ? "–" : String(Math.round(point[base + "_baseline_mmhg"])));
+  rows("patient-rows", points.slice().reverse().map((point) => make("tr", "",
+    make("td", "when", when(point.at_seconds * 1000)), make("td", "number", pressures(point)),
+    make("td", "number", usual("systolic")(point) + " / " + usual("diastolic")(point)),
+    make("td", "", point.category ? swatch(band(point.category)) : "", point.category ? human(point.category) : "–"),
+    make("td", "reasons", ...point.reasons.map((reason) => make("span", "reason", human(reason))), ...(point.alarm ? [make("span", "tag act", "alarm")] : []), ...(point.late ? [make("span", "tag", "late")] : [])),
+    make("td", "number", point.probability === null ? "–" : point.probability.toFixed(2)), make("td", "", ...moved(point.contributions)))), "Every reading of this patient was withdrawn.");
+  if (points.length === 0) return;
+  // One deviation is not told where a reading lies exactly on its baseline: the one before stands.
+  const edge = (base, sign) => {
+    let deviation = null;
+    return points.map((point) => {
+      deviation = point[base + "_deviation_mmhg"] ?? deviation;
+      const middle = point[base + "_baseline_mmhg"];
+      return middle === null || deviation === null ? null : middle + sign * 2 * deviation;
+    });
+  };
+  const data = [points.map((point) => point.at_seconds),
+    edge("systolic", 1), edge("systolic", -1), edge("diastolic", 1), edge("diastolic", -1),
+    points.map((point) => point.systolic_mmhg), points.map((point) => point.diastolic_mmhg)];
+  if (patientChart) { patientChart.setData(data); return; }
+  const line = (name) => ({ stroke: () => colour(name), width: 2, points: { show: true, size: 5, fill: () => colour(name) } });
+  const hidden = { stroke: "transparent", width: 0, points: { show: false } };
+  patientChart = new uPlot({
+    ...sized(element("patient-chart")), cursor: { show: false }, legend: { show: false }, padding: [8, 8, 0, 0],
+    scales: { x: { range: (_, min, max) => (min === max ? [min - 1800, max + 1800] : [min, max]) }, y: { range: (_, min, max) => [Math.max(0, min - 10), max + 10] } },
+    axes: [axis({ values: (chart, ticks) => ticks.map((tick, index) => dated(chart, ticks, tick, index)), size: em(1.9), space: em(6) }), axis({ size: em(3.2) })],
+    series: [{}, hidden, hidden, hidden, hidden, line("--band-3"), line("--accent")],
+    bands: [{ series: [1, 2], fill: () => colour("--band-3") + "2e" }, { series: [3, 4], fill: () => colour("--accent") + "2e" }],
+  }, data, element("patient-chart"));
+}
+
+element("patient-close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("close", () => { shownPatient = null; clearTimeout(patientTimer); });
+element("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const wanted = element("pseudonym").value.trim().toLowerCase();
+  const valid = /^[0-9a-f]{32}$/.test(wanted);
+  element("pseudonym").setCustomValidity(valid ? "" : "A pseudonym is 32 hexadecimal digits.");
+  element("pseudonym").reportValidity();
+  if (valid) showPatient(wanted);
+});
+element("pseudonym").addEventListener("input", () => element("pseudonym").setCustomValidity(""));
 
 function pressures(alert) {
   const part = (value) => (value === null ? "–" : String(Math.round(value * 10) / 10));
@@ -282,6 +438,7 @@ function draw() {
   drawRate(newest);
   drawCategories(newest);
   showAlerts(newest);
+  showGraph(newest);
   showDrift(newest);
   showPlumbing(newest);
 }
@@ -310,7 +467,7 @@ element("pause").addEventListener("click", () => {
   paused = !paused;
   element("pause").setAttribute("aria-pressed", String(paused));
   element("pause").textContent = paused ? "Resume" : "Pause";
-  if (paused) state("paused", "Paused");
+  if (paused) state("paused", "Paused"); else askPatient();
 });
 
 element("measured").title = "in this computer's time zone: " + Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -318,13 +475,16 @@ element("measured").title = "in this computer's time zone: " + Intl.DateTimeForm
 const resize = new ResizeObserver(() => {
   if (rateChart) rateChart.setSize(sized(element("rate-chart")));
   if (categoryChart) categoryChart.setSize(sized(element("category-chart")));
+  if (patientChart && dialog.open) patientChart.setSize(sized(element("patient-chart")));
 });
 resize.observe(element("rate-chart"));
 resize.observe(element("category-chart"));
+resize.observe(element("patient-chart"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   style = getComputedStyle(document.documentElement);
   if (rateChart) rateChart.redraw();
   if (categoryChart) categoryChart.redraw();
+  if (patientChart) patientChart.redraw();
   draw();
 });
 document.addEventListener("visibilitychange", draw);

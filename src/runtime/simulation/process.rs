@@ -17,7 +17,7 @@ use super::world::{Hand, Reach, World};
 use crate::cli::Failed;
 use crate::config::Flow;
 use crate::graph::{self, Generation, Plan};
-use crate::job::{self, Begun, Keep, Keeping, Options};
+use crate::job::{self, Begun, Keep, Keeping, Options, Wanted};
 use crate::pseudonymise::Key;
 use crate::runtime::clock::BORDER;
 use crate::runtime::delivery::{Progress, Sink};
@@ -314,7 +314,8 @@ fn begin(setting: &Setting, options: &Options, key: &Key) -> Option<(Begun, Topi
     for _ in 0..20 {
         let store = || Ok(Arc::clone(&setting.reach) as _);
         let digests = job::digests(&setting.flow, key, None);
-        match job::begin(store, &setting.flow, options, digests, &input::topics(), &metrics(), None) {
+        let wanted = Wanted { flow: &setting.flow, options, key, digests, names: &input::topics() };
+        match job::begin(store, wanted, &metrics(), None) {
             Ok(begun) => return Some(begun),
             Err(_) if setting.reach.is_dead() => return None,
             Err(failed) => setting.world.note(format!("{}: could not begin: {}", setting.number, text(&failed))),
@@ -358,5 +359,6 @@ fn plan(flow: &Arc<Flow>, key: Key, topics: Topics, generation: Generation) -> P
         metrics: metrics(),
         failure: Failure::default(),
         generation,
+        live: None,
     }
 }

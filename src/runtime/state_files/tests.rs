@@ -167,12 +167,12 @@ fn an_encrypted_block_is_read_only_where_it_was_written() {
         let (mut head, mut stored) =
             (postcard::from_bytes(&postcard::to_allocvec(&head).unwrap()).unwrap(), stored.clone());
         change(&mut head, &mut stored);
-        let bytes = assemble(&head, &stored);
+        let bytes = [front(&head), stored.concat()].concat();
         let read = read(&bytes, &part(&file_name(), &bytes), Some(&key), |_| true);
         assert_eq!(read.is_ok(), what == "as it is", "{what}");
     }
     // Another epoch needs another name as well, which is no part of what is sealed.
-    let bytes = assemble(&Head { epoch: EPOCH + 1, ..head }, &stored);
+    let bytes = [front(&Head { epoch: EPOCH + 1, ..head }), stored.concat()].concat();
     let other = name(EPOCH + 1, 3, 1, STAGE);
     let error = decode(&other, &bytes, &part(&other, &bytes), Some(&key), |_| true, |_, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("not sealed with this key as this block"), "{error}");

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{
-    ClientOptions, Error, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig, path::Path as Key,
+    Certificate, ClientOptions, Error, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
+    path::Path as Key,
 };
 use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
@@ -74,11 +75,14 @@ fn builder(spec: &StateSpec, bucket: &str) -> Result<AmazonS3Builder, String> {
         builder = builder.with_endpoint(endpoint);
     }
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-    let client = ClientOptions::new()
+    let mut client = ClientOptions::new()
         .with_connect_timeout(CONNECT_MAX)
         .with_timeout(REQUEST_MAX)
         // Only for who has written http:// himself.
         .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
+    for authority in spec.ca_file.as_deref().map(authorities).transpose()?.into_iter().flatten() {
+        client = client.with_root_certificate(authority);
+    }
     let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
     builder = builder.with_client_options(client).with_retry(retry).with_conditional_put(S3ConditionalPut::ETagMatch);
     let in_environment = std::env::var_os("AWS_REGION").or_else(|| std::env::var_os("AWS_DEFAULT_REGION")).is_some();
@@ -93,6 +97,15 @@ fn builder(spec: &StateSpec, bucket: &str) -> Result<AmazonS3Builder, String> {
             .with_secret_access_key(secret_of("secret_key_file", secret)?.as_str());
     }
     Ok(builder)
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("could not read state.ca_file {path:?}: {error}"))?;
+    let found = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if found.is_empty() {
+        return Err(format!("found no certificate in state.ca_file {path:?}; it must be PEM"));
+    }
+    Ok(found)
 }
 
 fn secret_of(setting: &str, path: &Path) -> Result<Zeroizing<String>, String> {

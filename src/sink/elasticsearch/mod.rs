@@ -35,6 +35,7 @@ pub mod dead_letter;
 pub mod destination;
 pub mod document;
 pub mod indices;
+pub mod lifecycle;
 pub mod response;
 pub mod template;
 
@@ -46,14 +47,14 @@ mod testing;
 mod tests;
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use tracing::{debug, error};
 
 use crate::config::{ElasticsearchSpec, IndexBy, TableName};
 use crate::runtime::failpoint;
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, unix_seconds};
 use crate::runtime::stop::Stop;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
@@ -64,6 +65,7 @@ use dead_letter::{DeadLetter, DeadLetterHook};
 use destination::{BACKOFF_FIRST, BACKOFF_MAX, Backoff, Destination};
 use document::{Document, Documents};
 use response::ItemAnswer;
+pub use template::Installed;
 
 /// The sink's name in metrics and logs.
 pub const SINK: &str = "elasticsearch";
@@ -85,8 +87,7 @@ const PACE: Pace = Pace { backoff_first: BACKOFF_FIRST, backoff_max: BACKOFF_MAX
 
 /// The sink. Blocks in [`Deliver::close`]; belongs on a thread of its own.
 pub struct ElasticsearchSink {
-    index: String,
-    index_by: IndexBy,
+    spec: ElasticsearchSpec,
     documents: Documents,
     destination: Destination,
     batcher: Batcher,
@@ -132,6 +133,27 @@ pub fn connect(spec: &ElasticsearchSpec, wait_max: Duration) -> Result<(), SinkE
     }
 }
 
+/// Puts everything that the flow's indices need, as far as it is not there: the lifecycle policy if there is to be one, the templates, and for
+/// indices that are there already the fields that they lack and the policy. What was looked at, in this order; a second time changes nothing.
+///
+/// # Errors
+/// What the cluster refuses, or a credential that cannot be read. A cluster that does not answer is waited for.
+pub fn setup(spec: &ElasticsearchSpec, schema: &Schema, stop: &Stop) -> Result<Vec<Installed>, SinkError> {
+    let documents = Documents::new(spec)?;
+    let backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
+    let client = Client::new(spec, REQUEST_TIMEOUT)?;
+    let mut destination = Destination::new(client, backoff, stop.clone(), Metrics::new());
+    let mut done = Vec::new();
+    if let Some(policy) = lifecycle::policy(spec) {
+        done.push(template::put_if_due(&mut destination, &policy)?);
+    }
+    let templates = template::plan(spec, &documents, schema);
+    done.extend(template::install(&mut destination, &templates, &spec.index, spec.index_by)?);
+    let changed = lifecycle::apply(&mut destination, spec)?;
+    done.extend(changed.into_iter().map(|name| Installed { what: format!("index {name}"), changed: true }));
+    Ok(done)
+}
+
 impl ElasticsearchSink {
     /// Reads secrets and checks names; does not connect. Dead letters of worker `worker` go below `state`.
     ///
@@ -157,8 +179,7 @@ impl ElasticsearchSink {
         let client = Client::new(spec, pace.request)?;
         let backoff = Backoff::new(pace.backoff_first, pace.backoff_max);
         Ok(ElasticsearchSink {
-            index: spec.index.clone(),
-            index_by: spec.index_by,
+            spec: spec.clone(),
             documents: Documents::new(spec)?,
             destination: Destination::new(client, backoff, stop, metrics.clone()),
             batcher: Batcher::new(spec.bulk_bytes, spec.bulk_documents),
@@ -182,8 +203,8 @@ impl ElasticsearchSink {
         }
         document::consolidate(&mut documents);
         self.install_templates()?;
-        if self.index_by == IndexBy::Month {
-            indices::moved(&mut self.destination, &self.index, &documents)?
+        if self.spec.index_by == IndexBy::Month {
+            indices::moved(&mut self.destination, &self.spec.index, &documents)?
                 .into_iter()
                 .for_each(|retraction| self.batcher.offer(retraction));
         }
@@ -201,8 +222,8 @@ impl ElasticsearchSink {
 
     fn install_templates(&mut self) -> Result<(), SinkError> {
         if let (true, Some(schema)) = (self.install, &self.schema) {
-            let templates = template::plan(&self.index, self.index_by, &self.documents, schema);
-            template::install(&mut self.destination, &templates, &self.index, self.index_by)?;
+            let templates = template::plan(&self.spec, &self.documents, schema);
+            template::install(&mut self.destination, &templates, &self.spec.index, self.spec.index_by)?;
             self.install = false;
         }
         Ok(())
@@ -317,19 +338,13 @@ impl Deliver for ElasticsearchSink {
     fn finish(&mut self) -> Result<(), SinkError> {
         self.settle_pending(Epoch::MAX)?;
         if std::mem::take(&mut self.unrefreshed) {
-            let pattern = match self.index_by {
-                IndexBy::None => self.index.clone(),
-                IndexBy::Month => format!("{}-*", self.index),
+            let pattern = match self.spec.index_by {
+                IndexBy::None => self.spec.index.clone(),
+                IndexBy::Month => format!("{}-*", self.spec.index),
             };
             let refreshed = self.destination.try_once(&Request::poke(format!("/{pattern}/_refresh")));
             debug!(sink = SINK, refreshed, "asked for a refresh at the end");
         }
         Ok(())
     }
-}
-
-/// The wall clock, for a metric only.
-#[expect(clippy::disallowed_methods, reason = "the time of a success is shown, never computed with")]
-fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -16,13 +16,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::config::IndexBy;
+use crate::config::{ElasticsearchSpec, IndexBy};
 use crate::sink::SinkError;
 
 use super::client::Request;
 use super::destination::Destination;
 use super::document::Documents;
-use super::{SINK, indices, response};
+use super::{SINK, indices, lifecycle, response};
 
 const SETTINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-settings.component.json");
 const MAPPINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-mappings.component.json");
@@ -42,7 +42,7 @@ const KEYWORD_BYTES_MAX: u32 = 256;
 /// How many indices one request extends: their names stand in its path.
 const EXTENDED_AT_ONCE: usize = 32;
 
-/// One template.
+/// One template, or a lifecycle policy: what is put by name and versioned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
     kind: Kind,
@@ -50,14 +50,29 @@ pub struct Template {
     body: Value,
 }
 
+/// What kind of thing it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// A component template.
     Component,
+    /// An index template.
     Index,
+    /// A lifecycle policy.
+    Policy,
+}
+
+/// What was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// What it is, with its name.
+    pub what: String,
+    /// It was put; else it was there already, as it should be or newer.
+    pub changed: bool,
 }
 
 impl Template {
-    fn new(kind: Kind, name: impl Into<String>, mut body: Value) -> Self {
+    /// Gives the body its version and its digest.
+    pub fn new(kind: Kind, name: impl Into<String>, mut body: Value) -> Self {
         let version = body["_meta"]["version"].as_u64().unwrap_or(DERIVED_VERSION);
         let mut meta = body["_meta"].take();
         let content: String =
@@ -68,11 +83,28 @@ impl Template {
         Template { kind, name: name.into(), body }
     }
 
-    fn path(&self) -> String {
+    /// Where it is put.
+    pub fn path(&self) -> String {
         match self.kind {
+            Kind::Policy => format!("/_ilm/policy/{}", self.name),
             Kind::Component => format!("/_component_template/{}", self.name),
             Kind::Index => format!("/_index_template/{}", self.name),
         }
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &Value {
+        &self.body
+    }
+
+    /// What it is, with its name.
+    fn title(&self) -> String {
+        let kind = match self.kind {
+            Kind::Component => "component template",
+            Kind::Index => "index template",
+            Kind::Policy => "lifecycle policy",
+        };
+        format!("{kind} {}", self.name)
     }
 
     /// What it is for.
@@ -85,6 +117,7 @@ impl Template {
         match self.kind {
             Kind::Component => &answer["component_templates"][0]["component_template"]["_meta"],
             Kind::Index => &answer["index_templates"][0]["index_template"]["_meta"],
+            Kind::Policy => &answer[&self.name]["policy"]["_meta"],
         }
     }
 
@@ -99,7 +132,8 @@ impl Template {
 }
 
 /// The templates of a flow, in the order in which they must be put.
-pub fn plan(index: &str, by: IndexBy, documents: &Documents, schema: &Schema) -> Vec<Template> {
+pub fn plan(spec: &ElasticsearchSpec, documents: &Documents, schema: &Schema) -> Vec<Template> {
+    let index = spec.index.as_str();
     let common = shipped(MAPPINGS);
     let written = written(documents, schema);
     let body = SHIPPED
@@ -110,8 +144,17 @@ pub fn plan(index: &str, by: IndexBy, documents: &Documents, schema: &Schema) ->
     vec![
         Template::new(Kind::Component, "windkessel-settings", shipped(SETTINGS)),
         Template::new(Kind::Component, "windkessel-mappings", common),
-        Template::new(Kind::Index, format!("windkessel-{index}"), for_index(body, index, by)),
+        Template::new(Kind::Index, format!("windkessel-{index}"), for_index(body, spec)),
     ]
+}
+
+/// Elasticsearch's type of each field, `@timestamp` and the like included, that the shipped template of this name maps. Objects, such as `event`,
+/// are left out. `None` if no template of this name is shipped.
+pub fn field_types(stem: &str) -> Option<BTreeMap<String, String>> {
+    let bodies = SHIPPED.iter().map(|text| shipped(text));
+    let body = bodies.into_iter().find(|body| body["index_patterns"][0] == format!("{stem}*"))?;
+    let fields = properties(&shipped(MAPPINGS)).into_iter().chain(properties(&body));
+    Some(fields.filter_map(|(field, mapping)| Some((field, mapping["type"].as_str()?.to_owned()))).collect())
 }
 
 /// Puts what is due; then gives existing indices the fields that they lack.
@@ -120,13 +163,11 @@ pub fn install(
     templates: &[Template],
     index: &str,
     by: IndexBy,
-) -> Result<(), SinkError> {
-    let mut changed = false;
-    for template in templates {
-        changed |= put_if_due(destination, template)?;
-    }
-    if !changed {
-        return Ok(());
+) -> Result<Vec<Installed>, SinkError> {
+    let put = |template| put_if_due(destination, template);
+    let installed: Vec<Installed> = templates.iter().map(put).collect::<Result<_, _>>()?;
+    if !installed.iter().any(|installed| installed.changed) {
+        return Ok(installed);
     }
     let fields: Map<String, Value> = templates.iter().flat_map(|template| properties(&template.body)).collect();
     let existing = indices::existing(destination, index, by)?;
@@ -138,10 +179,11 @@ pub fn install(
             warn!(sink = SINK, index, error, "an existing index keeps a mapping that contradicts the template");
         }
     }
-    Ok(())
+    Ok(installed)
 }
 
-fn put_if_due(destination: &mut Destination, template: &Template) -> Result<bool, SinkError> {
+/// Puts one if it is absent, older, or of our version with other content.
+pub fn put_if_due(destination: &mut Destination, template: &Template) -> Result<Installed, SinkError> {
     let there = destination.ask(&Request::get(template.path()))?;
     let due = match there.status {
         404 => true,
@@ -152,22 +194,31 @@ fn put_if_due(destination: &mut Destination, template: &Template) -> Result<bool
         status => return Err(refused(template, status, &there.body)),
     };
     if due {
-        let reply = destination.ask(&Request::put(template.path(), &template.body))?;
+        let body = match template.kind {
+            Kind::Policy => json!({ "policy": template.body }),
+            Kind::Component | Kind::Index => template.body.clone(),
+        };
+        let reply = destination.ask(&Request::put(template.path(), &body))?;
         if reply.status != 200 {
             return Err(refused(template, reply.status, &reply.body));
         }
         info!(sink = SINK, template = template.name, for_what = template.description(), "template installed");
     }
-    Ok(due)
+    Ok(Installed { what: template.title(), changed: due })
 }
 
 fn refused(template: &Template, status: u16, body: &[u8]) -> SinkError {
-    SinkError::Refused(format!(
-        "could not install the template {:?}: Elasticsearch answered {status} ({}); another template may claim the same indices with the \
-         same priority; or put the files of schemas/elasticsearch/ yourself and set sink.elasticsearch.install_template = false",
-        template.name,
-        response::error_type(body),
-    ))
+    let hint = match template.kind {
+        Kind::Policy => {
+            "it takes the privilege manage_ilm, and a server with lifecycle management: else leave sink.elasticsearch.keep \"unbounded\""
+        }
+        Kind::Component | Kind::Index => {
+            "another template may claim the same indices with the same priority; or put the files of schemas/elasticsearch/ yourself and set \
+             sink.elasticsearch.install_template = false"
+        }
+    };
+    let (title, error) = (template.title(), response::error_type(body));
+    SinkError::Refused(format!("could not install the {title}: Elasticsearch answered {status} ({error}); {hint}"))
 }
 
 fn shipped(text: &str) -> Value {
@@ -215,9 +266,13 @@ fn derived(written: &BTreeMap<String, Value>, common: &Map<String, Value>) -> Va
     })
 }
 
-/// The body with the patterns and the priority of the flow's own index.
-fn for_index(mut body: Value, index: &str, by: IndexBy) -> Value {
-    body["index_patterns"] = match by {
+/// The body with the patterns, the priority and the lifecycle policy of the flow's own index.
+fn for_index(mut body: Value, spec: &ElasticsearchSpec) -> Value {
+    let index = &spec.index;
+    if let Some(policy) = lifecycle::policy_name(spec) {
+        body["template"]["settings"] = json!({ "index": { "lifecycle": { "name": policy } } });
+    }
+    body["index_patterns"] = match spec.index_by {
         IndexBy::None => json!([index]),
         IndexBy::Month => json!([format!("{index}-*")]),
     };
@@ -257,7 +312,7 @@ mod tests {
 
     fn planned(spec: &ElasticsearchSpec) -> Template {
         let documents = Documents::new(spec).unwrap();
-        plan(&spec.index, spec.index_by, &documents, &schema()).pop().unwrap()
+        plan(spec, &documents, &schema()).pop().unwrap()
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub(super) fn readings_of(epoch: u64, rows: &[Row]) -> Rows {
         ("risk_level", dictionary(&|_| None)),
         ("model", dictionary(&|_| None)),
         ("late", Arc::new(BooleanArray::from(vec![false; n]))),
+        ("not_recomputed", Arc::new(BooleanArray::from(vec![false; n]))),
         ("epoch", Arc::new(Int64Array::from(vec![epoch as i64; n]))),
     ];
     Rows {

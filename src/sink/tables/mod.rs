@@ -49,45 +49,29 @@ pub fn render<'s>(
     plan: &Plan,
 ) -> Stream<'s, Rows> {
     let tables = Arc::new(Tables::new(plan.context.clone()));
-    let of = || (Arc::clone(&tables), plan.metrics.clone());
-    let (readings, metrics) = of();
-    let assessed = driver::batches(
-        assessed,
-        "tables::readings",
-        metrics,
-        ((), None),
-        move |(), epoch, batch: Arc<Assessed>, out| {
+    let of = || Arc::clone(&tables);
+    let readings = of();
+    let assessed =
+        driver::batches(assessed, "tables::readings", ((), None), move |(), epoch, batch: Arc<Assessed>, out| {
             if !batch.assessments.is_empty() {
                 out.push(readings.readings(&batch, epoch));
             }
-        },
-    );
-    let (tables_of, metrics) = of();
-    let windows = driver::batches(
-        windows,
-        "tables::windows",
-        metrics,
-        ((), None),
-        move |(), epoch, batch: Vec<WindowRow>, out| {
-            out.push(tables_of.windows(&batch, epoch));
-        },
-    );
-    let (tables_of, metrics) = of();
-    let rejections = driver::batches(
-        rejections,
-        "tables::rejected",
-        metrics,
-        ((), None),
-        move |(), epoch, batch: Vec<Rejection>, out| {
-            out.push(tables_of.rejected(&batch, epoch));
-        },
-    );
-    let found = driver::gather(found, "tables::findings::gather");
-    let (tables_of, metrics) = of();
-    let found =
-        driver::batches(found, "tables::findings", metrics, ((), None), move |(), epoch, batch: Vec<Finding>, out| {
-            out.extend(tables_of.findings(batch, epoch));
         });
+    let tables_of = of();
+    let windows =
+        driver::batches(windows, "tables::windows", ((), None), move |(), epoch, batch: Vec<WindowRow>, out| {
+            out.push(tables_of.windows(&batch, epoch));
+        });
+    let tables_of = of();
+    let rejections =
+        driver::batches(rejections, "tables::rejected", ((), None), move |(), epoch, batch: Vec<Rejection>, out| {
+            out.push(tables_of.rejected(&batch, epoch));
+        });
+    let found = driver::gather(found, "tables::findings::gather");
+    let tables_of = of();
+    let found = driver::batches(found, "tables::findings", ((), None), move |(), epoch, batch: Vec<Finding>, out| {
+        out.extend(tables_of.findings(batch, epoch));
+    });
     assessed.scope().concatenate([assessed, windows, rejections, found])
 }
 
@@ -167,6 +151,7 @@ impl Tables {
         columns.extend(self.measured(readings));
         columns.extend(self.scores(readings, assessments));
         columns.push(boolean(facts().map(|facts| facts.timeliness != Timeliness::OnTime)));
+        columns.push(boolean(facts().map(|facts| facts.not_recomputed)));
         columns.push(epochs(epoch, readings.len()));
         rows(TableName::Readings, &self.readings, columns, assessed.scorable.replaces.as_slice().into())
     }

@@ -108,6 +108,11 @@ fn readings(signals: &[SignalColumn]) -> Vec<Column> {
         maybe("risk_level", DataType::Utf8, "LOW, MODERATE or HIGH; null without a model"),
         maybe("model", DataType::Utf8, "digest of the model; null without one"),
         given("late", DataType::Boolean, "behind its partition's watermark"),
+        given(
+            "not_recomputed",
+            DataType::Boolean,
+            "corrects something beyond correction.horizon: windows and shifts keep what they held",
+        ),
         epoch(),
     ]);
     columns

@@ -45,7 +45,7 @@ fn readings_have_the_contracts_columns_in_its_order() {
         tables(None, true).schema(TableName::Readings).fields().iter().map(|field| field.name().clone()).collect();
     let contract = "patient observation status version topic partition offset effective_at received_at \
         systolic_mmhg diastolic_mmhg heart_rate_per_minute mean_arterial_mmhg category reasons rule_set \
-        probability risk_level model late epoch";
+        probability risk_level model late not_recomputed epoch";
     assert_eq!(names, contract.split_whitespace().collect::<Vec<_>>());
 }
 
@@ -67,8 +67,8 @@ fn a_reading_is_a_row() {
     check(
         &tables(Some("c0ffee"), true).readings(&assessed, 1_767_225_600_250),
         expect![[r#"
-            {"patient":"02020202020202020202020202020202","observation":"a0a0a0a0a0a0a0a00000000000000007","status":"final","version":1,"topic":"bp-obs","partition":3,"offset":7,"effective_at":"2026-01-01T00:00:07.000000Z","received_at":"2026-01-01T00:00:00.257000Z","systolic_mmhg":162.0,"diastolic_mmhg":96.0,"mean_arterial_mmhg":118.0,"category":"stage 2","reasons":["systolic_high","diastolic_high"],"rule_set":"acc_aha_2017","probability":0.75,"risk_level":"HIGH","model":"c0ffee","late":false,"epoch":1767225600250}
-            {"patient":"03030303030303030303030303030303","observation":"a0a0a0a0a0a0a0a00000000000000008","status":"final","topic":"bp-obs","partition":3,"offset":8,"effective_at":"2026-01-01T00:00:08.000000Z","systolic_mmhg":117.0,"diastolic_mmhg":75.0,"heart_rate_per_minute":61.0,"mean_arterial_mmhg":91.5,"category":"normal","reasons":[],"rule_set":"acc_aha_2017","model":"c0ffee","late":true,"epoch":1767225600250}
+            {"patient":"02020202020202020202020202020202","observation":"a0a0a0a0a0a0a0a00000000000000007","status":"final","version":1,"topic":"bp-obs","partition":3,"offset":7,"effective_at":"2026-01-01T00:00:07.000000Z","received_at":"2026-01-01T00:00:00.257000Z","systolic_mmhg":162.0,"diastolic_mmhg":96.0,"mean_arterial_mmhg":118.0,"category":"stage 2","reasons":["systolic_high","diastolic_high"],"rule_set":"acc_aha_2017","probability":0.75,"risk_level":"HIGH","model":"c0ffee","late":false,"not_recomputed":false,"epoch":1767225600250}
+            {"patient":"03030303030303030303030303030303","observation":"a0a0a0a0a0a0a0a00000000000000008","status":"final","topic":"bp-obs","partition":3,"offset":8,"effective_at":"2026-01-01T00:00:08.000000Z","systolic_mmhg":117.0,"diastolic_mmhg":75.0,"heart_rate_per_minute":61.0,"mean_arterial_mmhg":91.5,"category":"normal","reasons":[],"rule_set":"acc_aha_2017","model":"c0ffee","late":true,"not_recomputed":false,"epoch":1767225600250}
         "#]],
     );
 }
@@ -79,7 +79,7 @@ fn without_a_model_there_is_neither_probability_nor_model() {
     check(
         &tables(None, false).readings(&assessed, 1),
         expect![[r#"
-            {"patient":"01010101010101010101010101010101","observation":"a0a0a0a0a0a0a0a00000000000000001","status":"final","version":1,"topic":"bp-obs","partition":3,"offset":1,"effective_at":"2026-01-01T00:00:01.000000Z","received_at":"2026-01-01T00:00:00.251000Z","systolic_mmhg":120.0,"reasons":[],"rule_set":"acc_aha_2017","late":false,"epoch":1}
+            {"patient":"01010101010101010101010101010101","observation":"a0a0a0a0a0a0a0a00000000000000001","status":"final","version":1,"topic":"bp-obs","partition":3,"offset":1,"effective_at":"2026-01-01T00:00:01.000000Z","received_at":"2026-01-01T00:00:00.251000Z","systolic_mmhg":120.0,"reasons":[],"rule_set":"acc_aha_2017","late":false,"not_recomputed":false,"epoch":1}
         "#]],
     );
 }
@@ -104,7 +104,7 @@ fn a_withdrawn_reading_has_no_values_whatever_it_came_with() {
     check(
         &rows,
         expect![[r#"
-            {"patient":"04040404040404040404040404040404","observation":"a0a0a0a0a0a0a0a00000000000000004","status":"entered-in-error","version":1,"topic":"bp-obs","partition":3,"offset":4,"received_at":"2026-01-01T00:00:00.254000Z","reasons":[],"rule_set":"acc_aha_2017","late":false,"epoch":1}
+            {"patient":"04040404040404040404040404040404","observation":"a0a0a0a0a0a0a0a00000000000000004","status":"entered-in-error","version":1,"topic":"bp-obs","partition":3,"offset":4,"received_at":"2026-01-01T00:00:00.254000Z","reasons":[],"rule_set":"acc_aha_2017","late":false,"not_recomputed":false,"epoch":1}
         "#]],
     );
 }

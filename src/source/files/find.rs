@@ -52,8 +52,15 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
                 packing,
                 shape,
             });
-        } else if fs::metadata(path).map_err(|why| unreadable(path, &why))?.is_dir() {
+            continue;
+        }
+        let what = fs::metadata(path).map_err(|why| unreadable(path, &why))?;
+        if what.is_dir() {
             walk((path, path), 0, key, &mut inputs, &mut skipped)?;
+        } else if !what.is_file() {
+            return Err(SourceError::Configuration(format!(
+                "{path:?} is neither a file nor a folder; what comes through a pipe is read as standard input: source.paths=[\"-\"]"
+            )));
         } else {
             let named = input(path, key).map(|input| Input { shown: format!("{path:?}"), ..input });
             inputs.push(named.ok_or_else(|| {
@@ -102,9 +109,10 @@ fn walk(
     }
     paths.sort_unstable();
     for path in paths {
-        if fs::metadata(&path).map_err(|why| hidden(root, &why))?.is_dir() {
+        let what = fs::metadata(&path).map_err(|why| hidden(root, &why))?;
+        if what.is_dir() {
             walk((root, &path), depth + 1, key, inputs, skipped)?;
-        } else if let Some(input) = input(&path, key) {
+        } else if let Some(input) = input(&path, key).filter(|_| what.is_file()) {
             inputs.push(input);
         } else {
             *skipped += 1;

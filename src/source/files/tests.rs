@@ -258,3 +258,29 @@ fn real_samples_are_each_one_record_or_one_a_line() {
         .count();
     assert!(count >= 30, "{count}");
 }
+
+#[test]
+fn a_file_that_was_read_and_is_gone_has_ended_for_the_worker_whose_it_was() {
+    let folder = Folder::with(&[("a.ndjson", b"1\n2\n")]);
+    let there = topics(&folder.spec, &key).unwrap();
+    let all = Topics::continuing(&["file-gone".to_owned()], there.names().map(str::to_owned));
+    let gone = Partition { topic: all.id("file-gone").unwrap(), number: 0 };
+    let mut ended = Vec::new();
+    for worker in 0..3 {
+        let opening = Opening {
+            share: Share { worker, workers: 3 },
+            until_end: true,
+            topics: &all,
+            path_key: &key,
+            resume: &BTreeMap::from([(gone, 7)]),
+            stop: &folder.stop,
+            progress: None,
+        };
+        let mut source = FileSource::open(&folder.spec, &opening).unwrap();
+        let mut records = Records::default();
+        while source.poll(1 << 20, &mut records).unwrap() != Polled::End {}
+        ended.extend(records.marks.into_iter().filter(|mark| *mark == Mark::Ended(gone)).map(|_| worker));
+    }
+    let whose = (0..3).find(|worker| Share { worker: *worker, workers: 3 }.takes("file-gone", 0));
+    assert_eq!(ended, Vec::from_iter(whose));
+}

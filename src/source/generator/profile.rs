@@ -101,6 +101,10 @@ pub struct Profile {
     pub every: EventSpan,
     /// What is around the resource.
     pub wrapping: Wrapping,
+    /// In how many ways an observation is written: 1 to [`KINDS_MAX`]. How often each comes falls as 1, 1/2, 1/3 … (Zipf).
+    pub kinds: u32,
+    /// Written as hardly any other observation is.
+    pub unlike: f64,
     /// Delivered up to 30 s after a later reading.
     pub late_seconds: f64,
     /// Delivered up to 5 min after a later reading.
@@ -120,6 +124,9 @@ pub struct Profile {
     /// Share of *patients* whose device leaves the unit out of every fourth reading.
     pub unit_missing_patients: f64,
 }
+
+/// Each of six parts of an observation is there or not.
+pub const KINDS_MAX: u32 = 64;
 
 /// What is around a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -143,6 +150,8 @@ impl Default for Profile {
             start: START,
             every: EventSpan::from_seconds(900),
             wrapping: Wrapping::Bare,
+            kinds: 1,
+            unlike: 0.0,
             late_seconds: 0.010,
             late_minutes: 0.002,
             outliers: 0.002,
@@ -171,5 +180,11 @@ impl Profile {
             unit_missing_patients: 0.0,
             ..Profile::default()
         }
+    }
+
+    /// Every reading once, with its unit, but delivered late as ever: what a program without versions and rules can count, too.
+    pub fn late_only() -> Self {
+        let Profile { late_seconds, late_minutes, .. } = Profile::default();
+        Profile { late_seconds, late_minutes, ..Profile::clean() }
     }
 }

@@ -1,11 +1,12 @@
 //! FHIR R4 as bytes: constant pieces with values between them, into a buffer that is used again.
 //!
 //! Invariants: what is written is valid JSON without any escaping (every inserted text is ASCII letters, digits and punctuation that needs none).
-//! The shape is that of a monitor's gateway: panel 85354-9 with components 8480-6 and 8462-4, profile `bp`, about 1.2 kB.
+//! The shape is that of a monitor's gateway, or one of its relatives (`shape.rs`): panel 85354-9 with components 8480-6 and 8462-4, profile `bp`, about 1.2 kB.
 //! Names, addresses and numbers are invented; they are there so that de-identification has something to remove.
 
 use super::patient::{Patient, Shown, Status, Unit, mix};
-use super::profile::{START, Wrapping};
+use super::profile::{Profile, START, Wrapping};
+use super::shape::Shapes;
 
 /// The length of an id: a UUID.
 pub const ID_BYTES: usize = 36;
@@ -55,9 +56,9 @@ pub(super) struct Told {
 }
 
 /// Writes messages; keeps the dates it wrote last.
-#[derive(Default)]
 pub(super) struct Renderer {
     day: Day,
+    shapes: Shapes,
 }
 
 /// One day as text: consecutive readings are mostly of the same.
@@ -88,6 +89,10 @@ pub(super) fn patient_id(patient: &Patient) -> [u8; ID_BYTES] {
 }
 
 impl Renderer {
+    pub(super) fn new(profile: &Profile) -> Self {
+        Renderer { day: Day::default(), shapes: Shapes::new(profile) }
+    }
+
     /// One observation, in its wrapping.
     pub(super) fn observation(&mut self, out: &mut Vec<u8>, wrapping: Wrapping, patient: &Patient, told: &Told) {
         match wrapping {
@@ -115,6 +120,7 @@ impl Renderer {
 
     fn bare(&mut self, out: &mut Vec<u8>, patient: &Patient, told: &Told) {
         let identity = patient.identity;
+        let shape = self.shapes.of(identity, told.reading);
         out.extend_from_slice(b"{\"resourceType\":\"Observation\",\"id\":\"");
         out.extend_from_slice(&uuid(identity, Kind::Observation, told.reading));
         out.extend_from_slice(b"\",\"meta\":{\"versionId\":\"");
@@ -136,7 +142,9 @@ impl Renderer {
         out.extend_from_slice(&patient_id(patient));
         out.extend_from_slice(b"\"},\"encounter\":{\"reference\":\"Encounter/");
         out.extend_from_slice(&uuid(identity, Kind::Encounter, 0));
-        out.extend_from_slice(b"\"},\"effectiveDateTime\":\"");
+        out.extend_from_slice(b"\"},");
+        shape.before_time(out);
+        out.extend_from_slice(b"\"effectiveDateTime\":\"");
         self.instant(out, told.measured_us);
         // An unattended reading is the device's own.
         out.extend_from_slice(b"\",\"performer\":[{\"reference\":\"");
@@ -144,19 +152,17 @@ impl Renderer {
             if told.attended { (&b"Practitioner/"[..], Kind::Practitioner) } else { (&b"Device/"[..], Kind::Device) };
         out.extend_from_slice(performer.0);
         out.extend_from_slice(&uuid(identity, performer.1, 0));
-        out.extend_from_slice(b"\"}],\"device\":{\"reference\":\"Device/");
+        out.extend_from_slice(b"\"}],");
+        shape.before_device(out);
+        out.extend_from_slice(b"\"device\":{\"reference\":\"Device/");
         out.extend_from_slice(&uuid(identity, Kind::Device, 0));
-        out.extend_from_slice(
-            b"\"},\"component\":[{\"code\":{\"coding\":[{\"system\":\"http://loinc.org\",\"code\":\"8480-6\",\
-            \"display\":\"Systolic blood pressure\"}]},\"valueQuantity\":{\"value\":",
-        );
-        quantity(out, told.shown.systolic_tenths, told.shown.unit);
-        out.extend_from_slice(
-            b"},{\"code\":{\"coding\":[{\"system\":\"http://loinc.org\",\"code\":\"8462-4\",\
-            \"display\":\"Diastolic blood pressure\"}]},\"valueQuantity\":{\"value\":",
-        );
-        quantity(out, told.shown.diastolic_tenths, told.shown.unit);
-        out.extend_from_slice(b"}]}");
+        out.extend_from_slice(b"\"},\"component\":[");
+        let parts: [fn(&mut Vec<u8>, Shown); 2] =
+            if shape.diastolic_first() { [diastolic, systolic] } else { [systolic, diastolic] };
+        parts[0](out, told.shown);
+        out.push(b',');
+        parts[1](out, told.shown);
+        out.extend_from_slice(b"]}");
     }
 
     /// The Patient resource.
@@ -236,6 +242,26 @@ impl Renderer {
     }
 }
 
+/// The systolic component.
+fn systolic(out: &mut Vec<u8>, shown: Shown) {
+    out.extend_from_slice(
+        b"{\"code\":{\"coding\":[{\"system\":\"http://loinc.org\",\"code\":\"8480-6\",\
+        \"display\":\"Systolic blood pressure\"}]},\"valueQuantity\":{\"value\":",
+    );
+    quantity(out, shown.systolic_tenths, shown.unit);
+    out.push(b'}');
+}
+
+/// The diastolic component.
+fn diastolic(out: &mut Vec<u8>, shown: Shown) {
+    out.extend_from_slice(
+        b"{\"code\":{\"coding\":[{\"system\":\"http://loinc.org\",\"code\":\"8462-4\",\
+        \"display\":\"Diastolic blood pressure\"}]},\"valueQuantity\":{\"value\":",
+    );
+    quantity(out, shown.diastolic_tenths, shown.unit);
+    out.push(b'}');
+}
+
 /// The rest of a Quantity, from its value on.
 fn quantity(out: &mut Vec<u8>, tenths: i32, unit: Unit) {
     number(out, tenths.unsigned_abs() / 10);
@@ -302,7 +328,7 @@ mod tests {
 
     #[test]
     fn instants_are_written_as_a_library_writes_them() {
-        let mut renderer = Renderer::default();
+        let mut renderer = Renderer::new(&Profile::default());
         for at_us in [0, 1_767_571_200_123_000, 951_782_400_000_000, 4_102_444_799_999_000, 1_709_164_800_000_000] {
             let mut out = Vec::new();
             renderer.instant(&mut out, at_us);

@@ -57,7 +57,7 @@ impl Stream {
             patients_all: u64::from(patients),
             patients: members.map(|index| Patient::new(profile, seed, index)).collect(),
             rng,
-            renderer: Renderer::default(),
+            renderer: Renderer::new(profile),
             done: 0,
             total: match observations {
                 0 => u64::MAX,

@@ -1,0 +1,481 @@
+//! What must be known by patient: who has been seen when, what scoring said of each reading, and what came of it.
+//!
+//! Differential sees none of it. A reading, its withdrawal or a label changes some counts by one; these go the way of all counts.
+//!
+//! *Patients* are counted once a window and group, however many readings they have. A window is a range of panes, and who was there in several of them
+//! must count once: so a patient counts in each pane under the number of panes until the next one with a reading of the same group (at most
+//! [`Ledger::gap_max`]). In the panes `[a, b)` are as many patients as have, in some pane u of them, a gap that reaches b: each is counted in the last
+//! pane of the range that has a reading. A reading more changes at most two of these counts, in each of its groups.
+//!
+//! *Labels* say of one patient and a span of event time whether the outcome happened. A reading has the label whose span holds it; of several the one that
+//! starts last, of these the one with the greatest id. A label of a higher version replaces the earlier; readings and labels come in any order.
+//!
+//! Invariants:
+//!
+//! 1. What it emits for a pane adds up to the counts of the entries that stand, whatever the order in which they came.
+//! 2. Entries of forgotten panes are dropped without a word: their counts go with their panes.
+//!
+//! Kept: 32 bytes a reading within horizon and reference, the same as `patient` keeps it; 64 a patient and about as many a label.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::scores::Score;
+use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
+use crate::time::EventTime;
+use crate::vocabulary::{Label, Pseudonym};
+
+/// A change of a count.
+pub type Change = (Pane, Cell, i32);
+
+/// One reading.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was measured.
+    pub at: EventTime,
+    /// The first 64 bits of its observation's pseudonym: enough among those of one patient.
+    pub observation: u64,
+    /// What scoring said.
+    pub score: Score,
+    /// A bit for each of [`GROUPS`] that it belongs to.
+    pub groups: u16,
+}
+
+impl Entry {
+    fn groups(&self) -> impl Iterator<Item = usize> + use<> {
+        let groups = self.groups;
+        (0..GROUPS.len()).filter(move |group| groups & (1 << group) != 0)
+    }
+}
+
+/// Everything of one patient.
+#[derive(Debug, Default)]
+struct Account {
+    /// Ascending by (time, observation).
+    entries: Vec<Entry>,
+    labels: Vec<Label>,
+}
+
+/// What is to be saved of one patient.
+#[derive(Debug, Default)]
+struct Unsaved {
+    observations: BTreeSet<u64>,
+    labels: bool,
+}
+
+/// All patients of one worker.
+#[derive(Debug)]
+pub struct Ledger {
+    calendar: Calendar,
+    accounts: HashMap<Pseudonym, Account>,
+    /// `None` until there was a save.
+    unsaved: Option<BTreeMap<Pseudonym, Unsaved>>,
+    entries: usize,
+    /// Entries that were there after the last sweep.
+    swept: usize,
+}
+
+/// What survives of one patient: entries that stand, those that do not, and all labels if some have changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    patient: Pseudonym,
+    standing: Vec<Entry>,
+    gone: Vec<u64>,
+    labels: Option<Vec<Label>>,
+}
+
+impl Saved {
+    /// Whose.
+    pub fn patient(&self) -> &Pseudonym {
+        &self.patient
+    }
+
+    /// Whether what was read from outside can be worked with.
+    pub fn is_sound(&self) -> bool {
+        self.standing.iter().all(|entry| entry.score.is_sound() && entry.groups < 1 << GROUPS.len())
+    }
+}
+
+impl Ledger {
+    /// Nobody known yet.
+    pub fn new(calendar: Calendar) -> Self {
+        Ledger { calendar, accounts: HashMap::default(), unsaved: None, entries: 0, swept: 0 }
+    }
+
+    /// Readings kept.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Patients kept.
+    pub fn patients(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// Takes in a reading, in place of an earlier version of it. Appends the changes.
+    pub fn add(&mut self, patient: Pseudonym, entry: Entry, changes: &mut Vec<Change>) {
+        self.touch(patient, Some(entry.observation));
+        let account = self.accounts.entry(patient).or_default();
+        self.entries -= usize::from(account.remove(entry.observation, &self.calendar, changes));
+        account.insert(entry, &self.calendar, changes);
+        self.entries += 1;
+    }
+
+    /// Takes a reading back; one that is not known is none.
+    pub fn remove(&mut self, patient: Pseudonym, observation: u64, changes: &mut Vec<Change>) {
+        let Some(account) = self.accounts.get_mut(&patient) else { return };
+        if account.remove(observation, &self.calendar, changes) {
+            self.entries -= 1;
+            self.touch(patient, Some(observation));
+        }
+    }
+
+    /// Takes in a label.
+    pub fn label(&mut self, label: Label, changes: &mut Vec<Change>) {
+        let account = self.accounts.entry(label.patient).or_default();
+        if account.label(label, &self.calendar, changes) {
+            self.touch(label.patient, None);
+        }
+    }
+
+    fn touch(&mut self, patient: Pseudonym, observation: Option<u64>) {
+        if let Some(unsaved) = &mut self.unsaved {
+            let of_patient = unsaved.entry(patient).or_default();
+            match observation {
+                Some(observation) => drop(of_patient.observations.insert(observation)),
+                None => of_patient.labels = true,
+            }
+        }
+    }
+
+    /// Drops what lies in panes before `kept`, when as much has come since the last time as was left then: a constant cost for each reading.
+    pub fn forget(&mut self, kept: Pane) {
+        const ENTRIES_MIN: usize = 1_024;
+        if self.entries < 2 * self.swept.max(ENTRIES_MIN) {
+            return;
+        }
+        let start = self.calendar.start(kept);
+        self.accounts.retain(|_, account| {
+            account.entries.drain(..account.entries.partition_point(|entry| entry.at < start));
+            account.labels.retain(|label| label.span.1 > start);
+            !account.entries.is_empty() || !account.labels.is_empty()
+        });
+        self.entries = self.accounts.values().map(|account| account.entries.len()).sum();
+        self.swept = self.entries;
+    }
+
+    /// What must survive: everything, or what was touched since the last call. Ascending by patient.
+    pub fn save(&mut self, all: bool) -> Vec<Saved> {
+        let touched = self.unsaved.replace(BTreeMap::new()).filter(|_| !all);
+        let Some(touched) = touched else {
+            let mut saved: Vec<Saved> =
+                self.accounts.iter().map(|(patient, account)| account.saved(*patient)).collect();
+            saved.sort_unstable_by_key(|saved| saved.patient);
+            return saved;
+        };
+        let none = Account::default();
+        let account = |patient| self.accounts.get(patient).unwrap_or(&none);
+        touched.iter().map(|(patient, unsaved)| account(patient).changed(*patient, unsaved)).collect()
+    }
+
+    /// Takes in what was saved; it was counted then.
+    pub fn load(&mut self, Saved { patient, standing, gone, labels }: Saved) {
+        let account = self.accounts.entry(patient).or_default();
+        let replaced: BTreeSet<u64> = standing.iter().map(|entry| entry.observation).chain(gone).collect();
+        account.entries.retain(|entry| !replaced.contains(&entry.observation));
+        account.entries.extend(standing);
+        account.entries.sort_unstable_by_key(Account::order);
+        if let Some(labels) = labels {
+            account.labels = labels;
+        }
+    }
+
+    /// After the last block.
+    pub fn loaded(&mut self) {
+        self.accounts.retain(|_, account| !account.entries.is_empty() || !account.labels.is_empty());
+        self.entries = self.accounts.values().map(|account| account.entries.len()).sum();
+        self.swept = self.entries;
+    }
+}
+
+impl Account {
+    fn order(entry: &Entry) -> (EventTime, u64) {
+        (entry.at, entry.observation)
+    }
+
+    fn insert(&mut self, entry: Entry, calendar: &Calendar, changes: &mut Vec<Change>) {
+        self.count(&entry, 1, calendar, changes);
+        let place = match self.entries.last() {
+            // Most readings are the patient's latest.
+            Some(last) if Account::order(last) > Account::order(&entry) => {
+                self.entries.partition_point(|other| Account::order(other) < Account::order(&entry))
+            }
+            _ => self.entries.len(),
+        };
+        self.entries.insert(place, entry);
+    }
+
+    /// False if there is no such reading.
+    fn remove(&mut self, observation: u64, calendar: &Calendar, changes: &mut Vec<Change>) -> bool {
+        let Some(place) = self.entries.iter().rposition(|entry| entry.observation == observation) else { return false };
+        let entry = self.entries.remove(place);
+        self.count(&entry, -1, calendar, changes);
+        true
+    }
+
+    /// Counts a reading beside the others, or takes it back: it is not among them.
+    fn count(&self, entry: &Entry, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+        let pane = calendar.pane_of(entry.at);
+        let code = entry.score.code(self.label_of(entry.at));
+        for group in entry.groups() {
+            changes.push((pane, Cell::new(Series::scores(group), code), sign));
+            self.count_patient(pane, group, sign, calendar, changes);
+        }
+    }
+
+    fn count_patient(&self, pane: Pane, group: usize, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+        let (start, end) = (calendar.start(pane), calendar.start(Pane(pane.0.saturating_add(1))));
+        let before = self.entries.partition_point(|entry| entry.at < start);
+        let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
+        let of_group = |entry: &&Entry| entry.groups & (1 << group) != 0;
+        if self.entries[before..after].iter().any(|entry| of_group(&entry)) {
+            return;
+        }
+        let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
+        let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
+        let gap = |from: Pane, to: Option<Pane>| {
+            let max = calendar.gap_max();
+            let panes = to.map_or(max, |to| to.0.saturating_sub(from.0).min(max));
+            Cell::new(Series::patients(group), Value(panes as u16))
+        };
+        changes.push((pane, gap(pane, next), sign));
+        let Some(previous) = previous else { return };
+        let (without, with) = (gap(previous, next), gap(previous, Some(pane)));
+        if without != with {
+            changes.push((previous, without, -sign));
+            changes.push((previous, with, sign));
+        }
+    }
+
+    fn label_of(&self, at: EventTime) -> Option<bool> {
+        let holding = self.labels.iter().filter(|label| label.span.0 <= at && at < label.span.1);
+        holding.filter(|label| label.happened.is_some()).max_by_key(|label| (label.span.0, label.id))?.happened
+    }
+
+    /// False if an equal or a higher version is known.
+    fn label(&mut self, label: Label, calendar: &Calendar, changes: &mut Vec<Change>) -> bool {
+        let known = self.labels.iter().position(|other| other.id == label.id);
+        let stands = |known: usize| label.version.compare(self.labels[known].version).is_some_and(|o| o.is_le());
+        if known.is_some_and(stands) {
+            return false;
+        }
+        let before: Vec<Option<bool>> = self.entries.iter().map(|entry| self.label_of(entry.at)).collect();
+        match known {
+            Some(known) => self.labels[known] = label,
+            None => self.labels.push(label),
+        }
+        for (entry, before) in self.entries.iter().zip(before) {
+            let after = self.label_of(entry.at);
+            if before != after {
+                let pane = calendar.pane_of(entry.at);
+                for series in entry.groups().map(Series::scores) {
+                    changes.push((pane, Cell::new(series, entry.score.code(before)), -1));
+                    changes.push((pane, Cell::new(series, entry.score.code(after)), 1));
+                }
+            }
+        }
+        true
+    }
+
+    fn saved(&self, patient: Pseudonym) -> Saved {
+        Saved { patient, standing: self.entries.clone(), gone: Vec::new(), labels: Some(self.labels.clone()) }
+    }
+
+    fn changed(&self, patient: Pseudonym, unsaved: &Unsaved) -> Saved {
+        let of = |entry: &&Entry| unsaved.observations.contains(&entry.observation);
+        let standing: Vec<Entry> = self.entries.iter().filter(of).copied().collect();
+        let stands: BTreeSet<u64> = standing.iter().map(|entry| entry.observation).collect();
+        let gone = unsaved.observations.difference(&stands).copied().collect();
+        Saved { patient, standing, gone, labels: unsaved.labels.then(|| self.labels.clone()) }
+    }
+}
+
+/// How many patients have a reading in the panes before `end` that are given, by what is counted in each.
+pub fn patients<'a>(panes: impl IntoIterator<Item = (Pane, &'a super::histogram::Histogram)>, end: Pane) -> u64 {
+    let last_seen = |(pane, gaps): (Pane, &super::histogram::Histogram)| {
+        let reaches = |(gap, _): &&(Value, i64)| i64::from(gap.0) >= end.0.saturating_sub(pane.0);
+        gaps.as_slice().iter().filter(reaches).map(|(_, count)| count).sum::<i64>()
+    };
+    panes.into_iter().map(last_seen).sum::<i64>().max(0).unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Against a recount: after any order of readings, withdrawals, corrections and labels, every window has the patients and codes that stand.
+
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::audit::histogram::{Cells, Counted, Histogram};
+    use crate::time::EventSpan;
+    use crate::vocabulary::Version;
+
+    const PANES: i64 = 30;
+
+    fn calendar() -> Calendar {
+        Calendar::new(EventSpan::from_seconds(120), EventSpan::from_seconds(60), 4)
+    }
+
+    fn pseudonym(number: u8) -> Pseudonym {
+        Pseudonym([number; 16])
+    }
+
+    fn at(rng: &mut ChaCha8Rng) -> EventTime {
+        EventTime::from_micros(rng.random_range(0..PANES * 60) * 1_000_000)
+    }
+
+    /// What stands, said in the plainest way.
+    #[derive(Default)]
+    struct Naive {
+        entries: BTreeMap<(u8, u64), Entry>,
+        labels: BTreeMap<(u8, Pseudonym), Label>,
+    }
+
+    impl Naive {
+        fn label_of(&self, patient: u8, at: EventTime) -> Option<bool> {
+            let of = self.labels.iter().filter(|((whose, _), _)| *whose == patient).map(|(_, label)| label);
+            let mut holding: Vec<&Label> =
+                of.filter(|label| label.happened.is_some() && label.span.0 <= at && at < label.span.1).collect();
+            holding.sort_by_key(|label| (label.span.0, label.id));
+            holding.last()?.happened
+        }
+
+        fn codes(&self, group: usize, pane: Pane) -> BTreeMap<Value, i64> {
+            let mut codes = BTreeMap::new();
+            for ((patient, _), entry) in &self.entries {
+                if calendar().pane_of(entry.at) == pane && entry.groups & (1 << group) != 0 {
+                    *codes.entry(entry.score.code(self.label_of(*patient, entry.at))).or_default() += 1;
+                }
+            }
+            codes
+        }
+
+        fn patients(&self, group: usize, start: Pane, end: Pane) -> u64 {
+            let within = |entry: &Entry| (start..end).contains(&calendar().pane_of(entry.at));
+            let of = self.entries.iter().filter(|(_, entry)| within(entry) && entry.groups & (1 << group) != 0);
+            of.map(|((patient, _), _)| patient).collect::<BTreeSet<_>>().len() as u64
+        }
+    }
+
+    fn step(rng: &mut ChaCha8Rng, ledger: &mut Ledger, naive: &mut Naive, changes: &mut Vec<Change>) {
+        let patient = rng.random_range(0..6);
+        let observation = rng.random_range(0..12);
+        match rng.random_range(0..10) {
+            0 | 1 => {
+                ledger.remove(pseudonym(patient), observation, changes);
+                naive.entries.remove(&(patient, observation));
+            }
+            2 => {
+                let (id, start) = (pseudonym(rng.random_range(0..3)), at(rng));
+                let end = start + EventSpan::from_seconds(rng.random_range(1..900));
+                let version = Version::Number(rng.random_range(1..5));
+                let happened = [None, Some(false), Some(true)][rng.random_range(0..3)];
+                let label = Label { patient: pseudonym(patient), id, happened, span: (start, end), version };
+                ledger.label(label, changes);
+                let known = naive.labels.get(&(patient, id));
+                if known.is_none_or(|known| version.compare(known.version).is_some_and(|order| order.is_gt())) {
+                    naive.labels.insert((patient, id), label);
+                }
+            }
+            _ => {
+                let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
+                let score = Score { thousandths, selected: rng.random_bool(0.5), alarm: false };
+                let entry = Entry { at: at(rng), observation, score, groups: rng.random_range(1..8) };
+                ledger.add(pseudonym(patient), entry, changes);
+                naive.entries.insert((patient, observation), entry);
+            }
+        }
+    }
+
+    fn check(naive: &Naive, changes: &[Change], context: &str) {
+        let mut cells: BTreeMap<Pane, Vec<(Cell, i64)>> = BTreeMap::new();
+        for (pane, cell, sign) in changes {
+            cells.entry(*pane).or_default().push((*cell, i64::from(*sign)));
+        }
+        let cells: BTreeMap<Pane, Cells> =
+            cells.into_iter().map(|(pane, counts)| (pane, Counted::from_counts(counts))).collect();
+        let of = |series: Series| -> BTreeMap<Pane, Histogram> {
+            let found = |cells: &Cells| cells.histograms().find(|(of, _)| *of == series).map(|(_, counts)| counts);
+            cells.iter().filter_map(|(pane, cells)| Some((*pane, found(cells)?))).collect()
+        };
+        for group in 0..3 {
+            let (codes, gaps) = (of(Series::scores(group)), of(Series::patients(group)));
+            for pane in (0..PANES).map(Pane) {
+                let counted: BTreeMap<Value, i64> =
+                    codes.get(&pane).into_iter().flat_map(|counts| counts.as_slice().iter().copied()).collect();
+                assert_eq!(counted, naive.codes(group, pane), "{context} {pane:?}");
+                for length in 1..=8 {
+                    let end = Pane(pane.0 + length);
+                    let counted = patients(gaps.range(pane..end).map(|(pane, gaps)| (*pane, gaps)), end);
+                    assert_eq!(counted, naive.patients(group, pane, end), "{context} {pane:?} {length} group {group}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_comes_in_whatever_order_what_stands_is_counted() {
+        for seed in 0..30 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let (mut ledger, mut naive, mut changes) = (Ledger::new(calendar()), Naive::default(), Vec::new());
+            for at in 0..80 {
+                step(&mut rng, &mut ledger, &mut naive, &mut changes);
+                if at % 20 == 19 {
+                    check(&naive, &changes, &format!("seed {seed}, step {at}"));
+                }
+            }
+            assert_eq!(ledger.entries(), naive.entries.len(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_is_saved_goes_on_like_the_original() {
+        for seed in 30..50 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let (mut ledger, mut naive, mut changes) = (Ledger::new(calendar()), Naive::default(), Vec::new());
+            let mut saves = vec![ledger.save(true)];
+            for at in 0..60 {
+                step(&mut rng, &mut ledger, &mut naive, &mut changes);
+                if at % 13 == 0 {
+                    saves.push(ledger.save(false));
+                }
+            }
+            saves.push(ledger.save(false));
+            let mut again = Ledger::new(calendar());
+            saves.into_iter().flatten().for_each(|saved| again.load(saved));
+            again.loaded();
+            assert_eq!(again.entries(), ledger.entries());
+            for _ in 0..40 {
+                step(&mut rng, &mut again, &mut naive, &mut changes);
+            }
+            check(&naive, &changes, &format!("seed {seed}"));
+        }
+    }
+
+    #[test]
+    fn entries_of_forgotten_panes_go_when_enough_has_come() {
+        let mut ledger = Ledger::new(calendar());
+        let mut changes = Vec::new();
+        for number in 0..5_000_u64 {
+            let at = EventTime::from_micros(number as i64 * 1_000_000);
+            let entry = Entry { at, observation: number, score: Score::default(), groups: 1 };
+            ledger.add(pseudonym((number % 7) as u8), entry, &mut changes);
+            ledger.forget(calendar().pane_of(at + EventSpan::from_seconds(-600)));
+            assert!(ledger.entries() <= 2_049, "{number}");
+        }
+        assert_eq!(ledger.patients(), 7);
+    }
+}
