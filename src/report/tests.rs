@@ -422,3 +422,46 @@ fn a_pdf_is_printed_or_said_to_need_a_browser() {
     let printed = std::fs::read(&target).unwrap();
     assert!(printed.starts_with(b"%PDF-") && printed.len() > 20_000, "{} bytes", printed.len());
 }
+
+/// Contrast of two colours `#rrggbb`. Source: WCAG 2.2, "contrast ratio" and "relative luminance".
+fn contrast(one: &str, other: &str) -> f64 {
+    let luminance = |colour: &str| {
+        let part = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+    };
+    let (one, other) = (luminance(one), luminance(other));
+    (one.max(other) + 0.05) / (one.min(other) + 0.05)
+}
+
+#[test]
+fn every_text_stands_out_from_its_ground_in_light_and_dark() {
+    let style = include_str!("page/report.css");
+    let blocks: Vec<&str> = style.split(":root {").skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+    assert_eq!(blocks.len(), 3, "light, dark, paper");
+    for block in &blocks[..2] {
+        let colour = |name: &str| {
+            let value = block.split(&format!("--{name}: ")).nth(1).unwrap();
+            value.split(';').next().unwrap()
+        };
+        for (text, grounds) in [
+            ("text", &["ground", "card", "row-watch", "row-act"][..]),
+            ("quiet", &["ground", "card", "idle-soft"]),
+            ("accent", &["ground"]),
+            ("good", &["good-soft"]),
+            ("watch", &["watch-soft", "card"]),
+            ("act", &["act-soft", "row-act", "card"]),
+        ] {
+            for ground in grounds {
+                let found = contrast(colour(text), colour(ground));
+                assert!(found >= 4.5, "{text} on {ground}: {found:.2}");
+            }
+        }
+        // A drawing's line needs 3 (WCAG 2.2, 1.4.11).
+        for line in ["current", "strongest", "act", "watch"] {
+            assert!(contrast(colour(line), colour("card")) >= 3.0, "{line}");
+        }
+    }
+}
