@@ -465,3 +465,33 @@ fn every_text_stands_out_from_its_ground_in_light_and_dark() {
         }
     }
 }
+
+#[test]
+fn a_number_without_unit_has_none_and_keeps_its_digits() {
+    let side = |mean| crate::vocabulary::findings::Side {
+        readings: 900,
+        mean: Some(mean),
+        standard_deviation: Some(0.05),
+        bins: vec![890, 10],
+        ..Default::default()
+    };
+    let shift = Shift {
+        feature: "probability",
+        unit: "1",
+        group: "all".into(),
+        current: window(1),
+        reference: window(0),
+        reference_side: side(0.0121),
+        current_side: side(0.0087),
+        bin_edges: vec![0.0, 0.5, 1.0],
+        statistic: "psi",
+        verdict: Verdict::None,
+        ..Shift::default()
+    };
+    let folder = TempDir::new().unwrap();
+    write_parquet(folder.path(), 1, &[(5_000, vec![Finding::Shift(shift)])]);
+    let page = page_of(folder.path());
+    let said = text(select(&Html::parse_document(&page), "#drift")[0]);
+    assert!(said.contains("mean 0.012 → 0.009, −0.003; spread (SD) 0.050 → 0.050."), "{said}");
+    assert!(said.contains("readings by bin") && !said.contains("by bin,") && said.contains("1 window in"), "{said}");
+}
