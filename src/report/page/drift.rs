@@ -126,7 +126,10 @@ fn history_figure(audit: &Audit, main: &Series<Shift>, strongest: Option<&Series
             figcaption {
                 (title) " over time"
                 @if let Some(series) = strongest {
-                    span.legend { span.key.current {} (numbers::group(&main.now.group)) span.key.strongest {} (numbers::group(&series.now.group)) }
+                    span.legend {
+                        span.key.current {} (numbers::group(&main.now.group))
+                        span.key.strongest {} (numbers::group(&series.now.group))
+                    }
                 }
             }
             @match history::large(&format!("{name}: {title} over time"), lines, 0.0, thresholds) {
