@@ -172,6 +172,7 @@ fn what_has_moved_is_named_with_its_place_its_size_and_its_beginning() {
     let systolic = rows.iter().find(|row| row.starts_with("Systolic")).unwrap();
     assert!(systolic.contains("age: 80+") && systolic.contains("mmHg (mean"), "{systolic}");
     assert!(systolic.contains(&numbers::instant(window(SHIFTED).0)), "{systolic}");
+    assert!(!page.contains("may be incomplete"), "it has as many readings as usual");
     assert!(rows.iter().any(|row| row.starts_with("Fairness by age")), "{rows:?}");
     assert!(rows.iter().any(|row| row.starts_with("Data quality: late")), "{rows:?}");
     assert!(rows.iter().any(|row| row.starts_with("Performance")), "{rows:?}");
@@ -464,4 +465,35 @@ fn every_text_stands_out_from_its_ground_in_light_and_dark() {
             assert!(contrast(colour(line), colour("card")) >= 3.0, "{line}");
         }
     }
+}
+
+#[test]
+fn a_number_without_unit_has_none_and_keeps_its_digits() {
+    let side = |readings, mean| crate::vocabulary::findings::Side {
+        readings,
+        mean: Some(mean),
+        standard_deviation: Some(0.05),
+        bins: vec![890, 10],
+        ..Default::default()
+    };
+    let shift = Shift {
+        feature: "probability",
+        unit: "1",
+        group: "all".into(),
+        current: window(1),
+        reference: window(0),
+        reference_side: side(900, 0.0121),
+        current_side: side(225, 0.0087),
+        bin_edges: vec![0.0, 0.5, 1.0],
+        statistic: "psi",
+        verdict: Verdict::None,
+        ..Shift::default()
+    };
+    let folder = TempDir::new().unwrap();
+    write_parquet(folder.path(), 1, &[(5_000, vec![Finding::Shift(shift)])]);
+    let page = page_of(folder.path());
+    let said = text(select(&Html::parse_document(&page), "#drift")[0]);
+    assert!(said.contains("mean 0.012 → 0.009, −0.003; spread (SD) 0.050 → 0.050."), "{said}");
+    assert!(page.contains("The window has only 25.0 % of the readings"), "both are six hours long");
+    assert!(said.contains("readings by bin") && !said.contains("by bin,") && said.contains("1 window in"), "{said}");
 }

@@ -52,7 +52,7 @@ pub fn large(title: &str, unit: &str, bins: Bins<'_>) -> Option<Markup> {
         (steps(&field, bins.edges, &shares))
         (line("axis", (field.left, field.bottom), (field.right, field.bottom)))
         @for at in &x_ticks { (label(field.x(*at), field.bottom + 14.0, "middle", "tick", &tick_text(*at, &x_ticks))) }
-        (label(field.right, field.bottom + 29.0, "end", "tick", &numbers::with_unit("share of readings by bin,", unit)))
+        (label(field.right, field.bottom + 29.0, "end", "tick", &numbers::with_unit(if matches!(unit, "" | "1") { "share of readings by bin" } else { "share of readings by bin," }, unit)))
     };
     Some(drawing(size, "histogram", title, &description(bins, unit), content))
 }

@@ -27,7 +27,7 @@ const ROW: f64 = 22.0;
 pub fn rates(title: &str, dots: &[Dot], band: bool) -> Option<Markup> {
     let highest = dots.iter().filter_map(|dot| dot.rate.high.or(dot.rate.rate)).reduce(f64::max)?;
     let size = Size { width: 330.0, height: ROW * dots.len() as f64 + 34.0 };
-    let field = field(size, (highest * 1.05).clamp(0.05, 1.0));
+    let field = field(size, (highest * 1.05).clamp(0.05, 1.0), dots.iter().map(|dot| dot.label.as_str()));
     let reference = dots.iter().find(|dot| dot.reference).and_then(|dot| dot.rate.rate);
     let content = html! {
         @if let Some(reference) = reference {
@@ -47,7 +47,7 @@ pub fn rates(title: &str, dots: &[Dot], band: bool) -> Option<Markup> {
 pub fn pairs(title: &str, names: [&str; 2], groups: &[(String, [Option<f64>; 2])]) -> Option<Markup> {
     let highest = groups.iter().flat_map(|(_, values)| values).copied().flatten().reduce(f64::max)?;
     let size = Size { width: 330.0, height: ROW * groups.len() as f64 + 34.0 };
-    let field = field(size, (highest * 1.1).clamp(0.05, 1.0));
+    let field = field(size, (highest * 1.1).clamp(0.05, 1.0), groups.iter().map(|(name, _)| name.as_str()));
     let content = html! {
         (percent_axis(&field))
         @for ((name, values), y) in groups.iter().zip(rows(&field)) {
@@ -67,15 +67,11 @@ pub fn pairs(title: &str, names: [&str; 2], groups: &[(String, [Option<f64>; 2])
     Some(drawing(size, "whiskers", title, &said.collect::<Vec<_>>().join(" "), content))
 }
 
-fn field(size: Size, highest: f64) -> Field {
-    Field {
-        left: 88.0,
-        right: size.width - 14.0,
-        top: 4.0,
-        bottom: size.height - 26.0,
-        x: (0.0, highest),
-        y: (0.0, 1.0),
-    }
+/// On the left as much room as the longest label needs, within reason.
+fn field<'a>(size: Size, highest: f64, labels: impl Iterator<Item = &'a str>) -> Field {
+    let longest = labels.map(|label| label.chars().count()).max().unwrap_or(0);
+    let left = (16.0 + 6.8 * longest as f64).clamp(50.0, 150.0);
+    Field { left, right: size.width - 14.0, top: 4.0, bottom: size.height - 26.0, x: (0.0, highest), y: (0.0, 1.0) }
 }
 
 /// The middle of each row.
@@ -137,8 +133,8 @@ mod tests {
     #[test]
     fn rates_and_intervals_are_where_they_belong() {
         let drawn = rates("t", &[dot("a", 0.4), dot("b", 0.6)], true).unwrap().into_string();
-        // From 88 to 316 lie 0 to 0.735.
-        let x = |rate: f64| ((88.0 + rate / 0.735 * 228.0) * 10.0).round() / 10.0;
+        // From 50 to 316 lie 0 to 0.735.
+        let x = |rate: f64| ((50.0 + rate / 0.735 * 266.0) * 10.0).round() / 10.0;
         for expected in [
             format!(r#"<circle class="hollow" cx="{}" cy="15""#, x(0.4)),
             format!(r#"<circle class="dot" cx="{}" cy="37""#, x(0.6)),

@@ -23,7 +23,7 @@ pub(super) fn render(audit: &Audit) -> Markup {
         html! {
             p.quiet {
                 "How far the readings of the window are from those of the reference. " (numbers::count(found.windows as u64))
-                " windows in the tables."
+                (if found.windows == 1 { " window" } else { " windows" }) " in the tables."
             }
             @for series in by_feature(found) { (feature(audit, series)) }
         }
@@ -59,16 +59,17 @@ fn feature(audit: &Audit, series: &[Series<Shift>]) -> Markup {
 
 /// What has happened, in words.
 fn sentence(now: &Shift) -> Markup {
-    let places = numbers::decimals_of(now.reference_side.mean.unwrap_or_default()).min(2);
+    let places = numbers::decimals_of(now.reference_side.mean.unwrap_or_default());
     let text = |value: f64| numbers::decimals(value, places);
+    let unit = numbers::with_unit("", &now.unit);
     html! {
         (heading_of(now)) ": "
         @if let (Some(before), Some(after)) = (now.reference_side.mean, now.current_side.mean) {
-            "mean " (numbers::data(Some(before), text)) " → " (numbers::data(Some(after), text)) " " (now.unit) ", "
+            "mean " (numbers::data(Some(before), text)) " → " (numbers::data(Some(after), text)) (unit) ", "
             strong { (numbers::with_unit(&numbers::signed(after - before, places), &now.unit)) }
             @if let Some(effect) = now.statistics.effect_size { " (" (numbers::signed(effect, 2)) " standard deviations)" }
             @if let (Some(before), Some(after)) = (now.reference_side.standard_deviation, now.current_side.standard_deviation) {
-                "; spread (SD) " (numbers::data(Some(before), text)) " → " (numbers::data(Some(after), text)) " " (now.unit)
+                "; spread (SD) " (numbers::data(Some(before), text)) " → " (numbers::data(Some(after), text)) (unit)
             }
             ". "
         }
@@ -125,7 +126,10 @@ fn history_figure(audit: &Audit, main: &Series<Shift>, strongest: Option<&Series
             figcaption {
                 (title) " over time"
                 @if let Some(series) = strongest {
-                    span.legend { span.key.current {} (numbers::group(&main.now.group)) span.key.strongest {} (numbers::group(&series.now.group)) }
+                    span.legend {
+                        span.key.current {} (numbers::group(&main.now.group))
+                        span.key.strongest {} (numbers::group(&series.now.group))
+                    }
                 }
             }
             @match history::large(&format!("{name}: {title} over time"), lines, 0.0, thresholds) {
@@ -230,7 +234,7 @@ fn group_row(audit: &Audit, series: &Series<Shift>) -> Markup {
     let now = &series.now;
     let (points, limits) = points(audit, series);
     let (before, after) = (now.reference_side.mean, now.current_side.mean);
-    let places = numbers::decimals_of(before.unwrap_or_default()).min(2);
+    let places = numbers::decimals_of(before.unwrap_or_default());
     let mean = |value| numbers::data(value, |value| numbers::decimals(value, places));
     let change = before.zip(after).map(|(before, after)| after - before);
     html! {

@@ -9,7 +9,7 @@ use crate::report::gather::{Audit, Section, Series, Since};
 use crate::report::numbers;
 use crate::report::rows::{Fairness, Performance, Quality, Row, Shift};
 use crate::report::thresholds;
-use crate::vocabulary::findings::Verdict;
+use crate::vocabulary::findings::{Span, Verdict};
 
 /// Rows of the table of what has moved; the sections have all.
 const MOVED_SHOWN_MAX: usize = 14;
@@ -89,6 +89,12 @@ pub(super) fn render(audit: &Audit) -> Markup {
         section id="summary" aria-labelledby="summary-title" {
             h2 id="summary-title" { "What has moved" }
             p.lead { (lead(&moved, said(audit))) }
+            @if let Some(share) = incomplete(audit) {
+                p.quiet {
+                    "The window has only " (numbers::percent(share)) " of the readings that the reference had in the same time: it may be incomplete, and what it "
+                    "holds may be of other hours or other patients."
+                }
+            }
             (tiles(audit))
             @if !moved.is_empty() {
                 div.scroll { (table(&moved)) }
@@ -106,6 +112,19 @@ fn said(audit: &Audit) -> usize {
         found.iter().flat_map(|found| tally(&found.series)).take(3).map(|(_, count)| count).sum()
     }
     of(&audit.drift) + of(&audit.quality) + of(&audit.performance) + of(&audit.fairness)
+}
+
+/// Less than this share of the readings that are usual in a window's time is worth a word.
+const COMPLETE_MIN: f64 = 0.5;
+
+/// The share of the usual number of readings in the window, if it is strikingly small: a run has ended within it, or a source has fallen silent.
+fn incomplete(audit: &Audit) -> Option<f64> {
+    let drift = audit.drift.as_ref()?;
+    let all = drift.series.iter().map(|series| &series.now).find(|shift| shift.group == "all")?;
+    let seconds = |(start, end): Span| (end - start).seconds();
+    let usual = all.reference_side.readings as f64 * seconds(all.current) / seconds(all.reference);
+    let share = all.current_side.readings as f64 / usual;
+    (share.is_finite() && share < COMPLETE_MIN).then_some(share)
 }
 
 fn lead(moved: &[Moved], said: usize) -> Markup {
@@ -259,7 +278,7 @@ fn places<'a>(groups: impl ExactSizeIterator<Item = &'a str>, all: usize) -> Vec
 
 fn drift_effect(shift: &Shift) -> Markup {
     let (before, after) = (shift.reference_side.mean, shift.current_side.mean);
-    let places = numbers::decimals_of(before.unwrap_or_default()).min(2);
+    let places = numbers::decimals_of(before.unwrap_or_default());
     let statistic = crate::report::page::drift::deciding(shift);
     html! {
         @if let (Some(before), Some(after)) = (before, after) {
