@@ -28,6 +28,9 @@ use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
 use crate::time::EventTime;
 use crate::vocabulary::{Label, Pseudonym};
 
+/// Bytes that a patient takes, and a reading within horizon and reference (the page above).
+pub const KEPT_BYTES: (u64, u64) = (64, 32);
+
 /// A change of a count in some groups at once: pane, a bit for each of [`GROUPS`], what is counted, by how much.
 pub type Change = (Pane, u16, What, i32);
 

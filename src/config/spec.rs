@@ -324,7 +324,7 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditSpec {
-    /// Keep statistics of drift, quality, performance and fairness.
+    /// Keep statistics of drift, performance and fairness.
     pub enabled: bool,
     /// Length of the current window.
     #[schemars(with = "String")]
@@ -445,7 +445,7 @@ impl Default for ParquetSpec {
 pub struct NdjsonSpec {
     /// The folder.
     pub path: PathBuf,
-    /// Which tables: `readings`, `windows`, `rejected`, `shifts`, `quality`, `performance`, `fairness`, `alerts`.
+    /// Which tables: `readings`, `windows`, `rejected`, `shifts`, `performance`, `fairness`, `alerts`. (`quality` has columns and no rows yet.)
     pub tables: Vec<TableName>,
     /// Which readings.
     pub readings: ReadingFilter,

@@ -24,6 +24,7 @@ use std::time::Duration;
 use super::live::recent;
 use super::metrics::Metrics;
 use super::reader::{BATCH_BYTES, HELD_BYTES_MAX};
+use crate::audit::ledger;
 use crate::config::{Flow, InflightSpec, SourceKind};
 use crate::patient;
 use crate::pseudonymise;
@@ -92,7 +93,9 @@ impl Bound {
         let mut parts: Vec<(&'static str, u64)> = all.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
         let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
         parts.push(("allocator", sum * ALLOCATOR_PERCENT / 100));
-        Bound { parts, patient: (patient::bytes_at_rest(&spec.patient), patient::CONTRIBUTION_BYTES) }
+        let ledger = if spec.audit.enabled && spec.audit.patients { ledger::KEPT_BYTES } else { (0, 0) };
+        let patient = patient::bytes_at_rest(&spec.patient) + ledger.0;
+        Bound { parts, patient: (patient, patient::CONTRIBUTION_BYTES + ledger.1) }
     }
 
     /// Bytes, without state.
@@ -372,7 +375,9 @@ mod tests {
     fn the_bound_is_one_line_with_its_parts() {
         let text = Bound::of(&flow(&[]), 2).to_string();
         assert!(text.starts_with("at most ") && text.contains("(program 64, fetched 64, under way 520, "), "{text}");
-        assert!(text.ends_with(") + state, 191 bytes a patient and 84 a reading within correction.horizon"), "{text}");
+        assert!(text.ends_with(") + state, 255 bytes a patient and 116 a reading within correction.horizon"), "{text}");
+        let text = Bound::of(&flow(&["audit.patients=false"]), 2).to_string();
+        assert!(text.contains("191 bytes a patient and 84 a reading"), "{text}");
         assert!(!text.contains('\n') && !text.contains("parquet"));
     }
 

@@ -166,7 +166,7 @@ pub struct Shift {
     pub verdict: Verdict,
 }
 
-/// How many inputs of one topic had one flaw.
+/// How many inputs of one topic had one flaw. Nothing makes these yet: the columns are fixed, so that a report can be laid out, and the table is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Quality {
     /// The topic.

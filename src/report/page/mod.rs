@@ -95,6 +95,11 @@ fn section<S>(
     found: Option<&Section<S>>,
     content: impl FnOnce(&Section<S>) -> Markup,
 ) -> Markup {
+    let nothing = if id == quality::ID {
+        "No rows: this version of the engine does not keep data quality by window. Rejected inputs are in the table rejected, late ones are flagged in readings, and all are counted in the metrics."
+    } else {
+        "No rows: this part of the audit was off, or no window has closed yet."
+    };
     html! {
         section id=(id) aria-labelledby={ (id) "-title" } {
             h2 id={ (id) "-title" } { (title) }
@@ -103,7 +108,7 @@ fn section<S>(
                     p.window { (window(found.window)) (passed_by(found.passed_by)) }
                     (content(found))
                 }
-                None => { p.empty { "No rows: this part of the audit was off, or no window has closed yet." } }
+                None => { p.empty { (nothing) } }
             }
         }
     }
