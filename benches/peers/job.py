@@ -11,6 +11,9 @@ import argparse
 import hashlib
 import hmac
 import json
+import multiprocessing
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -47,6 +50,18 @@ class Job:
     output: Path
     workers: int
     key: bytes
+
+
+def in_processes(workers: int, run: Callable[[int], None]) -> None:
+    """Runs every share of the work, the first one here and each other in a process; ends with 1 if one of these failed."""
+    others = [multiprocessing.Process(target=run, args=(share,)) for share in range(1, workers)]
+    for process in others:
+        process.start()
+    run(0)
+    for process in others:
+        process.join()
+        if process.exitcode != 0:
+            sys.exit(1)
 
 
 def arguments() -> Job:

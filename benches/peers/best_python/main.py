@@ -6,7 +6,6 @@ The pseudonym of a patient is kept (`--hmac kept`) or computed for each message 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -30,6 +29,7 @@ from job import (
     Windows,
     arguments,
     category,
+    in_processes,
     pseudonym,
     say_first,
 )
@@ -172,14 +172,7 @@ def main() -> None:
     keep = "--hmac=each" not in sys.argv
     sys.argv = [word for word in sys.argv if not word.startswith("--hmac=")]
     job = arguments()
-    others = [multiprocessing.Process(target=consume, args=(job, share, keep)) for share in range(1, job.workers)]
-    for process in others:
-        process.start()
-    consume(job, 0, keep)
-    for process in others:
-        process.join()
-        if process.exitcode != 0:
-            sys.exit(1)
+    in_processes(job.workers, lambda share: consume(job, share, keep))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ A second core is a second process: its workers are threads of one interpreter.
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
@@ -35,6 +34,7 @@ from job import (
     Model,
     arguments,
     category,
+    in_processes,
     pseudonym,
     say_first,
 )
@@ -144,14 +144,7 @@ def free_address() -> str:
 def main() -> None:
     job = arguments()
     addresses = [free_address() for _ in range(job.workers)] if job.workers > 1 else []
-    others = [multiprocessing.Process(target=run, args=(job, number, addresses)) for number in range(1, job.workers)]
-    for process in others:
-        process.start()
-    run(job, 0, addresses)
-    for process in others:
-        process.join()
-        if process.exitcode != 0:
-            sys.exit(1)
+    in_processes(job.workers, lambda number: run(job, number, addresses))
 
 
 if __name__ == "__main__":
