@@ -77,6 +77,12 @@ impl Statistic {
     }
 }
 
+/// `whylogs`: Hellinger distances from which the verdict is `watch` and `act`.
+pub const WHYLOGS_HELLINGER: (f64, f64) = (0.15, 0.4);
+/// `evidently`: Wasserstein distance from which the verdict is `act`.
+pub const EVIDENTLY_WASSERSTEIN: f64 = 0.1;
+/// `evidently`: p-value below which the verdict is `act`.
+pub const EVIDENTLY_P: f64 = 0.05;
 /// References of at most this many readings are small. Source: Evidently 0.7.
 const EVIDENTLY_SMALL: u64 = 1_000;
 
@@ -127,12 +133,14 @@ impl Judge {
     ) -> (Statistic, Verdict) {
         let (decides, watch, act) = match self.preset {
             DriftPreset::Industry => (Statistic::Psi, self.psi_watch, self.psi_act),
-            DriftPreset::Whylogs => (Statistic::Hellinger, 0.15, 0.4),
-            DriftPreset::Evidently if readings > EVIDENTLY_SMALL => (Statistic::Wasserstein, 0.1, 0.1),
+            DriftPreset::Whylogs => (Statistic::Hellinger, WHYLOGS_HELLINGER.0, WHYLOGS_HELLINGER.1),
+            DriftPreset::Evidently if readings > EVIDENTLY_SMALL => {
+                (Statistic::Wasserstein, EVIDENTLY_WASSERSTEIN, EVIDENTLY_WASSERSTEIN)
+            }
             DriftPreset::Evidently => {
                 let verdict = match statistics.kolmogorov_smirnov_p {
                     None => Verdict::Insufficient,
-                    Some(p) if p < 0.05 => Verdict::Act,
+                    Some(p) if p < EVIDENTLY_P => Verdict::Act,
                     Some(_) => Verdict::None,
                 };
                 return (Statistic::KolmogorovSmirnovP, verdict);

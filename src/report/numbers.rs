@@ -3,24 +3,12 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+pub(super) use crate::runtime::summary::grouped as count;
 use crate::time::EventTime;
 use crate::vocabulary::findings::Span;
 
 /// What stands where there is no number.
 pub(super) const NOTHING: &str = "–";
-
-/// `12,000`.
-pub(super) fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// With so many decimals, a true minus sign, and commas in thousands; never `−0`.
 pub(super) fn decimals(value: f64, decimals: usize) -> String {

@@ -29,12 +29,34 @@ pub(super) trait Row: Sized + Clone {
     fn read(columns: &Columns, at: usize) -> Option<Self>;
     /// What it is about.
     fn key(&self) -> Self::Key;
+    /// What every row says.
+    fn told(&self) -> Told;
+
     /// The current window.
-    fn window(&self) -> Span;
+    fn window(&self) -> Span {
+        self.told().window
+    }
+
     /// The slice of ingestion that wrote it.
-    fn epoch(&self) -> i64;
+    fn epoch(&self) -> i64 {
+        self.told().epoch
+    }
+
     /// What it amounts to, where it says so.
-    fn verdict(&self) -> Verdict;
+    fn verdict(&self) -> Verdict {
+        self.told().verdict
+    }
+}
+
+/// What the rows of all tables have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// The current window.
+    pub(super) window: Span,
+    /// The slice of ingestion that wrote it.
+    pub(super) epoch: i64,
+    /// What it amounts to; [`Verdict::None`] of a table that has no verdicts.
+    pub(super) verdict: Verdict,
 }
 
 /// Drift of a feature in a group.
@@ -103,16 +125,8 @@ impl Row for Shift {
         (self.feature.clone(), self.group.clone())
     }
 
-    fn window(&self) -> Span {
-        self.current
-    }
-
-    fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn verdict(&self) -> Verdict {
-        self.verdict
+    fn told(&self) -> Told {
+        Told { window: self.current, epoch: self.epoch, verdict: self.verdict }
     }
 }
 
@@ -160,16 +174,8 @@ impl Row for Quality {
         (self.topic.clone(), self.measure.clone())
     }
 
-    fn window(&self) -> Span {
-        self.current
-    }
-
-    fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn verdict(&self) -> Verdict {
-        self.verdict
+    fn told(&self) -> Told {
+        Told { window: self.current, epoch: self.epoch, verdict: self.verdict }
     }
 }
 
@@ -247,16 +253,8 @@ impl Row for Performance {
         self.group.clone()
     }
 
-    fn window(&self) -> Span {
-        self.current
-    }
-
-    fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn verdict(&self) -> Verdict {
-        self.verdict
+    fn told(&self) -> Told {
+        Told { window: self.current, epoch: self.epoch, verdict: self.verdict }
     }
 }
 
@@ -339,16 +337,8 @@ impl Row for Fairness {
         (self.attribute.clone(), self.group.clone())
     }
 
-    fn window(&self) -> Span {
-        self.current
-    }
-
-    fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn verdict(&self) -> Verdict {
-        self.verdict
+    fn told(&self) -> Told {
+        Told { window: self.current, epoch: self.epoch, verdict: self.verdict }
     }
 }
 
@@ -400,16 +390,8 @@ impl Row for Alert {
         (self.table.clone(), self.feature.clone(), self.group.clone())
     }
 
-    fn window(&self) -> Span {
-        self.current
-    }
-
-    fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn verdict(&self) -> Verdict {
-        Verdict::None
+    fn told(&self) -> Told {
+        Told { window: self.current, epoch: self.epoch, verdict: Verdict::None }
     }
 }
 

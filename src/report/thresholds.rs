@@ -1,5 +1,6 @@
 //! What the statistics are, from where they count, and who says so: one list for the tables, the charts and the notes of the report.
 
+use crate::audit::judge;
 use crate::config::AuditSpec;
 
 /// From where a statistic counts.
@@ -93,9 +94,9 @@ pub(super) fn title(name: &str) -> String {
 pub(super) fn of(statistic: &str, settings: &AuditSpec) -> Thresholds {
     let (watch, act, below) = match statistic {
         "psi" => (Some(settings.psi_watch), Some(settings.psi_act), false),
-        "hellinger" => (Some(0.15), Some(0.4), false),
-        "wasserstein" => (None, Some(0.1), false),
-        "kolmogorov_smirnov_p" => (None, Some(0.05), true),
+        "hellinger" => (Some(judge::WHYLOGS_HELLINGER.0), Some(judge::WHYLOGS_HELLINGER.1), false),
+        "wasserstein" => (None, Some(judge::EVIDENTLY_WASSERSTEIN), false),
+        "kolmogorov_smirnov_p" => (None, Some(judge::EVIDENTLY_P), true),
         _ => (None, None, false),
     };
     Thresholds { watch, act, below }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{column, of_patients, section, slug, tag};
+use super::{NO_ROWS, column, of_patients, section, slug, tag};
 use crate::report::chart::histogram::{self, Bins};
 use crate::report::chart::history::{self, Line, Point};
 use crate::report::gather::{Audit, Section, Series};
@@ -19,7 +19,7 @@ const MULTIPLES_MAX: usize = 12;
 
 /// The section.
 pub(super) fn render(audit: &Audit) -> Markup {
-    section("drift", "Drift", audit.drift.as_ref(), |found| {
+    section("drift", "Drift", NO_ROWS, audit.drift.as_ref(), |found| {
         html! {
             p.quiet {
                 "How far the readings of the window are from those of the reference. " (numbers::count(found.windows as u64))

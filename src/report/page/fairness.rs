@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{column, section, slug, tag};
+use super::{NO_ROWS, column, section, slug, tag};
 use crate::report::chart::whiskers::{self, Dot};
 use crate::report::gather::{Audit, Series};
 use crate::report::numbers;
@@ -22,7 +22,7 @@ const TITLES: [(&str, &str); 4] = [
 
 /// The section.
 pub(super) fn render(audit: &Audit) -> Markup {
-    section("fairness", "Fairness", audit.fairness.as_ref(), |found| {
+    section("fairness", "Fairness", NO_ROWS, audit.fairness.as_ref(), |found| {
         html! {
             p.quiet {
                 "Rates with 95 % intervals (Wilson), which take readings for independent: with few patients they are too narrow. The vertical line is the group "

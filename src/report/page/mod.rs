@@ -88,18 +88,17 @@ fn contents(audit: &Audit) -> Markup {
     }
 }
 
-/// A section with its window, or that there is nothing to say.
+/// What a section says without rows.
+const NO_ROWS: &str = "No rows: this part of the audit was off, or no window has closed yet.";
+
+/// A section with its window, or `nothing` if there is nothing to say.
 fn section<S>(
     id: &str,
     title: &str,
+    nothing: &str,
     found: Option<&Section<S>>,
     content: impl FnOnce(&Section<S>) -> Markup,
 ) -> Markup {
-    let nothing = if id == quality::ID {
-        "No rows: this version of the engine does not keep data quality by window. Rejected inputs are in the table rejected, late ones are flagged in readings, and all are counted in the metrics."
-    } else {
-        "No rows: this part of the audit was off, or no window has closed yet."
-    };
     html! {
         section id=(id) aria-labelledby={ (id) "-title" } {
             h2 id={ (id) "-title" } { (title) }

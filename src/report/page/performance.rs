@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{column, of_patients, section, tag};
+use super::{NO_ROWS, column, of_patients, section, tag};
 use crate::report::chart::history::{self, Line, Point};
 use crate::report::chart::whiskers;
 use crate::report::gather::{Audit, Series};
@@ -65,7 +65,7 @@ const FIGURES: [Figure; 7] = [
 
 /// The section.
 pub(super) fn render(audit: &Audit) -> Markup {
-    section("performance", "Performance", audit.performance.as_ref(), |found| {
+    section("performance", "Performance", NO_ROWS, audit.performance.as_ref(), |found| {
         let main = found.series.iter().find(|series| series.now.group == "all").or(found.series.first());
         html! {
             @if let Some(main) = main {

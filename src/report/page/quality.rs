@@ -13,12 +13,12 @@ use crate::vocabulary::findings::Verdict;
 /// Rows that are shown; of more, those that have moved come first and the others are counted.
 const SERIES_SHOWN_MAX: usize = 200;
 
-/// The section's id.
-pub(super) const ID: &str = "quality";
+/// Until the engine fills the table.
+const NOT_KEPT: &str = "No rows: this version of the engine does not keep data quality by window. Rejected inputs are in the table rejected, late ones are flagged in readings, and all are counted in the metrics.";
 
 /// The section.
 pub(super) fn render(audit: &Audit) -> Markup {
-    section(ID, "Data quality", audit.quality.as_ref(), |found| {
+    section("quality", "Data quality", NOT_KEPT, audit.quality.as_ref(), |found| {
         let mut shown: Vec<&Series<Quality>> = found.series.iter().collect();
         if shown.len() > SERIES_SHOWN_MAX {
             shown.sort_by_key(|series| std::cmp::Reverse(series.now.verdict.max(Verdict::None)));
