@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 
+use super::now;
 use crate::runtime::stop::Stop;
 use crate::source::SourceError;
 use crate::source::generator::profile::{KINDS_MAX, Profile, Wrapping};
@@ -185,13 +186,6 @@ fn profile(args: &Args, now: impl Fn() -> EventTime) -> Result<Profile, Generate
         }
     }
     Ok(profile)
-}
-
-/// The one look at the clock, asked for by `--start now`.
-#[expect(clippy::disallowed_methods, reason = "the edge of the program: the user asked for the wall clock")]
-fn now() -> EventTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    EventTime::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 // ---------------------------------------------------------------- Kafka

@@ -12,13 +12,19 @@
 //! | 78 | the flow, the key, the model or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
 //! | 130 | asked to end a second time |
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::runtime::failure::Reported;
+use crate::runtime::metrics::unix_now;
 use crate::runtime::progress::Terminal;
 use crate::source::SourceError;
+use crate::time::EventTime;
 
 pub mod check;
 pub mod dashboards;
@@ -182,8 +188,22 @@ pub fn eprint_line(text: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{text}\n"));
 }
 
+/// The wall clock, where a user asked for it or a page says when it was made.
+fn now() -> EventTime {
+    EventTime::from_micros(i64::try_from(unix_now().as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Writes beside the place, to stable storage, then renames: whoever looks sees all of it, or what was there before.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut beside = OsString::from(path);
+    beside.push(".part");
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    std::fs::rename(&beside, path)
+}
+
 /// Writes a text that was made to a file, or to standard output.
-fn write_out(file: Option<&std::path::Path>, text: &str) -> Result<(), Failed> {
+fn write_out(file: Option<&Path>, text: &str) -> Result<(), Failed> {
     match file {
         Some(path) => std::fs::write(path, text)
             .map_err(|error| Failed::unavailable(format!("could not write {:?}: {error}", path.display()))),

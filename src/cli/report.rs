@@ -1,6 +1,6 @@
 //! `windkessel report`: the audit as a page.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Failed, eprint_line};
 use crate::config::Flow;
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<(), Failed> {
             args.from_where
         )));
     }
-    write(&args.out, &report::render(&audit)).map_err(|error| {
+    super::write_whole(&args.out, report::render(&audit).as_bytes()).map_err(|error| {
         Failed::unavailable(format!("could not write {:?}: {error}; --out names another place", args.out))
     })?;
     eprint_line(&format!("windkessel report: {}", args.out.display()));
@@ -63,10 +63,8 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the page says when it was made")]
 fn question(args: &Args) -> Result<Question, Failed> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let now = EventTime::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+    let now = super::now();
     let (start, end) = report::ALWAYS;
     let range = (args.from.unwrap_or(start), args.to.unwrap_or(end));
     if args.from_where.is_dir() {
@@ -89,14 +87,6 @@ fn question(args: &Args) -> Result<Question, Failed> {
         )));
     }
     Ok(Question { folders, range, audit: Some(flow.spec.audit), now })
-}
-
-/// Writes beside the place, then renames: whoever looks sees a whole page.
-fn write(path: &Path, page: &str) -> std::io::Result<()> {
-    let mut beside = std::ffi::OsString::from(path);
-    beside.push(".part");
-    std::fs::write(&beside, page)?;
-    std::fs::rename(&beside, path)
 }
 
 #[cfg(test)]

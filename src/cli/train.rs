@@ -6,9 +6,8 @@
 //! The file appears whole or not at all: it is written beside its place and renamed.
 #![expect(clippy::print_stdout, reason = "the card is what the verb answers")]
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -131,15 +130,8 @@ fn refuse_to_overwrite(args: &Args) -> Result<(), Failure> {
     if args.force || !args.output.exists() { Ok(()) } else { Err(Failure::OutputExists(args.output.clone())) }
 }
 
-/// Writes beside the place, to stable storage, then renames.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut beside = OsString::from(path);
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
-    let io = |action| move |source| Failure::Io { action, path: path.to_owned(), source };
-    let mut file = File::create(&beside).map_err(io("write"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write"))?;
-    std::fs::rename(&beside, path).map_err(io("write"))
+    super::write_whole(path, bytes).map_err(|source| Failure::Io { action: "write", path: path.to_owned(), source })
 }
 
 // ---------------------------------------------------------------- rows

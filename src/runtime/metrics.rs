@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -286,10 +287,18 @@ impl Metrics {
     }
 }
 
-/// The wall clock, for gauges that say when something happened. Nothing is computed with it.
-#[expect(clippy::disallowed_methods, reason = "telemetry alone; no row depends on it")]
+/// The wall clock, since 1970: for what says when something happened. No row depends on it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "telemetry, the live page, and what a user asks for at the edge of the program"
+)]
+pub fn unix_now() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The same as gauges have it.
 pub fn unix_seconds() -> f64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    unix_now().as_secs_f64()
 }
 
 impl Default for Metrics {

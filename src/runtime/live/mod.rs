@@ -34,7 +34,7 @@ use serde::Serialize;
 use crate::config::TableName;
 use crate::graph::Plan;
 use crate::runtime::driver::{self, Stream};
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, unix_now};
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
 use crate::vocabulary::{Assessed, Pseudonym};
@@ -248,12 +248,6 @@ impl Deliver for LiveSink {
     fn finish(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
-}
-
-/// Time since 1970 by the wall clock.
-#[expect(clippy::disallowed_methods, reason = "the page shows what happens now; no row depends on it")]
-fn unix_now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -136,11 +136,17 @@ fn input(path: &Path, key: PathKey<'_>) -> Option<Input> {
         "ndjson" | "jsonl" => Shape::Lines,
         _ => return None,
     };
-    let mut topic = String::from("file-");
-    for byte in key(path.to_str()?) {
-        let _ = write!(topic, "{byte:02x}");
-    }
+    let topic = hex("file-", &key(path.to_str()?));
     Some(Input { path: path.to_owned(), shown: topic.clone(), topic, packing, shape })
+}
+
+/// A text, and bytes as hexadecimal digits behind it.
+pub(super) fn hex(before: &str, bytes: &[u8]) -> String {
+    let mut text = before.to_owned();
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// Told to whoever wrote the path, on their terminal.

@@ -14,7 +14,6 @@
 //! begun and before it came to read it is taken for another file at the next start: it is read once more, and its observations are duplicates.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -22,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use sha2::{Digest, Sha256};
 
 use super::STDIN_TOPIC;
-use super::find::{Input, Packing, closed, find};
+use super::find::{Input, Packing, closed, find, hex};
 use super::split::Shape;
 use crate::config::SourceSpec;
 use crate::source::{Earlier, Found, PathKey, SourceError, Topics};
@@ -150,14 +149,6 @@ impl std::fmt::Display for Print {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&hex(&format!("{}:", self.bytes), &self.hash))
     }
-}
-
-fn hex(before: &str, bytes: &[u8]) -> String {
-    let mut text = before.to_owned();
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Where to look at a file of so many bytes, and at how many: from its first byte to its last.
