@@ -61,23 +61,30 @@ def text(page, selector):
 
 
 def table(page, selector):
-    rows = page.query_selector_all(selector + " tr")
-    return [[cell.inner_text().strip() for cell in row.query_selector_all("td, th")] for row in rows]
+    """A table's cells, read at one moment: the page replaces its rows when news come in."""
+    return page.evaluate(f"({CELLS})({json.dumps(selector)})")
+
+
+# What the page shows at one moment: between two calls from here its rows may have been replaced.
+CELLS = """(selector) => [...document.querySelectorAll(selector + " tr")]
+    .map((row) => [...row.querySelectorAll("td, th")].map((cell) => cell.innerText.trim()))"""
+READ = """([names, tables]) => {
+    const all = (selector) => [...document.querySelectorAll(selector)];
+    const seen = Object.fromEntries(names.map((name) => [name, document.getElementById(name).innerText.trim()]));
+    for (const name of tables) seen[name + "_rows"] = (CELLS)("#" + name + "-rows");
+    seen.stages = all("#stage-list .stage strong").map((stage) => stage.innerText);
+    const pictured = all("#drift-rows tr").filter((row) => row.querySelector("svg"));
+    seen.histograms = Object.fromEntries(pictured.map((row) =>
+        [row.querySelector("th").innerText.trim(), row.querySelector("svg").getAttribute("aria-label")]));
+    seen.charts = all(".chart canvas").length;
+    return seen;
+}""".replace("CELLS", CELLS)
 
 
 def read(page):
     names = ["flow", "readings", "patients", "alarms", "lag", "rejected", "inputs", "plumbing-note"]
-    seen = {name: text(page, "#" + name) for name in names}
-    for name in ["outcome", "reason", "category", "lag", "sink", "drift", "alert"]:
-        seen[name + "_rows"] = table(page, f"#{name}-rows")
-    seen["stages"] = [item.inner_text().split("\n")[0] for item in page.query_selector_all("#stage-list .stage")]
-    seen["histograms"] = {
-        row.query_selector("th").inner_text().strip(): row.query_selector("svg").get_attribute("aria-label")
-        for row in page.query_selector_all("#drift-rows tr")
-        if row.query_selector("svg")
-    }
-    seen["charts"] = len(page.query_selector_all(".chart canvas"))
-    return seen
+    tables = ["outcome", "reason", "category", "lag", "sink", "drift", "alert"]
+    return page.evaluate(READ, [names, tables])
 
 
 def patient(page):
