@@ -162,6 +162,10 @@ impl Counts {
         let Some(ledger) = &mut self.ledger else { return };
         let Scorable { readings, demographics, replaces, labels, .. } = &batch.scorable;
         for (at, (reading, demographics)) in readings.iter().zip(demographics).enumerate() {
+            if at % WARM_PATIENTS == 0 {
+                let next = readings[at..].iter().take(WARM_PATIENTS);
+                std::hint::black_box(ledger.warm(next.map(|reading| &reading.patient)));
+            }
             let observation = reading.observation.hash64();
             if replaces.get(at).copied().unwrap_or(false) {
                 ledger.remove(reading.patient, observation, &mut self.changes);
@@ -263,6 +267,9 @@ struct Measurement<'a> {
     signals: &'a Signals,
     demographics: &'a Demographics,
 }
+
+/// Readings whose patients are brought into the cache at once, see [`Ledger::warm`].
+const WARM_PATIENTS: usize = 32;
 
 /// A patient's place in a map, with two lists: an estimate.
 const ACCOUNT_BYTES: usize = 128;

@@ -15,7 +15,7 @@
 //! 1. What it emits for a pane adds up to the counts of the entries that stand, whatever the order in which they came.
 //! 2. Entries of forgotten panes are dropped without a word: their counts go with their panes.
 //!
-//! Kept: 32 bytes a reading within horizon and reference, the same as `patient` keeps it; 64 a patient and about as many a label.
+//! Kept: 24 bytes a reading within horizon and reference, the same as `patient` keeps it, and their list's slack; 64 a patient and about as many a label.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,19 +71,22 @@ pub struct Entry {
     pub groups: u16,
 }
 
+/// Bit of a kept entry's groups: it came after the last save.
+const UNSAVED: u16 = 1 << 15;
+const ALL_GROUPS: u16 = (1 << GROUPS.len()) - 1;
+const _: () = assert!(ALL_GROUPS & UNSAVED == 0);
+
+/// Where an entry stands among those of its patient: when, and the observation.
+type Place = (EventTime, u64);
+
 /// Everything of one patient.
 #[derive(Debug, Default)]
 struct Account {
     /// Ascending by (time, observation).
     entries: Vec<Entry>,
-    labels: Vec<Label>,
-}
-
-/// What is to be saved of one patient.
-#[derive(Debug, Default)]
-struct Unsaved {
-    observations: BTreeSet<u64>,
-    labels: bool,
+    labels: Box<[Label]>,
+    /// It is in the list of those to be saved.
+    touched: bool,
 }
 
 /// All patients of one worker.
@@ -92,18 +95,27 @@ pub struct Ledger {
     calendar: Calendar,
     accounts: HashMap<Pseudonym, Account>,
     /// `None` until there was a save.
-    unsaved: Option<BTreeMap<Pseudonym, Unsaved>>,
+    unsaved: Option<Unsaved>,
     entries: usize,
     /// Entries that were there after the last sweep.
     swept: usize,
 }
 
-/// What survives of one patient: entries that stand, those that do not, and all labels if some have changed.
+/// What has changed since the last save, apart from entries that say so themselves.
+#[derive(Debug, Default)]
+struct Unsaved {
+    touched: Vec<Pseudonym>,
+    /// Readings taken back; some may have come again.
+    gone: BTreeMap<Pseudonym, Vec<Place>>,
+    labelled: BTreeSet<Pseudonym>,
+}
+
+/// What survives of one patient: entries that stand, those that do not or stand anew, and all labels if some have changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
     patient: Pseudonym,
     standing: Vec<Entry>,
-    gone: Vec<u64>,
+    gone: Vec<Place>,
     labels: Option<Vec<Label>>,
 }
 
@@ -115,7 +127,7 @@ impl Saved {
 
     /// Whether what was read from outside can be worked with.
     pub fn is_sound(&self) -> bool {
-        self.standing.iter().all(|entry| entry.score.is_sound() && entry.groups < 1 << GROUPS.len())
+        self.standing.iter().all(|entry| entry.score.is_sound() && entry.groups <= ALL_GROUPS)
     }
 }
 
@@ -135,39 +147,37 @@ impl Ledger {
         self.accounts.len()
     }
 
-    /// Takes in a reading, in place of an earlier version of it. Appends the changes.
+    /// Something of each patient's newest entry, for the cache's sake: one line after the other would be waited for, these come together.
+    pub fn warm<'a>(&self, patients: impl Iterator<Item = &'a Pseudonym>) -> usize {
+        let newest = |patient| self.accounts.get(patient).and_then(|account| account.entries.last());
+        patients.filter_map(newest).filter(|entry| entry.groups & UNSAVED != 0).count()
+    }
+
+    /// Takes in a reading that is not here: an earlier version of it was removed.
     pub fn add(&mut self, patient: Pseudonym, entry: Entry, changes: &mut Vec<Change>) {
-        self.touch(patient, Some(entry.observation));
         let account = self.accounts.entry(patient).or_default();
-        self.entries -= usize::from(account.remove(entry.observation, &self.calendar, changes));
         account.insert(entry, &self.calendar, changes);
         self.entries += 1;
+        note(&mut self.unsaved, patient, account);
     }
 
     /// Takes a reading back; one that is not known is none.
     pub fn remove(&mut self, patient: Pseudonym, observation: u64, changes: &mut Vec<Change>) {
         let Some(account) = self.accounts.get_mut(&patient) else { return };
-        if account.remove(observation, &self.calendar, changes) {
-            self.entries -= 1;
-            self.touch(patient, Some(observation));
+        let Some(place) = account.remove(observation, &self.calendar, changes) else { return };
+        self.entries -= 1;
+        if let Some(unsaved) = note(&mut self.unsaved, patient, account) {
+            unsaved.gone.entry(patient).or_default().push(place);
         }
     }
 
     /// Takes in a label.
     pub fn label(&mut self, label: Label, changes: &mut Vec<Change>) {
         let account = self.accounts.entry(label.patient).or_default();
-        if account.label(label, &self.calendar, changes) {
-            self.touch(label.patient, None);
-        }
-    }
-
-    fn touch(&mut self, patient: Pseudonym, observation: Option<u64>) {
-        if let Some(unsaved) = &mut self.unsaved {
-            let of_patient = unsaved.entry(patient).or_default();
-            match observation {
-                Some(observation) => drop(of_patient.observations.insert(observation)),
-                None => of_patient.labels = true,
-            }
+        if account.label(label, &self.calendar, changes)
+            && let Some(unsaved) = note(&mut self.unsaved, label.patient, account)
+        {
+            unsaved.labelled.insert(label.patient);
         }
     }
 
@@ -178,51 +188,74 @@ impl Ledger {
             return;
         }
         let start = self.calendar.start(kept);
-        self.accounts.retain(|_, account| {
+        for account in self.accounts.values_mut() {
             account.entries.drain(..account.entries.partition_point(|entry| entry.at < start));
-            account.labels.retain(|label| label.span.1 > start);
-            !account.entries.is_empty() || !account.labels.is_empty()
-        });
+            if account.labels.iter().any(|label| label.span.1 <= start) {
+                let live = account.labels.iter().filter(|label| label.span.1 > start);
+                account.labels = live.copied().collect();
+            }
+        }
+        self.settle();
+    }
+
+    /// Drops who has nothing left, and counts anew.
+    fn settle(&mut self) {
+        self.accounts.retain(|_, account| !account.entries.is_empty() || !account.labels.is_empty());
         self.entries = self.accounts.values().map(|account| account.entries.len()).sum();
         self.swept = self.entries;
     }
 
-    /// What must survive: everything, or what was touched since the last call. Ascending by patient.
-    pub fn save(&mut self, all: bool) -> Vec<Saved> {
-        let touched = self.unsaved.replace(BTreeMap::new()).filter(|_| !all);
-        let Some(touched) = touched else {
-            let mut saved: Vec<Saved> =
-                self.accounts.iter().map(|(patient, account)| account.saved(*patient)).collect();
-            saved.sort_unstable_by_key(|saved| saved.patient);
-            return saved;
+    /// Hands over what must survive: everything, or what was touched since the last call. Ascending by patient.
+    pub fn save(&mut self, all: bool, mut take: impl FnMut(&Saved)) {
+        let changed = self.unsaved.replace(Unsaved::default()).filter(|_| !all);
+        let everybody = || self.accounts.keys().copied().collect();
+        let (mut patients, gone, labelled) = match changed {
+            Some(Unsaved { touched, gone, labelled }) => (touched, Some(gone), labelled),
+            None => (everybody(), None, BTreeSet::new()),
         };
-        let none = Account::default();
-        let account = |patient| self.accounts.get(patient).unwrap_or(&none);
-        touched.iter().map(|(patient, unsaved)| account(patient).changed(*patient, unsaved)).collect()
+        // Who was forgotten meanwhile and came again is in it twice.
+        patients.sort_unstable();
+        patients.dedup();
+        let mut saved = Saved { patient: Pseudonym::default(), standing: Vec::new(), gone: Vec::new(), labels: None };
+        let nobody = &mut Account::default();
+        for patient in patients {
+            let account = self.accounts.get_mut(&patient).unwrap_or(nobody);
+            saved.patient = patient;
+            saved.gone = gone.as_ref().and_then(|gone| gone.get(&patient)).cloned().unwrap_or_default();
+            saved.labels = (gone.is_none() || labelled.contains(&patient)).then(|| account.labels.to_vec());
+            account.save(gone.is_none(), &mut saved.standing);
+            take(&saved);
+        }
     }
 
     /// Takes in what was saved; it was counted then.
     pub fn load(&mut self, Saved { patient, standing, gone, labels }: Saved) {
         let account = self.accounts.entry(patient).or_default();
-        let replaced: BTreeSet<u64> = standing.iter().map(|entry| entry.observation).chain(gone).collect();
-        account.entries.retain(|entry| !replaced.contains(&entry.observation));
+        account.entries.retain(|entry| !gone.contains(&Account::order(entry)));
         account.entries.extend(standing);
         account.entries.sort_unstable_by_key(Account::order);
         if let Some(labels) = labels {
-            account.labels = labels;
+            account.labels = labels.into();
         }
     }
 
     /// After the last block.
     pub fn loaded(&mut self) {
-        self.accounts.retain(|_, account| !account.entries.is_empty() || !account.labels.is_empty());
-        self.entries = self.accounts.values().map(|account| account.entries.len()).sum();
-        self.swept = self.entries;
+        self.settle();
     }
 }
 
+/// Notes that a patient is to be saved, once; where more of what has changed is noted, if it is.
+fn note<'a>(unsaved: &'a mut Option<Unsaved>, patient: Pseudonym, account: &mut Account) -> Option<&'a mut Unsaved> {
+    let unsaved = unsaved.as_mut()?;
+    if !std::mem::replace(&mut account.touched, true) {
+        unsaved.touched.push(patient);
+    }
+    Some(unsaved)
+}
+
 impl Account {
-    fn order(entry: &Entry) -> (EventTime, u64) {
+    fn order(entry: &Entry) -> Place {
         (entry.at, entry.observation)
     }
 
@@ -235,28 +268,42 @@ impl Account {
             }
             _ => self.entries.len(),
         };
-        self.entries.insert(place, entry);
+        self.entries.insert(place, Entry { groups: entry.groups | UNSAVED, ..entry });
     }
 
-    /// False if there is no such reading.
-    fn remove(&mut self, observation: u64, calendar: &Calendar, changes: &mut Vec<Change>) -> bool {
-        let Some(place) = self.entries.iter().rposition(|entry| entry.observation == observation) else { return false };
+    /// Where it stood; `None` if there is no such reading.
+    fn remove(&mut self, observation: u64, calendar: &Calendar, changes: &mut Vec<Change>) -> Option<Place> {
+        let place = self.entries.iter().rposition(|entry| entry.observation == observation)?;
         let entry = self.entries.remove(place);
         self.count(&entry, -1, calendar, changes);
-        true
+        Some(Account::order(&entry))
     }
 
     /// Counts a reading beside the others, or takes it back: it is not among them.
     fn count(&self, entry: &Entry, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
-        let pane = calendar.pane_of(entry.at);
-        changes.push((pane, entry.groups, What::Code(entry.score.code(self.label_of(entry.at))), sign));
+        let (pane, groups) = (calendar.pane_of(entry.at), entry.groups & ALL_GROUPS);
+        changes.push((pane, groups, What::Code(entry.score.code(self.label_of(entry.at))), sign));
+        match self.entries.last() {
+            // Nearly always a reading comes last, of a patient whose groups are what they were: one look, not a search.
+            Some(last) if last.at <= entry.at && last.groups & groups == groups => {
+                let previous = calendar.pane_of(last.at);
+                if previous < pane {
+                    count_patient((pane, groups), (Some(previous), None), sign, calendar, changes);
+                }
+            }
+            _ => self.count_among((pane, groups), sign, calendar, changes),
+        }
+    }
+
+    /// Counts the patient in a pane where it has a reading of these groups, or takes it back, among all others.
+    fn count_among(&self, (pane, groups): (Pane, u16), sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
         let (start, end) = (calendar.start(pane), calendar.start(Pane(pane.0.saturating_add(1))));
         let before = self.entries.partition_point(|entry| entry.at < start);
         let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
         let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
         // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
         let mut alike: SmallVec<[(Around, u16); 4]> = SmallVec::new();
-        for group in groups_of(entry.groups & !there).map(|group| 1 << group) {
+        for group in groups_of(groups & !there).map(|group| 1 << group) {
             let of_group = |entry: &&Entry| entry.groups & group != 0;
             let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
             let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
@@ -285,29 +332,28 @@ impl Account {
         let before: Vec<Option<bool>> = self.entries.iter().map(|entry| self.label_of(entry.at)).collect();
         match known {
             Some(known) => self.labels[known] = label,
-            None => self.labels.push(label),
+            None => self.labels = self.labels.iter().copied().chain([label]).collect(),
         }
         for (entry, before) in self.entries.iter().zip(before) {
             let after = self.label_of(entry.at);
             if before != after {
                 let pane = calendar.pane_of(entry.at);
-                changes.push((pane, entry.groups, What::Code(entry.score.code(before)), -1));
-                changes.push((pane, entry.groups, What::Code(entry.score.code(after)), 1));
+                let groups = entry.groups & ALL_GROUPS;
+                changes.push((pane, groups, What::Code(entry.score.code(before)), -1));
+                changes.push((pane, groups, What::Code(entry.score.code(after)), 1));
             }
         }
         true
     }
 
-    fn saved(&self, patient: Pseudonym) -> Saved {
-        Saved { patient, standing: self.entries.clone(), gone: Vec::new(), labels: Some(self.labels.clone()) }
-    }
-
-    fn changed(&self, patient: Pseudonym, unsaved: &Unsaved) -> Saved {
-        let of = |entry: &&Entry| unsaved.observations.contains(&entry.observation);
-        let standing: Vec<Entry> = self.entries.iter().filter(of).copied().collect();
-        let stands: BTreeSet<u64> = standing.iter().map(|entry| entry.observation).collect();
-        let gone = unsaved.observations.difference(&stands).copied().collect();
-        Saved { patient, standing, gone, labels: unsaved.labels.then(|| self.labels.clone()) }
+    /// Copies all entries, or those that are not saved, and notes that they are.
+    fn save(&mut self, all: bool, into: &mut Vec<Entry>) {
+        into.clear();
+        self.touched = false;
+        for entry in self.entries.iter_mut().filter(|entry| all || entry.groups & UNSAVED != 0) {
+            entry.groups &= ALL_GROUPS;
+            into.push(*entry);
+        }
     }
 }
 
@@ -428,6 +474,7 @@ mod tests {
                 let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
                 let score = Score { thousandths, selected: rng.random_bool(0.5), alarm: false };
                 let entry = Entry { at: at(rng), observation, score, groups: rng.random_range(1..8) };
+                ledger.remove(pseudonym(patient), observation, changes);
                 ledger.add(pseudonym(patient), entry, changes);
                 naive.entries.insert((patient, observation), entry);
             }
@@ -480,16 +527,17 @@ mod tests {
         for seed in 30..50 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let (mut ledger, mut naive, mut changes) = (Ledger::new(calendar()), Naive::default(), Vec::new());
-            let mut saves = vec![ledger.save(true)];
+            let mut saves = Vec::new();
+            ledger.save(true, |saved| saves.push(saved.clone()));
             for at in 0..60 {
                 step(&mut rng, &mut ledger, &mut naive, &mut changes);
                 if at % 13 == 0 {
-                    saves.push(ledger.save(false));
+                    ledger.save(false, |saved| saves.push(saved.clone()));
                 }
             }
-            saves.push(ledger.save(false));
+            ledger.save(false, |saved| saves.push(saved.clone()));
             let mut again = Ledger::new(calendar());
-            saves.into_iter().flatten().for_each(|saved| again.load(saved));
+            saves.into_iter().for_each(|saved| again.load(saved));
             again.loaded();
             assert_eq!(again.entries(), ledger.entries());
             for _ in 0..40 {

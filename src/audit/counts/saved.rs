@@ -74,9 +74,10 @@ impl Survive for Counts {
             let released = Cow::Borrowed(self.released.get(&pane).unwrap_or(&none));
             into.push(saver, &Entry::Pane { saver, pane, held, released });
         }
-        let saved = self.ledger.as_mut().map(|ledger| ledger.save(extent == Extent::All));
-        for of_patient in saved.iter().flatten() {
-            into.push(key_group(of_patient.patient().hash64()), &Entry::Patient(Cow::Borrowed(of_patient)));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.save(extent == Extent::All, |of_patient| {
+                into.push(key_group(of_patient.patient().hash64()), &Entry::Patient(Cow::Borrowed(of_patient)));
+            });
         }
     }
 
