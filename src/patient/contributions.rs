@@ -44,6 +44,8 @@ impl Version {
     pub(super) const IN_HISTORY: u8 = 16;
     /// Its time is known to the day only.
     pub(super) const DAY: u8 = 32;
+    /// It came, or was changed, after the last save.
+    pub(super) const UNSAVED: u8 = 64;
 
     /// A version of which nothing is known yet but what it is.
     pub(super) fn new(observation: Pseudonym, partition: PartitionId, facts: &vocabulary::Facts) -> Self {
@@ -55,7 +57,7 @@ impl Version {
             birth_year: None,
             sex: Sex::Unknown,
             status: facts.status,
-            flags: 0,
+            flags: Version::UNSAVED,
         }
     }
 
@@ -176,7 +178,7 @@ impl Contributions {
         &self.values[place * stride..(place + 1) * stride]
     }
 
-    /// Adds a version with its values where it belongs.
+    /// Adds a version with its values where it belongs. There is none of the same observation and partition.
     pub(super) fn insert(&mut self, version: Version, values: &[f64]) {
         let key = (version.at, version.observation);
         // As a rule it is the newest, and the cache has not got the last one.
@@ -194,11 +196,23 @@ impl Contributions {
         self.values[place * values.len()..].rotate_right(values.len());
     }
 
-    /// Removes a version.
-    pub(super) fn remove(&mut self, place: usize, stride: usize) {
-        self.tags.remove(place);
-        self.versions.remove(place);
-        self.values.drain(place * stride..(place + 1) * stride);
+    /// Puts a version in place of the one at `own`, if there is one.
+    pub(super) fn replace(&mut self, own: Option<usize>, version: Version, values: &[f64]) {
+        if let Some(place) = own {
+            self.tags.remove(place);
+            self.versions.remove(place);
+            self.values.drain(place * values.len()..(place + 1) * values.len());
+        }
+        self.insert(version, values);
+    }
+
+    /// Adds what was saved later, each in place of an earlier version of the same observation and partition.
+    pub(super) fn update(&mut self, later: Contributions) {
+        let stride = later.values.len().checked_div(later.versions.len()).unwrap_or(0);
+        for (place, version) in later.versions.iter().enumerate() {
+            let known = self.known(&version.observation, version.partition, EventTime::MIN);
+            self.replace(known.own, *version, later.values(place, stride));
+        }
     }
 
     /// Where the versions measured in `[start, end)` are.

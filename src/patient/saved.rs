@@ -3,8 +3,9 @@
 //!
 //! Invariants:
 //!
-//! 1. An entry is all that is kept of its patient: a later one replaces it. It names partitions and signals, not columns or
-//!    [`PartitionId`]s, which are another worker's.
+//! 1. An entry is all that is kept of its patient: a later one replaces it. Of contributions, which are many and hardly ever change, it may have only
+//!    those since the patient's last entry, and says so: each is added, or replaces that of the same observation and partition. An entry names
+//!    partitions and signals, not columns or [`PartitionId`]s, which are another worker's.
 //! 2. A patient is saved again after it was touched: an input was about it, or a window of it closed at the end of all input. What else changes
 //!    it (windows that close, what falls behind the horizon) follows from the watermark, and is done again when everything is loaded.
 //! 3. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
@@ -51,6 +52,8 @@ struct SavedPatient {
     partitions: Vec<Partition>,
     chains: Vec<SavedChain>,
     slots: Vec<Slot>,
+    /// The versions are to be added to those in earlier entries.
+    added: bool,
     versions: Vec<SavedVersion>,
     measured: Vec<Measured>,
     open: Vec<EventTime>,
@@ -86,6 +89,8 @@ pub(super) struct Touched {
     /// A bit for each place of a patient.
     marks: Vec<u64>,
     list: Vec<Whose>,
+    /// Contributions that were held at the last save.
+    contributions: usize,
 }
 
 impl Touched {
@@ -116,13 +121,13 @@ impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
-        into.expect(self.likely_bytes(touched.as_ref().map_or(self.patients(), Vec::len)));
+        into.expect(self.likely_bytes(touched.as_ref().map(Vec::len)));
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
             into.push(group, &Entry::<_, ()>::Watermark(&watermark));
         }
-        let mut saved = SavedPatient::default();
+        let (all, mut saved) = (touched.is_none(), SavedPatient::default());
         let mut save = |patient: Pseudonym, index: u32| {
-            saved.fill(patient, self.slab.get(index), &self.watermark, &self.settings);
+            saved.fill(patient, self.slab.get_mut(index), all, &self.watermark, &self.settings);
             into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
         };
         match touched {
@@ -161,9 +166,15 @@ impl Survive for Patients {
 }
 
 impl Patients {
-    /// Bytes that the block of a key group is likely to take with so many patients saved, and half as much again.
-    fn likely_bytes(&self, patients: usize) -> usize {
-        let contributions = self.contributions() * patients / self.patients().max(1);
+    /// Bytes that the block of a key group is likely to take with so many patients touched, or with all of them, and half as much again.
+    fn likely_bytes(&mut self, touched: Option<usize>) -> usize {
+        let contributions = self.contributions();
+        let before = std::mem::replace(&mut self.touched.contributions, contributions);
+        let (patients, contributions) = match touched {
+            // Those that replaced others are few.
+            Some(touched) => (touched, contributions.saturating_sub(before)),
+            None => (self.patients(), contributions),
+        };
         let groups = KEY_GROUPS as usize / self.share.workers.max(1);
         (patients * PATIENT_BYTES + contributions * CONTRIBUTION_BYTES) / groups.max(1) * 3 / 2
     }
@@ -175,7 +186,7 @@ impl Patients {
 
     /// Puts a saved patient in its place, or in that of what was loaded of it before.
     fn put(&mut self, saved: SavedPatient) -> Result<(), Corrupt> {
-        let patient = saved.restore(&mut self.watermark, &self.settings)?;
+        let mut patient = saved.restore(&mut self.watermark, &self.settings)?;
         let index = match self.index.get(&saved.patient) {
             Some(index) => *index,
             None if self.slab.len() < u32::MAX as usize => {
@@ -185,15 +196,31 @@ impl Patients {
             }
             None => return Err(CORRUPT),
         };
-        *self.slab.get_mut(index) = patient;
+        let place = self.slab.get_mut(index);
+        if saved.added {
+            patient.follow(std::mem::take(place));
+        }
+        *place = patient;
         Ok(())
     }
 }
 
+impl Patient {
+    /// Has the contributions of what was saved `before` as well, apart from those that it has newer.
+    fn follow(&mut self, before: Patient) {
+        let Some(mut before) = before.active else { return };
+        let mut active = self.active.take().unwrap_or_default();
+        before.contributions.update(std::mem::take(&mut active.contributions));
+        active.contributions = before.contributions;
+        self.active = Some(active);
+    }
+}
+
 impl SavedPatient {
-    /// Takes what is kept of a patient, in place of what is here.
-    fn fill(&mut self, patient: Pseudonym, state: &Patient, watermark: &Watermark, settings: &Settings) {
+    /// Takes what is kept of a patient, in place of what is here: all of it, or of contributions what was not saved yet.
+    fn fill(&mut self, patient: Pseudonym, state: &mut Patient, all: bool, watermark: &Watermark, settings: &Settings) {
         self.clear();
+        self.added = !all;
         (self.patient, self.demographics) = (patient, state.demographics);
         for chain in &state.chains {
             let partition = self.place(watermark.partition(chain.partition));
@@ -201,11 +228,18 @@ impl SavedPatient {
             let slots = chain.ring.len() as u32;
             self.chains.push(SavedChain { partition, origin_minutes: chain.origin_minutes, slots });
         }
-        let Some(active) = &state.active else { return };
+        let Some(active) = &mut state.active else { return };
         let until = watermark.frozen(settings.horizon) - settings.grid.window;
-        for place in active.contributions.between(until, EventTime::MAX) {
-            let values = active.contributions.values(place, settings.signals.len());
-            self.add(active.contributions.get(place), values, watermark, settings);
+        // What replaces something that was saved is saved wherever it lies.
+        let places =
+            if all { active.contributions.between(until, EventTime::MAX) } else { 0..active.contributions.len() };
+        for place in places {
+            let version = active.contributions.get_mut(place);
+            if all || version.is(Version::UNSAVED) {
+                version.set(Version::UNSAVED, false);
+                let version = *version;
+                self.add(&version, active.contributions.values(place, settings.signals.len()), watermark, settings);
+            }
         }
         let reached = watermark.reached();
         self.open.extend(active.windows.open.iter().filter(|end| **end > reached));

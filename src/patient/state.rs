@@ -307,16 +307,14 @@ impl Active {
         }
         let kept = self.contributions.get_mut(place);
         kept.set(Version::HOLDS | Version::COUNTED | Version::IN_WINDOWS, false);
+        kept.set(Version::UNSAVED, true);
         version.is(Version::IN_WINDOWS).then_some(version.at)
     }
 
-    /// Keeps a version in place of its partition's earlier one.
+    /// Keeps a version in place of its partition's earlier one. Beyond recall it is kept only for that: what was saved of the earlier is to be replaced.
     fn keep(&mut self, version: Version, values: &[f64], own: Option<usize>, recall: EventTime) {
-        if let Some(place) = own {
-            self.contributions.remove(place, values.len());
-        }
-        if version.at >= recall {
-            self.contributions.insert(version, values);
+        if own.is_some() || version.at >= recall {
+            self.contributions.replace(own, version, values);
         }
     }
 }

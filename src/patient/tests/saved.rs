@@ -224,6 +224,26 @@ fn only_those_who_were_touched_are_saved_again_and_those_who_were_loaded_are_not
 }
 
 #[test]
+fn a_contribution_is_saved_once_until_it_changes_or_everything_is_saved() {
+    let mut script = Script::new(&spec(), hours(48));
+    let readings: Vec<String> = (0..50).map(|minute| format!("ann r{minute} 10:{minute:02} 120/80")).collect();
+    script.epoch(0, &format!("{}; tick 10:50", readings.join("; "))).unwrap();
+    let saved = |patients: &mut Patients, extent| {
+        let mut blocks = Blocks::default();
+        patients.save(extent, &mut blocks);
+        blocks.bytes()
+    };
+    let base = saved(&mut script.patients, Extent::All);
+    let watermark = saved(&mut script.patients, Extent::Changed);
+    script.epoch(1, "ann new 10:51 130/80; tick 10:51").unwrap();
+    let one = saved(&mut script.patients, Extent::Changed) - watermark;
+    script.epoch(2, "ann r7 10:07 125/80 v2; tick 10:52").unwrap();
+    let corrected = saved(&mut script.patients, Extent::Changed) - watermark;
+    assert!(base > 50 * 50 && (60..400).contains(&one) && (60..400).contains(&corrected), "{base} {one} {corrected}");
+    assert!(saved(&mut script.patients, Extent::All) > base);
+}
+
+#[test]
 fn more_patients_than_may_be_are_loaded_and_a_new_one_is_refused() {
     let (mut script, mut saves) = (Script::new(&spec(), hours(48)), Saves::default());
     script.epoch(0, "ann a 10:00 120/80; bob b 10:10 130/80").unwrap();
