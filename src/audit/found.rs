@@ -187,11 +187,11 @@ impl Finder {
         let mut found = Vec::new();
         for window in self.calendar.panes_of(block) {
             let (reference, current) = (self.calendar.reference(window), self.calendar.current(window));
-            let made_of: Vec<(Series, &[(Pane, u64)])> =
-                hashes.iter().map(|(series, panes)| (*series, within(panes, reference.0, current.1))).collect();
-            if made_of.iter().all(|(_, panes)| panes.is_empty()) {
+            if hashes.iter().all(|(_, panes)| within(panes, current.0, current.1).is_empty()) {
                 continue;
             }
+            let made_of: Vec<(Series, &[(Pane, u64)])> =
+                hashes.iter().map(|(series, panes)| (*series, within(panes, reference.0, current.1))).collect();
             let hash = hash(&made_of);
             let known = self.remembered.remove(&window).filter(|(known, _)| *known == hash);
             let of_window =
@@ -229,7 +229,7 @@ impl Groups<'_> {
         let mut summaries: BTreeMap<usize, Summary> = BTreeMap::new();
         for group in 0..GROUPS.len() {
             let (reference, summary) = (self.summary(group, of_reference), self.summary(group, of_current));
-            if summary.readings == 0 && reference.readings == 0 {
+            if summary.readings == 0 {
                 continue;
             }
             let patients = Some(self.patients(group, of_current));

@@ -205,6 +205,16 @@ impl Ledger {
         self.swept = self.entries;
     }
 
+    /// Bytes that all of it, or what was touched, is likely to take in a block.
+    pub fn likely_bytes(&self, all: bool) -> usize {
+        // Two pseudonyms' worth for a patient; what was touched had a reading or two.
+        let (patients, entries) = match &self.unsaved {
+            Some(unsaved) if !all => (unsaved.touched.len(), 2 * unsaved.touched.len()),
+            _ => (self.accounts.len(), self.entries),
+        };
+        32 * patients + size_of::<Entry>() * entries
+    }
+
     /// Hands over what must survive: everything, or what was touched since the last call. Ascending by patient.
     pub fn save(&mut self, all: bool, mut take: impl FnMut(&Saved)) {
         let changed = self.unsaved.replace(Unsaved::default()).filter(|_| !all);

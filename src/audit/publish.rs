@@ -154,7 +154,7 @@ impl Publisher {
                 *now = Some(found);
             }
         }
-        // Only retracted, nothing stands: no readings on either side.
+        // Only retracted, nothing stands: the window has no readings.
         let standing = standing.into_iter();
         let or_nothing = |(key, found): ((Pane, Series), Option<Found>)| {
             (key, found.unwrap_or_else(|| Found::nothing(key.1.kind())))

@@ -110,8 +110,10 @@ impl Naive {
     pub(super) fn row(&self, key: &Key) -> Line {
         let (start, window) = (key.2, spec().window);
         let length = EventSpan::from_micros(window.micros() * i64::from(spec().reference_windows));
-        let (reference, of_reference) = self.values(key, start - length, start);
         let (current, of_current) = self.values(key, start, start + window);
+        // What lost all its readings is not compared with anything.
+        let compared = if current.is_empty() { start } else { start - length };
+        let (reference, of_reference) = self.values(key, compared, start);
         let mut line = line(&reference, &current);
         (line.counts[2], line.counts[3]) = (of_reference, of_current);
         line
