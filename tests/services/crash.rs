@@ -2,7 +2,8 @@
 //!
 //! Judged by the oracle: Elasticsearch holds of each document what its last version says, a reader of committed records sees each assessed reading and
 //! each dead letter once, Parquet and NDJSON hold each row once, and nothing that a dead run had handed out is contradicted.
-//! `WINDKESSEL_KILLS` says how often it dies; a long run is 500 (`docs/hacking.md`).
+//! `WINDKESSEL_KILLS` says how often it dies; a long run is 500 (`docs/hacking.md`). `WINDKESSEL_RATE` says how many observations come a second: on a slow machine
+//! less, so that input goes on until the last death.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::servers::servers;
 use crate::support::crash::{Blow, Random, Witness, strike};
 use crate::support::{DEADLINE, Running, finish};
 
-const KILLS: usize = 12;
+const KILLS: usize = 40;
 /// Observations for each death: a run lives about two seconds.
 const OBSERVATIONS_A_KILL: u32 = 1_200;
 const RATE: u32 = 500;
@@ -30,7 +31,8 @@ fn a_run_that_is_killed_again_and_again_leaves_every_row_once_in_every_sink() {
     // The topic, before anybody asks for it.
     finish(&mut stage.generate(1, 0)).succeeded();
     let observations = OBSERVATIONS_A_KILL * u32::try_from(kills).unwrap();
-    let generator = Running::start(&mut stage.generate(observations, RATE));
+    let rate = std::env::var("WINDKESSEL_RATE").map_or(RATE, |text| text.parse().unwrap());
+    let mut generator = Running::start(&mut stage.generate(observations, rate));
     let mut witness = Witness::of(stage.data());
     for number in 0..kills {
         let mut command = stage.run_on(1 + random.below(4));
@@ -39,9 +41,10 @@ fn a_run_that_is_killed_again_and_again_leaves_every_row_once_in_every_sink() {
         let struck = strike(&mut command, &stage.data(), &blow);
         witness.harvest();
         witness.glance();
-        eprintln!("{number}: {blow:?}: {struck:?}, {} files, {} lines", witness.names(), witness.promised());
+        let input = if generator.ends_within(Duration::from_millis(1)) { "all input is there" } else { "input goes on" };
+        eprintln!("{number}: {blow:?}: {struck:?}, {} files, {} lines, {input}", witness.names(), witness.promised());
     }
-    generator.wait(DEADLINE + Duration::from_secs(u64::from(observations / RATE))).succeeded();
+    generator.wait(DEADLINE + Duration::from_secs(u64::from(observations / rate))).succeeded();
     let mut last = stage.run_on(2);
     finish(last.args(OFTEN.iter().flat_map(|setting| ["--set", setting])).args(["--until", "end"])).succeeded();
     witness.conclude();
