@@ -42,8 +42,9 @@ use crate::vocabulary::{
 };
 use crate::watermark::Watermark;
 
-/// How often, in a pane's length of event time, corrections of closed panes are let through.
-pub const CORRECTIONS_PER_PANE: i64 = 12;
+/// How often, in a pane's length of event time, corrections of closed panes are let through: of panes of an hour, every quarter of an hour. Each time all
+/// windows that look back on them are compared again.
+pub const CORRECTIONS_PER_PANE: i64 = 4;
 
 /// A change of one series' pane.
 pub type Update = ((Series, Pane), Histogram);
@@ -311,7 +312,7 @@ mod tests {
 
     const ALONE: Share = Share { worker: 0, workers: 1 };
 
-    /// Panes of 60 s, references of 2 panes, correctable for 120 s; so corrections are let through every 5 s of event time.
+    /// Panes of 60 s, references of 2 panes, correctable for 120 s; so corrections are let through every 15 s of event time.
     pub(super) fn counts(share: Share) -> Counts {
         let minute = EventSpan::from_seconds(60);
         Counts::new(Calendar::new(minute, minute, 2), EventSpan::from_seconds(120), share, None)
@@ -410,17 +411,17 @@ mod tests {
         check(
             "10=120 20=145 W61
              20-145 30=150,late W62
-             40=150,late W64
-             W65
-             20-145 20=145 W70",
+             40=150,late W74
+             W75
+             20-145 20=145 W90",
             expect![[r#"
                 10=120 20=145 W61
                     pane 0 120:+1 145:+1
                 20-145 30=150,late W62
-                40=150,late W64
-                W65
+                40=150,late W74
+                W75
                     pane 0 145:-1 150:+2
-                20-145 20=145 W70
+                20-145 20=145 W90
             "#]],
         );
     }

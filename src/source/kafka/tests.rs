@@ -354,6 +354,30 @@ fn a_broker_that_goes_down_and_comes_back_loses_nothing_and_makes_nobody_idle() 
 }
 
 #[test]
+fn a_partition_whose_leader_changes_is_read_on_by_the_new_one() {
+    const CHANGES: i32 = 4;
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic(TOPIC, 2, 2).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let lead = |broker: i32| cluster.partition_leader(TOPIC, 0, Some(broker)).unwrap();
+    lead(1);
+    produce(&brokers, TOPIC, &[(0, 10), (1, 10)]);
+    let mut setup = Setup::new(&brokers);
+    setup.until_end = false;
+    let mut source = setup.open().unwrap();
+    let mut read = Read::default();
+    read.until(&mut source, |read, _| read.count() == 20);
+    for change in 1..=CHANGES {
+        lead(1 + change % 2);
+        produce(&brokers, TOPIC, &[(0, 10), (1, 10)]);
+        read.until(&mut source, |read, _| read.count() == 20 * (1 + change as usize));
+    }
+    for offsets in read.records.values() {
+        assert!(offsets.iter().map(|(offset, _)| *offset).eq(0..10 * (1 + i64::from(CHANGES))));
+    }
+}
+
+#[test]
 fn an_empty_partition_becomes_idle_once_and_a_record_wakes_it() {
     let (_cluster, brokers) = cluster(2);
     let mut setup = Setup::new(&brokers);
