@@ -196,14 +196,11 @@ impl Contributions {
         self.values[place * values.len()..].rotate_right(values.len());
     }
 
-    /// Puts a version in place of the one at `own`, if there is one.
-    pub(super) fn replace(&mut self, own: Option<usize>, version: Version, values: &[f64]) {
-        if let Some(place) = own {
-            self.tags.remove(place);
-            self.versions.remove(place);
-            self.values.drain(place * values.len()..(place + 1) * values.len());
-        }
-        self.insert(version, values);
+    /// Removes a version.
+    pub(super) fn remove(&mut self, place: usize, stride: usize) {
+        self.tags.remove(place);
+        self.versions.remove(place);
+        self.values.drain(place * stride..(place + 1) * stride);
     }
 
     /// Adds what was saved later, each in place of an earlier version of the same observation and partition.
@@ -211,7 +208,10 @@ impl Contributions {
         let stride = later.values.len().checked_div(later.versions.len()).unwrap_or(0);
         for (place, version) in later.versions.iter().enumerate() {
             let known = self.known(&version.observation, version.partition, EventTime::MIN);
-            self.replace(known.own, *version, later.values(place, stride));
+            if let Some(own) = known.own {
+                self.remove(own, stride);
+            }
+            self.insert(*version, later.values(place, stride));
         }
     }
 
@@ -235,15 +235,18 @@ impl Contributions {
     }
 
     /// Drops what was measured before `until`, once that is more than half of it: each version is then moved less than once on average.
-    pub(super) fn forget(&mut self, until: EventTime, stride: usize) {
+    ///
+    /// False if one of them was not saved.
+    pub(super) fn forget(&mut self, until: EventTime, stride: usize) -> bool {
         if self.oldest >= until {
-            return;
+            return true;
         }
         let half = self.versions.len() / 2;
         if self.versions.get(half).is_none_or(|version| version.at >= until) {
-            return;
+            return true;
         }
         let dead = self.versions.partition_point(|version| version.at < until);
+        let saved = self.versions[..dead].iter().all(|version| !version.is(Version::UNSAVED));
         self.tags.drain(..dead);
         self.versions.drain(..dead);
         self.values.drain(..dead * stride);
@@ -253,5 +256,6 @@ impl Contributions {
             self.versions.shrink_to(2 * self.versions.len());
             self.values.shrink_to(2 * self.values.len());
         }
+        saved
     }
 }

@@ -436,8 +436,13 @@ impl Patients {
         let moment = Moment { settings: &self.settings, partition, watermark, recall };
         let patient = self.slab.get_mut(whose.index);
         let before = patient.contributions();
-        patient.forget(watermark, recall - self.settings.grid.window, self.settings.signals.len());
+        let saved = patient.forget(watermark, recall - self.settings.grid.window, self.settings.signals.len());
+        let held = patient.contributions();
         let ending = patient.take(reading, &moment, (whose, &mut self.closings), out);
+        if !saved || patient.contributions() < held {
+            // A version went, or was moved beyond recall, and nothing is kept that would replace what was saved of it.
+            self.touched.rewrite(index);
+        }
         self.contributions = self.contributions + patient.contributions() - before;
         ending
     }
@@ -491,7 +496,9 @@ impl Patients {
             self.sweep = if self.sweep < self.slab.len() { self.sweep } else { 0 };
             let patient = self.slab.get_mut(self.sweep as u32);
             let before = patient.contributions();
-            patient.forget(watermark, until, self.settings.signals.len());
+            if !patient.forget(watermark, until, self.settings.signals.len()) {
+                self.touched.rewrite(self.sweep as u32);
+            }
             if self.settings.partitions_end {
                 patient.forget_ended(&self.watermark);
             }

@@ -14,6 +14,8 @@
 //! In memory: a bit a patient, and 20 bytes for each that was touched since the last save.
 //! Limits: what is read from a block takes at most 60 times its bytes. More patients than `patient.patients_max` are loaded; a new one is then refused.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::contributions::{Contributions, Version};
@@ -89,6 +91,8 @@ pub(super) struct Touched {
     /// A bit for each place of a patient.
     marks: Vec<u64>,
     list: Vec<Whose>,
+    /// Places of those whose contributions are to be saved anew, whole.
+    rewritten: BTreeSet<u32>,
     /// Contributions that were held at the last save.
     contributions: usize,
 }
@@ -109,11 +113,18 @@ impl Touched {
         }
     }
 
-    /// All since the last call; `None` if that is not known.
-    fn take(&mut self) -> Option<Vec<Whose>> {
-        let list = std::mem::take(&mut self.list);
+    /// Notes that a contribution has gone of one that was touched: what was saved of its contributions is not to be added to.
+    pub(super) fn rewrite(&mut self, index: u32) {
+        if self.kept {
+            self.rewritten.insert(index);
+        }
+    }
+
+    /// All since the last call, and the places of those to be saved whole; `None` if that is not known.
+    fn take(&mut self) -> Option<(Vec<Whose>, BTreeSet<u32>)> {
+        let changed = (std::mem::take(&mut self.list), std::mem::take(&mut self.rewritten));
         self.marks.fill(0);
-        std::mem::replace(&mut self.kept, true).then_some(list)
+        std::mem::replace(&mut self.kept, true).then_some(changed)
     }
 }
 
@@ -121,18 +132,20 @@ impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
-        into.expect(self.likely_bytes(touched.as_ref().map(Vec::len)));
+        into.expect(self.likely_bytes(touched.as_ref().map(|(list, _)| list.len())));
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
             into.push(group, &Entry::<_, ()>::Watermark(&watermark));
         }
-        let (all, mut saved) = (touched.is_none(), SavedPatient::default());
-        let mut save = |patient: Pseudonym, index: u32| {
-            saved.fill(patient, self.slab.get_mut(index), all, &self.watermark, &self.settings);
+        let mut saved = SavedPatient::default();
+        let mut save = |patient: Pseudonym, index: u32, whole: bool| {
+            saved.fill(patient, self.slab.get_mut(index), whole, &self.watermark, &self.settings);
             into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
         };
         match touched {
-            Some(touched) => touched.iter().for_each(|whose| save(whose.patient, whose.index)),
-            None => self.index.iter().for_each(|(patient, index)| save(*patient, *index)),
+            Some((touched, rewritten)) => {
+                touched.iter().for_each(|whose| save(whose.patient, whose.index, rewritten.contains(&whose.index)));
+            }
+            None => self.index.iter().for_each(|(patient, index)| save(*patient, *index, true)),
         }
     }
 
@@ -218,9 +231,16 @@ impl Patient {
 
 impl SavedPatient {
     /// Takes what is kept of a patient, in place of what is here: all of it, or of contributions what was not saved yet.
-    fn fill(&mut self, patient: Pseudonym, state: &mut Patient, all: bool, watermark: &Watermark, settings: &Settings) {
+    fn fill(
+        &mut self,
+        patient: Pseudonym,
+        state: &mut Patient,
+        whole: bool,
+        watermark: &Watermark,
+        settings: &Settings,
+    ) {
         self.clear();
-        self.added = !all;
+        self.added = !whole;
         (self.patient, self.demographics) = (patient, state.demographics);
         for chain in &state.chains {
             let partition = self.place(watermark.partition(chain.partition));
@@ -230,12 +250,11 @@ impl SavedPatient {
         }
         let Some(active) = &mut state.active else { return };
         let until = watermark.frozen(settings.horizon) - settings.grid.window;
-        // What replaces something that was saved is saved wherever it lies.
-        let places =
-            if all { active.contributions.between(until, EventTime::MAX) } else { 0..active.contributions.len() };
-        for place in places {
+        // What was not saved yet may stand for something that was: it is saved wherever it lies.
+        let first = if whole { active.contributions.between(until, EventTime::MAX).start } else { 0 };
+        for place in first..active.contributions.len() {
             let version = active.contributions.get_mut(place);
-            if all || version.is(Version::UNSAVED) {
+            if whole || version.is(Version::UNSAVED) {
                 version.set(Version::UNSAVED, false);
                 let version = *version;
                 self.add(&version, active.contributions.values(place, settings.signals.len()), watermark, settings);

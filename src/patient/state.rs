@@ -161,13 +161,16 @@ impl Patient {
     }
 
     /// Drops what has fallen behind the horizon, at a cost that was paid for when it came.
-    pub(super) fn forget(&mut self, watermark: EventTime, until: EventTime, stride: usize) {
-        let Some(active) = &mut self.active else { return };
-        active.contributions.forget(until, stride);
+    ///
+    /// False if some of it was to be saved: a later version may have been, in place of one that was.
+    pub(super) fn forget(&mut self, watermark: EventTime, until: EventTime, stride: usize) -> bool {
+        let Some(active) = &mut self.active else { return true };
+        let saved = active.contributions.forget(until, stride);
         active.windows.forget(watermark, until);
         if active.contributions.len() == 0 && active.windows.is_empty() {
             self.active = None;
         }
+        saved
     }
 
     /// All input has ended: no window waits any more.
@@ -311,10 +314,13 @@ impl Active {
         version.is(Version::IN_WINDOWS).then_some(version.at)
     }
 
-    /// Keeps a version in place of its partition's earlier one. Beyond recall it is kept only for that: what was saved of the earlier is to be replaced.
+    /// Keeps a version in place of its partition's earlier one.
     fn keep(&mut self, version: Version, values: &[f64], own: Option<usize>, recall: EventTime) {
-        if own.is_some() || version.at >= recall {
-            self.contributions.replace(own, version, values);
+        if let Some(place) = own {
+            self.contributions.remove(place, values.len());
+        }
+        if version.at >= recall {
+            self.contributions.insert(version, values);
         }
     }
 }

@@ -41,7 +41,8 @@ fn a_run_that_is_killed_again_and_again_leaves_every_row_once_in_every_sink() {
         let struck = strike(&mut command, &stage.data(), &blow);
         witness.harvest();
         witness.glance();
-        let input = if generator.ends_within(Duration::from_millis(1)) { "all input is there" } else { "input goes on" };
+        let input =
+            if generator.ends_within(Duration::from_millis(1)) { "all input is there" } else { "input goes on" };
         eprintln!("{number}: {blow:?}: {struck:?}, {} files, {} lines, {input}", witness.names(), witness.promised());
     }
     generator.wait(DEADLINE + Duration::from_secs(u64::from(observations / rate))).succeeded();

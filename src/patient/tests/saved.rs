@@ -243,6 +243,63 @@ fn a_contribution_is_saved_once_until_it_changes_or_everything_is_saved() {
     assert!(saved(&mut script.patients, Extent::All) > base);
 }
 
+/// The lines' output, if nothing is saved, and if everybody is saved and loaded after every line.
+fn whether_saved_or_not(horizon: EventSpan, lines: &[&str]) -> [String; 2] {
+    [false, true].map(|saved| {
+        let (mut script, mut saves) = (Script::new(&spec(), horizon), Saves::default());
+        let mut text = String::new();
+        for (epoch, line) in lines.iter().enumerate() {
+            text += &print(epoch, &mut script.epoch(epoch as u64, line).unwrap());
+            if saved {
+                let mut workers = [script.patients];
+                saves.save(if epoch == 0 { Extent::All } else { Extent::Changed }, &mut workers);
+                let mut loaded = machines(1, &settings(&spec(), horizon));
+                saves.load(&mut loaded);
+                script.patients = loaded.remove(0);
+            }
+        }
+        text
+    })
+}
+
+#[test]
+fn a_version_that_held_until_another_partition_had_a_higher_one_is_loaded_as_one_that_does_not_hold() {
+    let lines = [
+        "ann a 10:00 120/80 v1; tick 10:05; tick 10:05 @1",
+        "ann a 10:00 130/80 v2 @1",
+        "ann a 10:00 140/80 v3 @1",
+        "tick 11:00; tick 11:00 @1",
+    ];
+    let [alone, saved] = whether_saved_or_not(hours(48), &lines);
+    assert_eq!(saved, alone);
+    assert!(alone.contains("n=1 mean=140"), "{alone}");
+}
+
+#[test]
+fn a_version_that_moved_beyond_the_horizon_is_not_loaded_as_it_was_before() {
+    let lines =
+        ["ann a 10:00 120/80 v1; tick 12:00", "ann a 07:00 120/80 v2 late", "ann a 11:50 150/80 v1; tick 13:00"];
+    let [alone, saved] = whether_saved_or_not(hours(3), &lines);
+    assert_eq!(saved, alone);
+    assert!(alone.contains("2: a 11:50 150/80"), "{alone}");
+}
+
+/// Both in one epoch: the correction is still within the horizon, and behind it when the epoch is saved.
+#[test]
+fn a_version_that_was_forgotten_before_it_was_saved_leaves_none_that_it_replaced() {
+    let lines = [
+        "ann a 11:55 120/80 v1; ann b 11:56 125/80; tick 12:00",
+        "ann a 09:05 120/80 v2 late; tick 14:30",
+        "ann c 14:40 130/80; tick 14:45",
+        "ann a 14:45 150/80 v1; tick 15:00",
+        "tick 16:00",
+    ];
+    for horizon in [3, 4, 5] {
+        let [alone, saved] = whether_saved_or_not(hours(horizon), &lines);
+        assert_eq!(saved, alone, "{horizon}");
+    }
+}
+
 #[test]
 fn more_patients_than_may_be_are_loaded_and_a_new_one_is_refused() {
     let (mut script, mut saves) = (Script::new(&spec(), hours(48)), Saves::default());
