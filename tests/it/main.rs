@@ -9,6 +9,7 @@
 //! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
+//! * [`reads`]: how far an answer of a run reaches, over restarts.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
 //! * [`top`]: a run in the terminal.
@@ -29,6 +30,7 @@ mod demo;
 mod oracle;
 mod page;
 mod prometheus;
+mod reads;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]
