@@ -3,6 +3,7 @@
 //! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
 //!
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
+//! * [`findings`]: what the audit's indices must hold.
 //! * [`crash`]: the whole program, killed again and again.
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
 //! * [`kibana`]: what every panel shows.
@@ -16,6 +17,7 @@
 
 mod clients;
 mod crash;
+mod findings;
 mod flows;
 mod kafka_sink;
 mod kibana;
