@@ -323,11 +323,11 @@ fn xy(panel: &Panel, series: &str, values: &[String]) -> Value {
         "layers": layers, "preferredSeriesType": series, "valueLabels": "hide", "fittingFunction": "None",
         "legend": { "isVisible": several, "position": "bottom", "showSingleSeries": false },
         "axisTitlesVisibilitySettings": { "x": false, "yLeft": !several, "yRight": false },
-        "yLeftExtent": { "mode": if series == "line" && !shares(panel) { "dataBounds" } else { "full" } },
+        "yLeftExtent": { "mode": if series == "line" && !shares(panel) && panel.lines.is_empty() { "dataBounds" } else { "full" } },
     })
 }
 
-/// A line of shares begins at zero, one of pressures does not.
+/// A line of shares begins at zero, one of pressures does not; what is drawn across must be in sight.
 fn shares(panel: &Panel) -> bool {
     panel.values.iter().any(|figure| figure.measure == Measure::Share)
 }
