@@ -95,8 +95,11 @@ impl Destination {
                 Err(unanswered) => {
                     self.wait(unanswered.reason(), 0, 1)?;
                     // A rotated authority is the usual cause of lost trust; other causes lose nothing by it.
-                    if unanswered == super::client::Unanswered::Tls {
-                        self.client.renew()?;
+                    if unanswered == super::client::Unanswered::Tls
+                        && let Err(error) = self.client.renew()
+                    {
+                        // It may be read while it is written anew; until it can be, those of before stand.
+                        warn!(sink = SINK, %error, "could not read certificates and secrets again; trying with those of before");
                     }
                 }
             }
