@@ -7,6 +7,7 @@
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`memory`]: under a real limit.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`reads`]: how far an answer of a run reaches, over restarts.
@@ -26,6 +27,7 @@ mod cluster;
 mod crash;
 mod dashboards;
 mod demo;
+mod memory;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod page;
