@@ -17,17 +17,23 @@ const HEAD_BYTES: usize = 20;
 #[derive(Default)]
 struct Log {
     epochs: BTreeSet<u64>,
-    /// The oldest checkpoint's: claims before it are pruned, nothing else is here.
-    oldest: Option<u64>,
+    /// Those of checkpoints. Claims before the first of them are pruned, nothing else is here.
+    checkpoints: BTreeSet<u64>,
 }
 
 impl Log {
     fn has(&self, epoch: u64) -> bool {
-        self.epochs.contains(&epoch) || self.oldest.is_some_and(|oldest| epoch < oldest)
+        self.epochs.contains(&epoch) || self.checkpoints.first().is_some_and(|first| epoch < *first)
     }
 
     fn last(&self) -> u64 {
         *self.epochs.last().unwrap()
+    }
+
+    /// Epochs that a start would repeat.
+    fn to_repeat(&self) -> usize {
+        let newest = self.checkpoints.last().copied().unwrap_or(0);
+        self.epochs.range(newest + 1..).count()
     }
 }
 
@@ -44,7 +50,7 @@ fn log(folder: &Path) -> Log {
         log.epochs.extend(claims.map(|claim| claim["epoch"].as_u64().unwrap()));
         if let Some(checkpoint) = entry["Checkpoint"]["epoch"].as_u64() {
             log.epochs.insert(checkpoint);
-            log.oldest = Some(log.oldest.map_or(checkpoint, |oldest| oldest.min(checkpoint)));
+            log.checkpoints.insert(checkpoint);
         }
     }
     log
@@ -60,7 +66,7 @@ fn command(folder: &Path) -> Command {
         "source.observations=0",
         "source.rate_per_second=400",
         "state.path=\"state\"",
-        "state.checkpoint_seconds=1",
+        "state.checkpoint_seconds=2",
         "state.keep=10000",
         "http.listen=\"127.0.0.1:0\"",
     ];
@@ -105,7 +111,11 @@ fn an_answer_names_an_epoch_of_the_log_which_never_goes_back() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut first = Running::start(&mut command(folder));
-    let last = follow(&mut first, folder, 1, 0, 8);
+    let last = follow(&mut first, folder, 1, 0, 12);
+    first.until("epochs behind a checkpoint", |_| {
+        let log = log(folder);
+        (!log.checkpoints.is_empty() && log.to_repeat() >= 3).then_some(())
+    });
     first.kill();
     let claimed = log(folder).last();
     assert!(claimed >= last);
