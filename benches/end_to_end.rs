@@ -29,7 +29,7 @@ use windkessel::runtime::stop::Stop;
 use windkessel::runtime::summary::Usage;
 use windkessel::source::{self, Opening, Polled, Share};
 
-use support::{Flow, LISTEN, Place, generate, metric, run_to_end, wait_until, windkessel};
+use support::{Flow, Place, generate, listen, metric, run_to_end, wait_until, windkessel};
 
 const TOPIC: &str = "bench-bp-obs";
 const PATIENTS: u64 = 20_000;
@@ -99,7 +99,7 @@ fn recovery(brokers: &str, topic: &str, place: &Place) {
 
 /// Kills a run that has read everything and recorded it, and times the next one up to its first settled epoch.
 fn start_after_kill(brokers: &str, topic: &str, folder: &Path) {
-    let flow = Flow { brokers, topic, workers: 1, checkpoint_seconds: 10, listen: LISTEN, more: "" }.write(folder);
+    let flow = Flow { brokers, topic, workers: 1, checkpoint_seconds: 10, listen: listen(), more: "" }.write(folder);
     let mut first = windkessel().arg("run").arg("--quiet").arg(&flow).spawn().unwrap();
     wait_until(|| {
         metric("windkessel_source_lag_records").is_some_and(|lag| lag == 0.0) && counted(RECOVERY_OBSERVATIONS)

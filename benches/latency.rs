@@ -44,7 +44,7 @@ use windkessel::source::generator::profile::Profile;
 use windkessel::source::generator::{Content, Generator};
 use windkessel::time::{EventSpan, EventTime};
 
-use support::{Flow, LISTEN, Place, generate, metric, run_to_end, wait_until, windkessel};
+use support::{Flow, Place, generate, listen, metric, run_to_end, wait_until, windkessel};
 
 const PATIENTS: u32 = 20_000;
 const PARTITIONS: i32 = 8;
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     fn start(&self, name: &str) -> Running {
-        let flow = self.flow(name, LISTEN);
+        let flow = self.flow(name, listen());
         Running(
             windkessel()
                 .arg("run")
@@ -211,7 +211,9 @@ impl Bench {
             std::thread::sleep(Duration::from_secs(1));
         }
         let waits = metric("windkessel_sink_waiting");
-        assert_eq!(waits, Some(1.0), "the sink waits; {} records were read", read());
+        let others = ["inflight_epochs", "epoch_log_waiting", "memory_pressure"]
+            .map(|name| format!("{name} {:?}", metric(&format!("windkessel_{name}"))));
+        assert_eq!(waits, Some(1.0), "the sink waits; {} records were read, {}", read(), others.join(", "));
         assert!(read() < BACKLOG as f64, "there is more to read");
         let skipped = (FILL_MINUTES * 60).min(minutes * 30) as f64;
         samples.retain(|(at, _)| *at >= skipped);

@@ -1,13 +1,21 @@
 //! What the benches of the whole program share: a flow in a folder, the program, its metrics from outside.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Where a run that is watched from outside listens.
-pub(crate) const LISTEN: &str = "127.0.0.1:19187";
+/// Where a run that is watched from outside listens: a port that was free when this process asked first, so that no other bench's run is taken for ours.
+pub(crate) fn listen() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    })
+}
+
 /// The pseudonym key of every bench.
 pub(crate) const KEY: &str = "0303030303030303030303030303030303030303030303030303030303030303";
 
@@ -116,9 +124,9 @@ pub(crate) fn wait_until(so: impl Fn() -> bool) {
     }
 }
 
-/// The sum of a metric's time series at [`LISTEN`]; `None` while nobody answers.
+/// The sum of a metric's time series at [`listen`]; `None` while nobody answers.
 pub(crate) fn metric(name: &str) -> Option<f64> {
-    let mut stream = TcpStream::connect(LISTEN).ok()?;
+    let mut stream = TcpStream::connect(listen()).ok()?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Failed, print_line};
-use crate::config::{Flow, TableName};
+use crate::config::Flow;
 use crate::job;
 use crate::runtime::stop::Stop;
 use crate::sink::elasticsearch::{self, Installed};
@@ -37,8 +37,7 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     let signals = job::signal_columns(&flow);
     let rule_set = flow.spec.score.rules.clone();
     let tables = Tables::new(Context { topics: Topics::new([]), signals, rule_set, model: None });
-    let schema = tables.schema(TableName::Readings);
-    for Installed { what, changed } in elasticsearch::setup(spec, schema, &stop).map_err(Failed::unavailable)? {
+    for Installed { what, changed } in elasticsearch::setup(spec, &tables, &stop).map_err(Failed::unavailable)? {
         print_line(&format!("{:<10} {what}", if changed { "installed" } else { "as it was" }));
     }
     Ok(())

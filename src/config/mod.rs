@@ -238,11 +238,22 @@ fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
     }
     // Elasticsearch's own rules for index names, less what nobody needs.
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
-    if !spec.index.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) || !spec.index.chars().all(plain)
-    {
+    let sound = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && name.chars().all(plain)
+    };
+    for (key, name) in [("index", &spec.index), ("audit", &spec.audit)] {
+        let none = key == "audit" && name.is_empty();
+        if !none && !sound(name) {
+            return Err(format!(
+                "sink.elasticsearch.{key} must be lower-case letters, digits, _, - and ., got {name:?}"
+            ));
+        }
+    }
+    if spec.audit.starts_with(&spec.index) {
         return Err(format!(
-            "sink.elasticsearch.index must be lower-case letters, digits, _, - and ., got {:?}",
-            spec.index
+            "sink.elasticsearch.audit must not begin as index does, or who reads {:?} would read both; got {:?}",
+            format!("{}*", spec.index),
+            spec.audit
         ));
     }
     if spec.keep != EventSpan::UNBOUNDED && spec.index_by != IndexBy::Month {

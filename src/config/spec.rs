@@ -541,6 +541,8 @@ pub struct ElasticsearchSpec {
     pub readings: ReadingFilter,
     /// Renames and selects columns: document field = column (or `labels`, the rule set's anomaly labels). Empty means all.
     pub fields: BTreeMap<String, String>,
+    /// Stem of the indices for what the audit finds (`<stem>-shifts`, `-performance`, `-fairness`, `-alerts`), for example `bp-audit`; empty for none.
+    pub audit: String,
     /// Install the index template from `schemas/elasticsearch/` at start.
     pub install_template: bool,
     /// How long a month's documents are kept at least; then `windkessel setup` has the index deleted. Needs `index_by = "month"`.
@@ -579,6 +581,7 @@ impl Default for ElasticsearchSpec {
             index_by: IndexBy::Month,
             readings: ReadingFilter::All,
             fields: BTreeMap::new(),
+            audit: String::new(),
             install_template: true,
             keep: EventSpan::UNBOUNDED,
             user: None,

@@ -1,17 +1,19 @@
 //! A panel's description becomes the state of a Lens visualisation, as Kibana 8.9 and newer read it.
 //!
-//! Each panel has one layer, `data`, and a second, `band`, if it has a band. Columns are named by their place: `r0` the first row, `by` the
+//! Each panel has one layer, `data`, and others, `band` and `lines`, if it has a band or lines. Columns are named by their place: `r0` the first row, `by` the
 //! colour, `v0` the first figure; `v0X0` and so on are the parts of a share, which Lens keeps as columns of their own.
 //! Sources: the shapes in Kibana's `lens` and in the dashboards of elastic/integrations, as ECOSYSTEM.md §4 lists them.
 
 use serde_json::{Map, Value, json};
 
-use super::source::{Bucket, Chart, Figure, Measure, Panel, View};
+use super::source::{Bucket, Chart, Figure, Line, Measure, Panel, View};
 
 /// The layer with the data.
 pub(super) const DATA: &str = "data";
 /// The layer with the band.
 pub(super) const BAND: &str = "band";
+/// The layer with fixed values.
+pub(super) const LINES: &str = "lines";
 /// The field that stands for whole documents.
 const RECORDS: &str = "___records___";
 /// Event time, in every index.
@@ -41,7 +43,10 @@ pub(super) fn attributes(panel: &Panel, view: &View) -> Result<(Value, Vec<&'sta
         columns.figures(&panel.band).map_err(fault)?;
         layers.insert(BAND.into(), columns.layer());
     }
-    let names: Vec<&'static str> = [DATA, BAND].into_iter().filter(|name| layers.contains_key(*name)).collect();
+    if !panel.lines.is_empty() {
+        layers.insert(LINES.into(), lines_layer(&panel.lines));
+    }
+    let names: Vec<&'static str> = [DATA, BAND, LINES].into_iter().filter(|name| layers.contains_key(*name)).collect();
     let (kind, visualisation) = visualisation(panel);
     let references: Vec<Value> = names.iter().map(|layer| reference(layer, "", &view.id)).collect();
     let attributes = json!({
@@ -78,6 +83,19 @@ fn data_layer(panel: &Panel, view: &View) -> Result<Value, String> {
     }
     columns.figures(&panel.values)?;
     Ok(columns.layer())
+}
+
+/// Values that no document has: Lens keeps them as texts.
+fn lines_layer(lines: &[Line]) -> Value {
+    let column = |line: &Line| {
+        json!({
+            "label": line.label, "customLabel": true, "dataType": "number", "isBucketed": false, "isStaticValue": true,
+            "operationType": "static_value", "scale": "ratio", "params": { "value": line.at.to_string() }, "references": [],
+        })
+    };
+    let columns: Map<String, Value> = (0..).zip(lines).map(|(at, line)| (format!("v{at}"), column(line))).collect();
+    let order: Vec<&String> = columns.keys().collect();
+    json!({ "columnOrder": order, "columns": columns, "incompleteColumns": {}, "sampling": 1 })
 }
 
 impl Columns<'_> {
@@ -289,16 +307,27 @@ fn xy(panel: &Panel, series: &str, values: &[String]) -> Value {
             "layerId": BAND, "layerType": "referenceLine", "accessors": ["v0", "v1"], "yConfig": lines,
         }));
     }
+    if !panel.lines.is_empty() {
+        let ids: Vec<String> = (0..panel.lines.len()).map(|at| format!("v{at}")).collect();
+        let line = |id: &String| {
+            json!({
+                "forAccessor": id, "axisMode": "left", "color": BAND_COLOUR, "fill": "none", "lineStyle": "dashed",
+                "lineWidth": 1, "textVisibility": true,
+            })
+        };
+        let drawn: Vec<Value> = ids.iter().map(line).collect();
+        layers.push(json!({ "layerId": LINES, "layerType": "referenceLine", "accessors": ids, "yConfig": drawn }));
+    }
     let several = panel.by.is_some() || values.len() > 1;
     json!({
         "layers": layers, "preferredSeriesType": series, "valueLabels": "hide", "fittingFunction": "None",
         "legend": { "isVisible": several, "position": "bottom", "showSingleSeries": false },
         "axisTitlesVisibilitySettings": { "x": false, "yLeft": !several, "yRight": false },
-        "yLeftExtent": { "mode": if series == "line" && !shares(panel) { "dataBounds" } else { "full" } },
+        "yLeftExtent": { "mode": if series == "line" && !shares(panel) && panel.lines.is_empty() { "dataBounds" } else { "full" } },
     })
 }
 
-/// A line of shares begins at zero, one of pressures does not.
+/// A line of shares begins at zero, one of pressures does not; what is drawn across must be in sight.
 fn shares(panel: &Panel) -> bool {
     panel.values.iter().any(|figure| figure.measure == Measure::Share)
 }

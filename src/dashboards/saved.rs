@@ -50,11 +50,12 @@ fn data_view(view: &View) -> Value {
 }
 
 fn dashboard(placed: &Placed) -> Result<Value, String> {
-    let Placed { id, view, dashboard } = placed;
+    let Placed { id, view, dashboard, .. } = placed;
     let (mut panels, mut references, mut corner) = (Vec::new(), Vec::new(), Corner::of_width(GRID_WIDTH));
     for (at, panel) in dashboard.panels.iter().enumerate() {
         let index = format!("p{at}");
-        let (attributes, layers) = lens::attributes(panel, view).map_err(|fault| format!("{id}: {fault}"))?;
+        let own = placed.view_of(panel);
+        let (attributes, layers) = lens::attributes(panel, own).map_err(|fault| format!("{id}: {fault}"))?;
         let [width, height] = panel.size;
         let (x, y) = corner.place(panel.size);
         panels.push(json!({
@@ -62,7 +63,7 @@ fn dashboard(placed: &Placed) -> Result<Value, String> {
             "gridData": { "x": x, "y": y, "w": width, "h": height, "i": index },
             "embeddableConfig": { "attributes": attributes, "enhancements": {}, "hidePanelTitles": false },
         }));
-        references.extend(layers.iter().map(|layer| lens::reference(layer, &format!("{index}:"), &view.id)));
+        references.extend(layers.iter().map(|layer| lens::reference(layer, &format!("{index}:"), &own.id)));
     }
     let (controls, chosen) = controls(&dashboard.controls, view)?;
     references.extend(chosen);

@@ -12,10 +12,11 @@ use serde_json::Value as Json;
 use crate::sink::elasticsearch::template;
 
 /// Every dashboard, in the order in which they are exported.
-const DASHBOARDS: [(&str, &str); 5] = [
+const DASHBOARDS: [(&str, &str); 6] = [
     ("anomalies", include_str!("../../schemas/kibana/anomalies.toml")),
     ("patient", include_str!("../../schemas/kibana/patient.toml")),
     ("drift", include_str!("../../schemas/kibana/drift.toml")),
+    ("scores", include_str!("../../schemas/kibana/scores.toml")),
     ("pipeline", include_str!("../../schemas/kibana/pipeline.toml")),
     ("drop_in", include_str!("../../schemas/kibana/drop_in.toml")),
 ];
@@ -111,6 +112,8 @@ pub struct Panel {
     pub chart: Chart,
     /// Width and height in Kibana's grid, which is 48 wide.
     pub size: [u32; 2],
+    /// The data view that it looks at, if that is not the dashboard's.
+    view: Option<String>,
     /// Left out where the index has no field of this role.
     needs: Option<String>,
     /// Which documents, in Kibana's query language; all if absent.
@@ -129,6 +132,19 @@ pub struct Panel {
     /// The two figures, over all that is shown, that a band reaches from and to.
     #[serde(default)]
     pub band: Vec<Figure>,
+    /// Fixed values that are drawn across.
+    #[serde(default)]
+    pub lines: Vec<Line>,
+}
+
+/// A fixed value that is drawn across a panel.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// The value.
+    pub at: f64,
+    /// What stands beside it.
+    pub label: String,
 }
 
 /// How a panel is drawn.
@@ -248,8 +264,18 @@ pub struct Placed {
     pub id: String,
     /// The data view.
     pub view: View,
+    /// Those of panels that look at another one.
+    others: Vec<View>,
     /// With the fields of that view.
     pub dashboard: Dashboard,
+}
+
+impl Placed {
+    /// The data view that a panel looks at.
+    pub fn view_of(&self, panel: &Panel) -> &View {
+        let own = panel.view.as_ref().and_then(|id| self.others.iter().find(|view| view.id == *id));
+        own.unwrap_or(&self.view)
+    }
 }
 
 /// Every dashboard over every index.
@@ -265,13 +291,18 @@ pub fn dashboards() -> Result<Vec<Placed>, String> {
         let read = |described: Json| serde_json::from_value::<Dashboard>(described);
         let plain = read(described.clone()).map_err(|error| format!("{name}.toml: {error}"))?;
         for over in plain.over {
-            let view = views.iter().find(|view| view.id == over.view);
-            let view = view.ok_or_else(|| format!("{name}.toml: there is no view {:?}", over.view))?.clone();
+            let named = |id: &String| {
+                let view = views.iter().find(|view| view.id == *id);
+                view.cloned().ok_or_else(|| format!("{name}.toml: there is no view {id:?}"))
+            };
+            let view = named(&over.view)?;
+            let others = plain.panels.iter().filter_map(|panel| panel.view.as_ref()).map(named);
+            let others = others.collect::<Result<Vec<_>, _>>()?;
             let mut dashboard =
                 read(filled(&described, &over.fields)).map_err(|error| format!("{name}.toml: {error}"))?;
             let has = |panel: &Panel| panel.needs.as_ref().is_none_or(|role| over.fields.contains_key(role));
             dashboard.panels.retain(has);
-            placed.push(Placed { id: over.id, view, dashboard });
+            placed.push(Placed { id: over.id, view, others, dashboard });
         }
     }
     Ok(placed)

@@ -13,6 +13,7 @@ use crate::runtime::checkpoint::{Desk, Restored, StateWriter};
 use crate::runtime::clock::{EpochClock, border_above};
 use crate::runtime::driver::SourceContext;
 use crate::runtime::epoch_log::Claim;
+use crate::runtime::live::Beginning;
 use crate::runtime::memory::Pressure;
 use crate::runtime::recorder::{Publisher, Recorded, Recorder, Stamp};
 use crate::runtime::state_files::StateKey;
@@ -57,6 +58,10 @@ impl Keeping {
             clock.record(checkpoint);
         }
         let generation = recovery.generation;
+        if let Some(live) = &plan.live {
+            let repeats = !recovery.replay.is_empty();
+            live.begin(Beginning { generation, last_epoch: recovery.last_epoch, repeats }, clock.clone());
+        }
         let writer =
             StateWriter::start(store, generation, cipher.clone(), stop.clone(), failure.clone(), metrics.clone())?;
         let recorder = match log {

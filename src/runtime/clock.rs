@@ -15,6 +15,7 @@
 //! 2. All sources end at the same border, the first above every epoch in which one of them ended.
 //! 3. A border is jumped over only when the checkpoint of the one before is recorded: checkpoints never pile up.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -80,6 +81,8 @@ struct Ticking {
     draining: AtomicBool,
     schedule: Mutex<Schedule>,
     sources: Mutex<Vec<Source>>,
+    /// Epochs since the last recorded checkpoint in which something was read.
+    held: Mutex<BTreeSet<Epoch>>,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl EpochClock {
             draining: AtomicBool::new(false),
             schedule: Mutex::new(Schedule { every, since: host::now(), dirty: false }),
             sources: Mutex::new(vec![Source::default(); sources]),
+            held: Mutex::default(),
         }))
     }
 
@@ -157,6 +161,9 @@ impl EpochClock {
         }
         schedule.dirty |= !cut.is_empty();
         drop(schedule);
+        if !cut.is_empty() {
+            self.held().insert(cut.epoch);
+        }
         if cut.draining {
             self.0.draining.store(true, Ordering::SeqCst);
         }
@@ -181,6 +188,13 @@ impl EpochClock {
     /// The checkpoint of this epoch is recorded, and its files have their names.
     pub fn record(&self, epoch: Epoch) {
         self.0.recorded.fetch_max(epoch, Ordering::SeqCst);
+        let mut held = self.held();
+        *held = held.split_off(&(epoch + 1));
+    }
+
+    /// The highest epoch up to this one in which something was read, of those since the last recorded checkpoint.
+    pub fn held_up_to(&self, epoch: Epoch) -> Option<Epoch> {
+        self.held().range(..=epoch).next_back().copied()
     }
 
     /// The epoch of the last recorded checkpoint of this run; 0 before the first.
@@ -206,6 +220,10 @@ impl EpochClock {
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeSet<Epoch>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sources(&self) -> MutexGuard<'_, Vec<Source>> {

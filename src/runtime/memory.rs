@@ -86,7 +86,7 @@ impl Bound {
             ("elasticsearch", elasticsearch.map_or(0, |spec| REQUEST_COPIES * each(spec.bulk_bytes))),
             (
                 "live page",
-                if spec.http.listen.is_empty() { 0 } else { (recent::READINGS_MAX * recent::READING_BYTES) as u64 },
+                if spec.http.listen.is_empty() { 0 } else { (2 * recent::READINGS_MAX * recent::READING_BYTES) as u64 },
             ),
             ("kafka", spec.sink.kafka.as_ref().map_or(0, |kafka| each(sink::kafka::queue_bytes(&kafka.client)))),
         ];

@@ -36,6 +36,8 @@ pub struct Recovery {
     pub replay: Vec<Claim>,
     /// New epochs come above this one.
     pub above: Epoch,
+    /// The highest epoch in the log.
+    pub last_epoch: Option<Epoch>,
     /// The epoch of the checkpoint that it begins with.
     pub checkpoint: Option<Epoch>,
     /// Where each partition stood at the checkpoint: the next offset.
@@ -62,6 +64,7 @@ pub struct Told {
     parts: Vec<StatePart>,
     replay: Vec<Claim>,
     above: Epoch,
+    last_epoch: Option<Epoch>,
     checkpoint: Option<Epoch>,
     ends: Vec<(Partition, i64)>,
     resume: Vec<(Partition, i64)>,
@@ -81,6 +84,7 @@ impl Recovery {
             parts: self.restored.parts().cloned().collect(),
             replay: self.replay.clone(),
             above: self.above,
+            last_epoch: self.last_epoch,
             checkpoint: self.checkpoint,
             ends: pairs(&self.ends),
             resume: pairs(&self.resume),
@@ -106,6 +110,7 @@ impl Recovery {
             restored,
             replay: told.replay,
             above: told.above,
+            last_epoch: told.last_epoch,
             checkpoint: told.checkpoint,
             ends: told.ends.into_iter().collect(),
             resume: told.resume.into_iter().collect(),
@@ -243,6 +248,7 @@ fn plan(history: &History, from: Option<&Checkpoint>, restored: Restored, replay
         restored,
         replay,
         above,
+        last_epoch: history.last_epoch,
         checkpoint,
         ends,
         resume,

@@ -7,8 +7,10 @@
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`memory`]: under a real limit.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
+//! * [`reads`]: how far an answer of a run reaches, over restarts.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
 //! * [`top`]: a run in the terminal.
@@ -25,10 +27,12 @@ mod cluster;
 mod crash;
 mod dashboards;
 mod demo;
+mod memory;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod page;
 mod prometheus;
+mod reads;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]
 #[path = "../support/mod.rs"]

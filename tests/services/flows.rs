@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::clients::{Document, documents, topic};
+use crate::findings;
 use crate::oracle::{self, Expected, Message, Times};
 use crate::servers::{Servers, servers};
 use crate::support::{
@@ -15,8 +16,10 @@ use crate::support::{
 
 const SECOND: i64 = 1_000_000;
 const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
+/// What the NDJSON sink writes, to compare the others with.
+const TABLES: [&str; 7] = ["readings", "windows", "rejected", "shifts", "performance", "fairness", "alerts"];
 /// A debug build with Parquet, NDJSON, Elasticsearch and Kafka sinks, two workers and everything in flight that the flow's limits allow.
-const RESIDENT_MAX_BYTES: u64 = 800 << 20;
+pub(crate) const RESIDENT_MAX_BYTES: u64 = 800 << 20;
 
 /// One test's flow: a topic, an index and a folder of its own.
 pub(crate) struct Stage {
@@ -61,9 +64,10 @@ impl Stage {
             format!("source.group={name:?}"),
             format!("sink.parquet.path={data:?}"),
             format!("sink.ndjson.path={data:?}"),
-            "sink.ndjson.tables=[\"readings\", \"windows\", \"rejected\", \"shifts\"]".into(),
+            format!("sink.ndjson.tables={:?}", TABLES),
             format!("sink.elasticsearch.url={:?}", self.elasticsearch),
             format!("sink.elasticsearch.index={name:?}"),
+            format!("sink.elasticsearch.audit=\"audit-{name}\""),
             format!("sink.kafka.brokers={:?}", self.kafka),
             format!("sink.kafka.topic=\"{name}-assessed\""),
             format!("sink.kafka.progress_topic=\"{name}-progress\""),
@@ -81,7 +85,7 @@ impl Stage {
         command
     }
 
-    fn messages(&self) -> Vec<Message> {
+    pub(crate) fn messages(&self) -> Vec<Message> {
         let message = |record: crate::clients::Record| Message {
             partition: record.partition,
             offset: record.offset,
@@ -93,7 +97,7 @@ impl Stage {
 
     /// Compares everything that the flow wrote with the oracle. A run that was told to stop has not seen the end of its partitions:
     /// windows that were open then have no row yet.
-    fn check(&self, finished: &Finished, end: End) {
+    pub(crate) fn check(&self, finished: &Finished, end: End) {
         let messages = self.messages();
         let mut expected = oracle::expect(&messages, &KEY, TIMES);
         if end == End::Stopped {
@@ -122,6 +126,8 @@ impl Stage {
             integer(row, "partition") as i32
         });
         self.documents_agree(expected, &tables);
+        let found = findings::agree(&self.elasticsearch, &format!("audit-{}", self.name), &self.data());
+        assert!(!found["shifts"].is_empty() && !found["fairness"].is_empty() && !found["performance"].is_empty());
         self.assessed_agree(expected, &tables);
         self.dead_letters_agree(expected);
         assert!(!self.data().join("state/dead_letters").exists(), "Elasticsearch refused a document");
@@ -183,7 +189,7 @@ impl Stage {
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// At the end of its input.
     Reached,
     /// By a signal.
@@ -205,7 +211,7 @@ fn place(row: &Row) -> (i32, i64) {
 }
 
 /// Messages accounted for so far, as `/metrics` tells.
-fn accounted(url: &str) -> f64 {
+pub(crate) fn accounted(url: &str) -> f64 {
     get(&format!("{url}/metrics")).map_or(0.0, |text| metric(&text, "windkessel_inputs_total", ""))
 }
 

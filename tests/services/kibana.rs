@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::clients::{Record, ask, topic};
+use crate::findings;
 use crate::lens::{Panel, Told, panels};
 use crate::oracle::{self, Expected, Message, Reading, Times};
 use crate::servers::{Servers, servers};
@@ -179,6 +180,52 @@ fn the_panels_over_readings_show_what_the_oracle_computes() {
     ] {
         assert!((shown[title] - number).abs() < 1e-9, "{title}: {}, not {number}", shown[title]);
         assert!(number > 0.0, "{title}: the data has some of it");
+    }
+}
+
+// ---------------------------------------------------------------- the audit
+
+/// What the audit finds, the oracle does not know: it is taken from the rows of another sink, of each window the last. What PSI and the like must be is
+/// proved in `src/audit/tests`.
+#[test]
+fn the_panels_over_the_audit_show_what_another_sink_wrote() {
+    let Some(servers) = servers("the_panels_over_the_audit_show_what_another_sink_wrote") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("audit-panels-{}", std::process::id());
+    let flow = Flow { servers: &servers, folder: folder.path(), topic: name.clone() };
+    flow.generate("bare");
+    let mut train = windkessel(folder.path());
+    train.args(["train", "--output", "model.json", "--patients", "60", "--observations", "4000"]);
+    finish(&mut train).succeeded();
+    let settings = [
+        format!("model.file={:?}", folder.path().join("model.json")),
+        format!("sink.parquet.path={:?}", folder.path().join("parquet")),
+        "sink.ndjson.tables=[\"shifts\", \"performance\", \"fairness\", \"alerts\"]".into(),
+        // The name that the data views have: this test is the only one with these indices.
+        "sink.elasticsearch.audit=\"bp-audit\"".into(),
+        format!("sink.kafka.brokers={:?}", servers.kafka.address),
+        "sink.kafka.topic=\"\"".into(),
+        format!("sink.kafka.progress_topic=\"{name}-progress\""),
+        "patient.disorder=\"30s\"".into(),
+        "audit.window=\"6h\"".into(),
+        "audit.reference_windows=2".into(),
+        "audit.readings_min=20".into(),
+        "audit.psi_watch=0.01".into(),
+        "audit.psi_act=0.02".into(),
+        "audit.alert_windows=1".into(),
+        "audit.selected=\"reason\"".into(),
+    ];
+    let url = &servers.elasticsearch.address;
+    flow.run("blood_pressure", &format!("bp-readings-{name}"), &settings);
+    let found = findings::agree(url, "bp-audit", &folder.path().join("blood_pressure"));
+    let panels = panels(&std::fs::read_to_string(repository("docker/kibana/windkessel.ndjson")).unwrap());
+    for (table, documents) in &found {
+        let index = format!("bp-audit-{table}");
+        assert!(documents.len() > 10, "{table}: {}", documents.len());
+        let asked = panels.iter().filter(|panel| panel.pattern == format!("{index}*")).count();
+        assert!(asked >= 2, "{table}: {asked}");
+        check(&panels, &format!("{index}*"), &servers, &index, documents);
+        ask(url, "DELETE", &format!("/{index}"), None);
     }
 }
 

@@ -141,6 +141,7 @@ impl Panel {
     fn figure(&self, id: &str, column: &Value) -> Map<String, Value> {
         let one = |name: &str, aggregation: Value| Map::from_iter([(name.to_owned(), aggregation)]);
         let aggregation = match column["operationType"].as_str().unwrap() {
+            "static_value" => return Map::new(),
             "count" => match filter(column) {
                 None => return Map::new(),
                 Some(filter) => return one(id, json!({ "filter": filter.dsl() })),
@@ -199,6 +200,7 @@ impl Panel {
         let operation = column["operationType"].as_str().unwrap();
         let count = |node: &Value| node["doc_count"].as_f64().unwrap();
         match operation {
+            "static_value" => return fixed(column),
             "count" if filter(column).is_none() => return Some(Told::Number(count(node))),
             "count" => return Some(Told::Number(count(&node[id]))),
             "formula" => return Some(Told::Number(count(&node[id]) / count(node))),
@@ -212,7 +214,7 @@ impl Panel {
             }
             "last_value" => {
                 let source = &found["hits"]["hits"].as_array()?.first()?["_source"][field(column)];
-                (!source.is_null()).then(|| Told::Text(written(source)))
+                (!source.is_null()).then(|| newest(source))
             }
             _ => found["value"].as_f64().map(Told::Number),
         }
@@ -237,6 +239,11 @@ fn number(value: &Value) -> f64 {
         Value::Number(number) if number.is_f64() => f64::from(number.as_f64().unwrap() as f32),
         other => other.as_f64().unwrap(),
     }
+}
+
+/// A line that is drawn across, whatever the documents say.
+fn fixed(column: &Value) -> Option<Told> {
+    Some(Told::Number(column["params"]["value"].as_str()?.parse().ok()?))
 }
 
 fn numbers(documents: &[&Row], field: &str) -> Vec<f64> {
@@ -321,6 +328,7 @@ impl Panel {
         let of = || numbers(&taken, field(column));
         let some = |number: f64| number.is_finite().then_some(Told::Number(number));
         match column["operationType"].as_str().unwrap() {
+            "static_value" => fixed(column),
             "count" => Some(Told::Number(taken.len() as f64)),
             "formula" => {
                 let part = filter(&self.columns[&format!("{id}X0")]).unwrap();
@@ -338,7 +346,7 @@ impl Panel {
             "percentile" => percentile(of(), column["params"]["percentile"].as_f64().unwrap()),
             "last_value" => {
                 let newest = taken.iter().max_by(|one, other| text(one).cmp(text(other)))?;
-                newest.get(field(column)).map(|value| Told::Text(written(value)))
+                newest.get(field(column)).map(self::newest)
             }
             other => panic!("a figure by {other}"),
         }
@@ -386,6 +394,11 @@ impl Panel {
         let off = 0.003 * found.abs() + 1e-6;
         low - off <= found && found <= high + off
     }
+}
+
+/// A newest value: a number is compared as one, its last digit may be read otherwise.
+fn newest(value: &Value) -> Told {
+    value.as_f64().map_or_else(|| Told::Text(written(value)), Told::Number)
 }
 
 /// A value as a table shows it: of a list of one, the one.

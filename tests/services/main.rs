@@ -2,7 +2,9 @@
 //!
 //! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
 //!
+//! * [`between`]: certificates that change, brokers that are slow.
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
+//! * [`findings`]: what the audit's indices must hold.
 //! * [`crash`]: the whole program, killed again and again.
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
 //! * [`kibana`]: what every panel shows.
@@ -14,8 +16,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod between;
 mod clients;
 mod crash;
+mod findings;
 mod flows;
 mod kafka_sink;
 mod kibana;
@@ -23,6 +27,7 @@ mod lens;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod poison;
+mod proxy;
 mod s3;
 mod servers;
 mod setup;

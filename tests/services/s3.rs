@@ -9,7 +9,8 @@ use windkessel::runtime::state_files;
 use windkessel::runtime::store::{self, SharedStore};
 use windkessel::runtime::survive::Blocks;
 
-use super::servers::{Server, s3, s3_over_tls};
+use super::proxy::Proxy;
+use super::servers::{Server, certify, s3, s3_over_tls};
 
 /// A server with a bucket, and keys for it.
 struct Bucket {
@@ -94,6 +95,38 @@ fn a_bucket_over_tls_is_used_if_its_authority_is_trusted_and_else_refused() {
     std::fs::write(bucket.folder.path().join("empty.pem"), "").unwrap();
     let empty = store::open(&bucket.spec("s3://bucket/some", Some(bucket.folder.path().join("empty.pem"))));
     assert!(empty.err().unwrap().to_string().contains("it must be PEM"));
+}
+
+#[test]
+fn a_bucket_whose_certificate_is_rotated_is_used_on_while_its_authority_stays() {
+    let Some(server) = s3() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = || {
+        certify(folder.path());
+        std::fs::read(folder.path().join("server.pem")).unwrap()
+    };
+    let first = certificate();
+    let proxy = Proxy::start(0, &server.address);
+    let bucket = Bucket::on(server);
+    proxy.present(folder.path());
+    let spec = StateSpec {
+        endpoint: Some(format!("https://{}", proxy.address)),
+        ..bucket.spec("s3://bucket/some", Some(folder.path().join("authority.pem")))
+    };
+    let store = store::open(&spec).unwrap();
+    assert!(store.create("log/1", b"one").unwrap());
+    assert_ne!(certificate(), first);
+    proxy.present(folder.path());
+    assert!(store.create("log/2", b"two").unwrap());
+    // A new authority is not looked for while running: what cannot be reached is tried again, and a start reads the file.
+    std::fs::remove_file(folder.path().join("authority.pem")).unwrap();
+    certificate();
+    proxy.present(folder.path());
+    let error = store.create("log/3", b"three").unwrap_err();
+    assert!(error.may_be_retried(), "{error}");
+    let again = store::open(&spec).unwrap();
+    assert!(again.create("log/3", b"three").unwrap());
+    assert_eq!(again.list("log/").unwrap(), ["log/1", "log/2", "log/3"]);
 }
 
 #[test]

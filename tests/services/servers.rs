@@ -61,6 +61,8 @@ pub(crate) struct Server {
     /// How clients reach it: `host:port` or a URL.
     pub(crate) address: String,
     folder: PathBuf,
+    /// A broker's: a port that it tells clients to come to, where a test may put a proxy, and where that should lead; `host:port`.
+    pub(crate) proxied: Option<(u16, String)>,
     /// How it is started; `None` if it is not ours.
     start: Option<Box<dyn Fn() -> Child + Send>>,
 }
@@ -122,6 +124,7 @@ pub(crate) fn kafka() -> Option<Server> {
     let libraries = available("Kafka", install_kafka)?;
     let folder = scratch("kafka");
     let (port, controller) = (free_port(), free_port());
+    let (proxy, behind) = (free_port(), free_port());
     let classes = format!("{}/*", libraries.display());
     let logs = folder.join("data");
     let properties = folder.join("server.properties");
@@ -129,11 +132,13 @@ pub(crate) fn kafka() -> Option<Server> {
         "process.roles=broker,controller".to_owned(),
         "node.id=1".into(),
         format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
-        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        format!(
+            "listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}"
+        ),
+        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}"),
         "inter.broker.listener.name=PLAINTEXT".into(),
         "controller.listener.names=CONTROLLER".into(),
-        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".into(),
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT".into(),
         format!("log.dirs={}", logs.display()),
         "offsets.topic.replication.factor=1".into(),
         "offsets.topic.num.partitions=4".into(),
@@ -155,7 +160,9 @@ pub(crate) fn kafka() -> Option<Server> {
         command.args(["-Xms256m", "-Xmx512m", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
         spawn(&command, &home, &log)
     };
-    Some(started(format!("127.0.0.1:{port}"), folder, Box::new(start)))
+    let mut server = started(format!("127.0.0.1:{port}"), folder, Box::new(start));
+    server.proxied = Some((proxy, format!("127.0.0.1:{behind}")));
+    Some(server)
 }
 
 /// An Elasticsearch without security, or `None` where it cannot be had.
@@ -228,10 +235,11 @@ fn s3_with(scheme: &str, options: impl Fn(&Path) -> Vec<String>) -> Option<Serve
     Some(started(format!("{scheme}://127.0.0.1:{port}"), folder, Box::new(start)))
 }
 
-/// Makes an authority and a certificate of it for 127.0.0.1; what moto is to be told.
-fn certify(folder: &Path) -> Vec<String> {
+/// Makes a certificate for 127.0.0.1, of the authority in the folder, which is made if there is none; what moto is to be told.
+pub(crate) fn certify(folder: &Path) -> Vec<String> {
     let script = "set -e; cd \"$1\"; \
-        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout authority.key -out authority.pem; \
+        test -f authority.pem || openssl req -x509 -newkey rsa:2048 -nodes -days 2 \
+            -subj /CN=authority -keyout authority.key -out authority.pem; \
         openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr; \
         printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE' > server.ext; \
         openssl x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile server.ext -out server.pem";
@@ -242,13 +250,13 @@ fn certify(folder: &Path) -> Vec<String> {
 }
 
 fn started(address: String, folder: PathBuf, start: Box<dyn Fn() -> Child + Send>) -> Server {
-    let mut server = Server { child: None, address, folder, start: Some(start) };
+    let mut server = Server { child: None, address, folder, proxied: None, start: Some(start) };
     server.revive();
     server
 }
 
 fn foreign(address: String) -> Server {
-    let mut server = Server { child: None, address, folder: PathBuf::new(), start: None };
+    let mut server = Server { child: None, address, folder: PathBuf::new(), proxied: None, start: None };
     server.wait();
     server
 }

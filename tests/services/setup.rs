@@ -128,12 +128,17 @@ struct Flow {
 }
 
 impl Flow {
+    fn audit(&self) -> String {
+        format!("audit-{}", self.index)
+    }
+
     fn setup(&self, url: &str, keep: &str) -> Finished {
         let mut command = windkessel(self.folder.path());
         command.arg("setup").arg(repository("dataflows/blood_pressure.toml"));
         for setting in [
             format!("sink.elasticsearch.url={url:?}"),
             format!("sink.elasticsearch.index={:?}", self.index),
+            format!("sink.elasticsearch.audit={:?}", self.audit()),
             format!("sink.elasticsearch.keep={keep:?}"),
         ] {
             command.args(["--set", &setting]);
@@ -162,7 +167,10 @@ fn setup_installs_once_and_a_second_time_changes_nothing() {
     let follows = |path: &str| stand_in.kept.lock().unwrap().followed.get(path).cloned().unwrap_or_default();
     let all = || (version(), stand_in.kept.lock().unwrap().clone());
 
-    assert_eq!(flow.installed(cluster, "unbounded"), [format!("index template {name}")]);
+    let audit =
+        ["shifts", "performance", "fairness", "alerts"].map(|table| format!("windkessel-{}-{table}", flow.audit()));
+    let own = std::iter::once(&name).chain(&audit).map(|name| format!("index template {name}")).collect::<Vec<_>>();
+    assert_eq!(flow.installed(cluster, "unbounded"), own);
     let before = version();
     assert_eq!(flow.installed(cluster, "unbounded"), Vec::<String>::new());
     assert_eq!(version(), before, "nothing in the cluster has changed");
@@ -188,7 +196,9 @@ fn setup_installs_once_and_a_second_time_changes_nothing() {
     assert_eq!((follows(&format!("/{month}")), follows(&format!("/{other}"))), (Value::Null, json!("theirs")));
     assert_eq!(follows(&format!("/_index_template/{name}")), Value::Null);
 
-    ask(cluster, "DELETE", &format!("/_index_template/{name}"), None);
+    for name in std::iter::once(&name).chain(&audit) {
+        ask(cluster, "DELETE", &format!("/_index_template/{name}"), None);
+    }
     [month, other].iter().for_each(|index| drop(ask(cluster, "DELETE", &format!("/{index}"), None)));
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::Spec;
 use crate::dashboards::source::{self, Placed};
+use crate::sink::elasticsearch::findings::{self, TABLES};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|why| panic!("{path}: {why}"))
@@ -25,7 +26,14 @@ fn over(index: &str) -> Vec<Placed> {
     source::dashboards().unwrap().into_iter().filter(takes).collect()
 }
 
-/// Every field that a dashboard names, in Lens or in a query.
+/// The indices that a flow fills: that of its readings, and those of its audit.
+fn filled(flow: &Spec) -> Vec<String> {
+    let spec = flow.sink.elasticsearch.as_ref().unwrap_or_else(|| panic!("{} has no index", flow.name));
+    let audit = TABLES.into_iter().filter(|_| !spec.audit.is_empty()).map(|table| findings::index(&spec.audit, table));
+    std::iter::once(spec.index.clone()).chain(audit).collect()
+}
+
+/// Every field that a dashboard over readings names, in Lens or in a query.
 fn fields(placed: &Placed) -> BTreeSet<String> {
     let text = crate::dashboards::kibana().unwrap();
     let object = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|o| o["id"] == *placed.id);
@@ -56,9 +64,26 @@ fn every_flow_that_fills_an_index_has_its_dashboard_and_writes_the_fields_that_i
     }
 }
 
+/// The compose stack fills every index that a panel looks at: nothing is empty that could be full.
+#[test]
+fn every_panel_over_the_audit_is_over_a_table_that_the_compose_stack_writes() {
+    let stack = flows().pop().unwrap();
+    let filled = filled(&stack);
+    assert_eq!(filled.len(), 1 + TABLES.len());
+    let mut seen = BTreeSet::new();
+    for placed in source::dashboards().unwrap().iter().filter(|placed| placed.id == "windkessel-drift") {
+        for panel in &placed.dashboard.panels {
+            let stem = placed.view_of(panel).title.trim_end_matches('*').to_owned();
+            assert!(filled.contains(&stem), "{}: {stem}", panel.title);
+            seen.insert(stem);
+        }
+    }
+    assert_eq!(seen.len(), TABLES.len(), "{seen:?}");
+}
+
 #[test]
 fn every_dashboard_is_over_an_index_that_a_flow_fills() {
-    let indices: Vec<String> = flows().into_iter().filter_map(|flow| Some(flow.sink.elasticsearch?.index)).collect();
+    let indices: Vec<String> = flows().iter().flat_map(filled).collect();
     for view in source::views().unwrap() {
         let stem = view.title.trim_end_matches('*');
         assert!(indices.iter().any(|index| index == stem), "{} is over {stem}, which no flow fills", view.name);

@@ -21,6 +21,7 @@ use tokio_stream::wrappers::WatchStream;
 use super::assets::ASSETS;
 use super::health::Problem;
 use super::{CLIENTS_MAX, Shared};
+use crate::runtime::live::Reach;
 use crate::runtime::live::recent::READINGS_MAX;
 use crate::vocabulary::{NoPseudonym, Pseudonym};
 
@@ -142,23 +143,31 @@ async fn snapshot(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], shared.snapshot().to_string()).into_response()
 }
 
+/// An answer, and how far it reaches.
+#[derive(Serialize)]
+struct Reaching<T> {
+    #[serde(flatten)]
+    reach: Reach,
+    #[serde(flatten)]
+    answer: T,
+}
+
 #[derive(Serialize)]
 struct Refusal {
     error: String,
 }
 
-fn refusal(status: StatusCode, error: impl ToString) -> Response {
-    (status, Json(Refusal { error: error.to_string() })).into_response()
-}
-
 /// A patient's readings among the last that came by.
 async fn patient(State(shared): State<Arc<Shared>>, Path(pseudonym): Path<String>) -> Response {
-    let Ok(pseudonym) = pseudonym.parse::<Pseudonym>() else { return refusal(StatusCode::BAD_REQUEST, NoPseudonym) };
-    match shared.live.patient(pseudonym) {
-        Some(patient) => Json(patient).into_response(),
+    let Ok(pseudonym) = pseudonym.parse::<Pseudonym>() else {
+        return (StatusCode::BAD_REQUEST, Json(Refusal { error: NoPseudonym.to_string() })).into_response();
+    };
+    let (reach, found) = shared.live.patient(pseudonym);
+    match found {
+        Some(answer) => Json(Reaching { reach, answer }).into_response(),
         None => {
             let error = format!("none of the last {READINGS_MAX} readings of this process is of this patient");
-            refusal(StatusCode::NOT_FOUND, error)
+            (StatusCode::NOT_FOUND, Json(Reaching { reach, answer: Refusal { error } })).into_response()
         }
     }
 }

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::runtime::live::{LiveSink, sample};
+use crate::runtime::clock::EpochClock;
+use crate::runtime::live::{Beginning, LiveSink, sample};
 use crate::sink::Deliver as _;
 
 /// Reading from a socket gives up after this long, so that a broken server fails a test instead of hanging it.
@@ -106,8 +107,24 @@ fn a_patient_is_told_by_pseudonym_and_by_nothing_else() {
     batch.scorable.readings.push(Reading { patient: Pseudonym([0xab; 16]), ..Reading::default() });
     batch.scorable.features.extend([f64::NAN; FEATURE_NAMES.len()]);
     batch.assessments.push(Assessment::default());
-    setup.live.see(batch.into());
-    let known = setup.get(&format!("/api/v1/patient/{}", "ab".repeat(16)));
+    setup.live.see(7, batch.into());
+    let ask = || setup.get(&format!("/api/v1/patient/{}", "ab".repeat(16)));
+    let early = ask();
+    assert_eq!(
+        (early.status, &early.json()["epoch"]),
+        (404, &serde_json::Value::Null),
+        "7 is not claimed: {}",
+        early.body
+    );
+    let clock = EpochClock::starting_above(6, 1, Duration::from_secs(3_600));
+    let mut sink = LiveSink::new(setup.live.clone());
+    setup.live.begin(Beginning { generation: 2, last_epoch: Some(6), repeats: false }, clock.clone());
+    sink.close(7).unwrap();
+    let known = ask();
+    for answer in [&known, &setup.get("/api/v1/snapshot"), &setup.get(&format!("/api/v1/patient/{}", "cd".repeat(16)))]
+    {
+        assert_eq!((&answer.json()["generation"], &answer.json()["epoch"]), (&2.into(), &6.into()), "{}", answer.body);
+    }
     assert_eq!((known.status, known.json()["readings"].as_array().unwrap().len()), (200, 1));
     assert!(!known.body.contains("NaN") && known.head.contains("cache-control: no-store"), "{}", known.body);
     for (path, status) in [("cd".repeat(16), 404), ("ab".repeat(15), 400), ("p1".into(), 400), ("zz".repeat(16), 400)] {

@@ -9,9 +9,12 @@
 //!
 //! Invariants:
 //! 1. Memory is bounded whatever comes: [`RATE_SECONDS`] counts, [`timeline::BUCKETS_MAX`] times [`timeline::CATEGORIES_MAX`] counts,
-//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer, [`recent::READINGS_MAX`] readings.
+//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer, [`recent::READINGS_MAX`] readings and
+//!    as many that are not claimed yet.
 //! 2. The lock is taken once a batch, for work linear in its rows; a snapshot is built only when somebody asks.
 //! 3. Only [`Rows`] and [`Assessed`] come in, so nothing identified can.
+//! 4. Readings, alerts and shifts of an epoch are told only when it is claimed; every answer says how far it reaches ([`reach`]). Counters
+//!    come from the metrics, at once.
 //!
 //! What it does not do: it is a view of the flow, not of the patients. A corrected reading is counted again (its alert is replaced), nothing is
 //! kept over a restart, and no figure here feeds back into the flow. The wall clock only says in which second a batch came by.
@@ -19,6 +22,7 @@
 mod busy;
 mod columns;
 mod rate;
+pub mod reach;
 pub mod recent;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -33,6 +37,7 @@ use serde::Serialize;
 
 use crate::config::TableName;
 use crate::graph::Plan;
+use crate::runtime::clock::EpochClock;
 use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::{Metrics, unix_now};
 use crate::sink::{Deliver, Rows, SinkError};
@@ -41,6 +46,7 @@ use crate::vocabulary::{Assessed, Pseudonym};
 
 pub use busy::StageState;
 pub use rate::RATE_SECONDS;
+pub use reach::{Beginning, Reach};
 pub use recent::{Contribution, Patient, Point};
 pub use snapshot::{Lag, OutcomeCount, Outcomes, Readings, ReasonCount, SinkState, Snapshot, Source};
 pub use timeline::Shown;
@@ -69,12 +75,13 @@ struct State {
     shifts: BTreeMap<(String, String), Shift>,
     recent: recent::Recent,
     busy: busy::Busy,
+    reached: reach::Reached,
 }
 
 /// Shows the live page what is assessed, where there is a page: the batches themselves, before they become rows.
 pub fn render(assessed: Stream<'_, Arc<Assessed>>, plan: &Plan) {
     let Some(live) = plan.live.clone() else { return };
-    driver::batches::<_, _, ()>(assessed, "live::tap", ((), None), move |(), _, batch, _| live.see(batch));
+    driver::batches::<_, _, ()>(assessed, "live::tap", ((), None), move |(), epoch, batch, _| live.see(epoch, batch));
 }
 
 /// A reading for which a rule fired.
@@ -147,14 +154,20 @@ impl Live {
         self.snapshot_at(unix_now(), draining)
     }
 
-    /// What is known of a patient whose readings came by lately.
-    pub fn patient(&self, patient: Pseudonym) -> Option<Patient> {
-        self.lock().recent.patient(patient)
+    /// What is known of a patient whose readings came by lately, and how far that reaches.
+    pub fn patient(&self, patient: Pseudonym) -> (Reach, Option<Patient>) {
+        let state = self.lock();
+        (state.reached.reach(), state.recent.patient(patient))
+    }
+
+    /// A run has begun: what its log says, and the clock that hears of its cuts.
+    pub fn begin(&self, beginning: Beginning, clock: EpochClock) {
+        self.lock().reached.begin(beginning, clock);
     }
 
     /// A batch has been assessed.
-    pub(crate) fn see(&self, batch: Arc<Assessed>) {
-        self.lock().recent.push(batch);
+    pub(crate) fn see(&self, epoch: Epoch, batch: Arc<Assessed>) {
+        self.lock().recent.push(epoch, batch);
     }
 
     fn snapshot_at(&self, now: Duration, draining: bool) -> Snapshot {
@@ -226,27 +239,34 @@ fn explain(alerts: &mut [Alert], recent: &recent::Recent) {
 /// One worker's way into [`Live`]. Settles at once: it promises nothing.
 pub struct LiveSink {
     live: Arc<Live>,
+    seat: usize,
 }
 
 impl LiveSink {
     /// One a worker.
     pub fn new(live: Arc<Live>) -> Self {
-        LiveSink { live }
+        let seat = live.lock().reached.seat();
+        LiveSink { live, seat }
     }
 }
 
 impl Deliver for LiveSink {
-    fn deliver(&mut self, _: Epoch, rows: &Rows) -> Result<(), SinkError> {
+    fn deliver(&mut self, epoch: Epoch, rows: &Rows) -> Result<(), SinkError> {
+        // First, so that alerts find what moved them.
+        self.live.lock().recent.release(epoch);
         self.live.take(rows, unix_now());
         Ok(())
     }
 
-    fn close(&mut self, _: Epoch) -> Result<(), SinkError> {
+    fn close(&mut self, epoch: Epoch) -> Result<(), SinkError> {
+        let state = &mut *self.live.lock();
+        state.recent.release(epoch);
+        state.reached.close(self.seat, epoch);
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), SinkError> {
-        Ok(())
+        self.close(Epoch::MAX)
     }
 }
 

@@ -1,14 +1,16 @@
 //! The last readings with everything that was known when they were assessed: a patient's timeline, and why the model said what it said.
 //!
 //! ```text
-//! score ─ Arc<Assessed> ─> the last READINGS_MAX of them ─┬─> /api/v1/patient/{pseudonym}
-//!                                                          └─> contributions of an alert
+//! score ─ Arc<Assessed> ─> ahead ─claimed─> the last READINGS_MAX of them ─┬─> /api/v1/patient/{pseudonym}
+//!                                                                           └─> contributions of an alert
 //! ```
 //!
 //! Batches are kept as they are, shared with the other stages: nothing is copied when they come by, and a patient is looked for when
-//! somebody asks. Of an observation the newest version stands; a withdrawn one is left out.
+//! somebody asks. Of an observation the newest version stands; a withdrawn one is left out. Nobody is told of a batch before its epoch is claimed: after
+//! a crash it might never have been.
 //!
-//! Limits: [`READINGS_MAX`] readings of this process, some [`READING_BYTES`] each, whoever's they are; a batch beyond that alone is kept until the next.
+//! Limits: [`READINGS_MAX`] readings of this process, some [`READING_BYTES`] each, whoever's they are; a batch beyond that alone is kept until the next; and as
+//! many ahead, of which the oldest are forgotten.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::signals::{DIASTOLIC, SYSTOLIC};
-use crate::time::EventTime;
+use crate::time::{Epoch, EventTime};
 use crate::vocabulary::{Assessed, Assessment, Demographics, FEATURE_NAMES, Pseudonym, Reading, Timeliness};
 
 /// Readings that are kept.
@@ -85,10 +87,43 @@ pub struct Contribution {
 pub(super) struct Recent {
     batches: VecDeque<Arc<Assessed>>,
     readings: usize,
+    /// Of epochs that are not known to be claimed, as they came.
+    ahead: VecDeque<(Epoch, Arc<Assessed>)>,
+    readings_ahead: usize,
+    /// Everything up to here is claimed.
+    released: Epoch,
 }
 
 impl Recent {
-    pub(super) fn push(&mut self, batch: Arc<Assessed>) {
+    /// Takes a batch, to be told when its epoch is released.
+    pub(super) fn push(&mut self, epoch: Epoch, batch: Arc<Assessed>) {
+        if epoch <= self.released {
+            return self.keep(batch);
+        }
+        self.readings_ahead += batch.assessments.len();
+        self.ahead.push_back((epoch, batch));
+        while self.readings_ahead > READINGS_MAX && self.ahead.len() > 1 {
+            self.readings_ahead -= self.ahead.pop_front().map_or(0, |(_, oldest)| oldest.assessments.len());
+        }
+    }
+
+    /// Everything up to an epoch is claimed.
+    pub(super) fn release(&mut self, upto: Epoch) {
+        if upto <= self.released {
+            return;
+        }
+        self.released = upto;
+        for (epoch, batch) in std::mem::take(&mut self.ahead) {
+            if epoch <= upto {
+                self.readings_ahead -= batch.assessments.len();
+                self.keep(batch);
+            } else {
+                self.ahead.push_back((epoch, batch));
+            }
+        }
+    }
+
+    fn keep(&mut self, batch: Arc<Assessed>) {
         if batch.assessments.is_empty() {
             return;
         }
@@ -217,8 +252,8 @@ mod tests {
     #[test]
     fn a_patient_is_told_in_the_order_of_measurement_with_what_was_usual_before() {
         let mut recent = Recent::default();
-        recent.push(batch(&[(1, 10, 30), (2, 11, 5), (1, 12, 20)]).into());
-        recent.push(batch(&[(1, 13, 25)]).into());
+        recent.keep(batch(&[(1, 10, 30), (2, 11, 5), (1, 12, 20)]).into());
+        recent.keep(batch(&[(1, 13, 25)]).into());
         assert_eq!(seconds_of(&recent, 1), [20.0, 25.0, 30.0]);
         assert_eq!(recent.patient(id(3)), None);
         let point = recent.patient(id(2)).unwrap().readings.remove(0);
@@ -231,13 +266,41 @@ mod tests {
     #[test]
     fn the_newest_version_stands_and_a_withdrawn_one_is_left_out() {
         let mut recent = Recent::default();
-        recent.push(batch(&[(1, 10, 30), (1, 11, 31), (1, 10, 40)]).into());
+        recent.keep(batch(&[(1, 10, 30), (1, 11, 31), (1, 10, 40)]).into());
         assert_eq!(seconds_of(&recent, 1), [31.0, 40.0]);
         let mut withdrawal = batch(&[(1, 11, 31)]);
         withdrawal.scorable.readings[0].facts.status = Status::EnteredInError;
-        recent.push(withdrawal.into());
+        recent.keep(withdrawal.into());
         assert_eq!(seconds_of(&recent, 1), [40.0]);
         assert_eq!(recent.contributions(&[id(10), id(99)]).keys().collect::<Vec<_>>(), [&id(10)]);
+    }
+
+    #[test]
+    fn nobody_is_told_of_an_epoch_that_is_not_claimed() {
+        let mut recent = Recent::default();
+        recent.push(5, batch(&[(1, 10, 10)]).into());
+        recent.push(6, batch(&[(1, 11, 20)]).into());
+        recent.push(5, batch(&[(1, 12, 30)]).into());
+        assert_eq!((recent.patient(id(1)), recent.contributions(&[id(10)]).len()), (None, 0));
+        recent.release(5);
+        assert_eq!((seconds_of(&recent, 1), recent.readings_ahead), (vec![10.0, 30.0], 1));
+        recent.push(5, batch(&[(1, 13, 40)]).into());
+        assert_eq!(seconds_of(&recent, 1), [10.0, 30.0, 40.0], "it comes late, and is claimed");
+        recent.release(4);
+        recent.release(6);
+        assert_eq!((seconds_of(&recent, 1).len(), recent.readings_ahead, recent.ahead.len()), (4, 0, 0));
+    }
+
+    #[test]
+    fn what_nobody_claims_stays_within_the_limit_too() {
+        let mut recent = Recent::default();
+        let many: Vec<(u8, u8, i64)> = (0..1_000).map(|second| (1, 0, second)).collect();
+        for epoch in 1..40 {
+            recent.push(epoch, batch(&many).into());
+            assert!(recent.readings_ahead <= READINGS_MAX);
+        }
+        recent.release(Epoch::MAX);
+        assert_eq!((recent.batches.len(), recent.readings_ahead), (READINGS_MAX / 1_000, 0));
     }
 
     #[test]
@@ -245,20 +308,20 @@ mod tests {
         let mut recent = Recent::default();
         let many: Vec<(u8, u8, i64)> = (0..1_000).map(|second| (1, (second % 250) as u8, second)).collect();
         for _ in 0..40 {
-            recent.push(batch(&many).into());
+            recent.keep(batch(&many).into());
             assert!(recent.readings <= READINGS_MAX && recent.readings == recent.batches.len() * 1_000);
         }
         assert_eq!(recent.batches.len(), READINGS_MAX / 1_000);
         let huge: Vec<(u8, u8, i64)> = (0..READINGS_MAX as i64 + 1).map(|second| (2, 0, second)).collect();
-        recent.push(batch(&huge).into());
+        recent.keep(batch(&huge).into());
         assert_eq!(
             (recent.batches.len(), seconds_of(&recent, 1)),
             (1, Vec::new()),
             "a batch beyond the limit stands alone"
         );
-        recent.push(batch(&[(3, 1, 1)]).into());
+        recent.keep(batch(&[(3, 1, 1)]).into());
         assert_eq!(recent.readings, 1);
-        recent.push(Assessed { scorable: Scorable::default(), assessments: Vec::new() }.into());
+        recent.keep(Assessed { scorable: Scorable::default(), assessments: Vec::new() }.into());
         assert_eq!(recent.batches.len(), 1, "an empty batch takes no place");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Alert, Live, PARTITIONS_MAX, Shift, Shown, StageState, State, rate};
+use super::{Alert, Live, PARTITIONS_MAX, Reach, Shift, Shown, StageState, State, rate};
 use crate::runtime::metrics::{Metrics, Sample, samples, total};
 use crate::vocabulary::Outcome;
 
@@ -17,6 +17,9 @@ const REASONS_MAX: usize = 8;
 /// The page's view of one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
+    /// How far readings, categories, alerts and shifts reach. The other figures are of this moment.
+    #[serde(flatten)]
+    pub reach: Reach,
     /// The flow's name.
     pub flow: String,
     /// Windkessel's version.
@@ -161,6 +164,7 @@ impl Counted {
 pub(super) fn build(live: &Live, state: &mut State, counted: Counted, now: Duration, draining: bool) -> Snapshot {
     let history = state.rate.history(now.as_secs());
     Snapshot {
+        reach: state.reached.reach(),
         flow: live.flow.clone(),
         version: env!("CARGO_PKG_VERSION"),
         phase: if draining { "draining" } else { "running" },

@@ -12,21 +12,24 @@
 //!
 //! It owns no socket, clock or thread, and does not know what a document says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::config::TableName;
 use crate::time::Epoch;
-use crate::vocabulary::Pseudonym;
 
+use super::document::{Document, DocumentId};
 use super::response::{ItemAnswer, Verdict};
 
 /// One document on its way.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Item {
+    /// The table that its row is of.
+    pub table: TableName,
     /// The index it belongs to.
     pub index: Arc<str>,
-    /// Its `_id`: the observation's pseudonym.
-    pub id: Pseudonym,
+    /// Its `_id`.
+    pub id: DocumentId,
     /// Its version.
     pub epoch: Epoch,
     /// Action line and source line, as they stand in the request.
@@ -42,7 +45,7 @@ impl std::fmt::Debug for Item {
 
 impl Item {
     /// `source` is one JSON object without a newline; `index` holds nothing that JSON would escape.
-    pub fn new(index: Arc<str>, id: Pseudonym, epoch: Epoch, source: &[u8]) -> Self {
+    pub fn new(table: TableName, index: Arc<str>, id: DocumentId, epoch: Epoch, source: &[u8]) -> Self {
         debug_assert!(!source.contains(&b'\n'), "a source is one line");
         let action = format!(
             "{{\"index\":{{\"_index\":\"{index}\",\"_id\":\"{id}\",\"version\":{epoch},\"version_type\":\"external\"}}}}\n"
@@ -51,7 +54,13 @@ impl Item {
         lines.extend_from_slice(action.as_bytes());
         lines.extend_from_slice(source);
         lines.push(b'\n');
-        Item { index, id, epoch, lines }
+        Item { table, index, id, epoch, lines }
+    }
+
+    /// A document's.
+    pub fn of(document: Document) -> Self {
+        let Document { table, id, index, epoch, source, .. } = document;
+        Item::new(table, index, id, epoch, &source)
     }
 }
 
@@ -87,6 +96,8 @@ pub struct Settled {
     pub written: usize,
     /// Documents that the index holds in this version or a newer one.
     pub already_newer: usize,
+    /// Both of them, by table.
+    pub done: BTreeMap<TableName, u64>,
     /// Documents that wait again.
     pub again: usize,
     /// Documents that will never be accepted, with their answers.
@@ -148,7 +159,11 @@ impl Batcher {
             if let Some(id) = &answer.id {
                 assert_eq!(*id, item.id.to_string(), "answers keep the order of the request");
             }
-            match answer.verdict() {
+            let verdict = answer.verdict();
+            if matches!(verdict, Verdict::Written | Verdict::AlreadyNewer) {
+                *settled.done.entry(item.table).or_default() += 1;
+            }
+            match verdict {
                 Verdict::Written => settled.written += 1,
                 Verdict::AlreadyNewer => settled.already_newer += 1,
                 Verdict::Rejected => settled.rejected.push((item, answer)),
@@ -203,7 +218,7 @@ mod tests {
     fn item(number: u8, source_bytes: usize) -> Item {
         let mut id = [0; 16];
         id[15] = number;
-        Item::new("i".into(), Pseudonym(id), 7, &vec![b'x'; source_bytes])
+        Item::new(TableName::Readings, "i".into(), DocumentId(id), 7, &vec![b'x'; source_bytes])
     }
 
     fn numbers(items: &[Item]) -> Vec<u8> {
@@ -332,7 +347,8 @@ mod tests {
 
     #[test]
     fn an_item_is_two_lines_with_external_version() {
-        let item = Item::new("bp-2026.01".into(), Pseudonym([0xab; 16]), 1_767_225_600_000, b"{\"a\":1}");
+        let (index, id) = ("bp-2026.01".into(), DocumentId([0xab; 16]));
+        let item = Item::new(TableName::Readings, index, id, 1_767_225_600_000, b"{\"a\":1}");
         expect![[r#"
             {"index":{"_index":"bp-2026.01","_id":"abababababababababababababababab","version":1767225600000,"version_type":"external"}}
             {"a":1}
@@ -357,7 +373,7 @@ mod tests {
         let mut batcher = Batcher::new(1_000, 10);
         batcher.offer(item(0, 1));
         let batch = batcher.take().unwrap();
-        let other = ItemAnswer { id: Some(Pseudonym([9; 16]).to_string()), ..answer(201) };
+        let other = ItemAnswer { id: Some(DocumentId([9; 16]).to_string()), ..answer(201) };
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batcher.settle(batch, vec![other])));
         assert!(panicked.is_err());
     }
@@ -382,6 +398,8 @@ mod tests {
                 prop_assert!(held.windows(2).all(|pair| pair[0] < pair[1]), "order is kept");
                 let answers: Vec<_> = held.iter().map(|_| answer(statuses.next().unwrap_or(201))).collect();
                 let settled = batcher.settle(batch, answers);
+                let done: u64 = settled.done.values().sum();
+                prop_assert_eq!(done as usize, settled.written + settled.already_newer);
                 left += settled.written + settled.already_newer + settled.rejected.len();
             }
             prop_assert_eq!(left, sizes.len());

@@ -12,14 +12,15 @@ use serde::Serialize;
 
 use crate::sink::SinkError;
 use crate::time::Epoch;
-use crate::vocabulary::Pseudonym;
+
+use super::document::DocumentId;
 
 /// One refused document. Holds no value of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     /// The index that refused it.
     pub index: String,
-    /// The observation's pseudonym, as printed.
+    /// Its `_id`, as printed: of a reading, the observation's pseudonym.
     pub document_id: String,
     /// The version that was refused.
     pub epoch: Epoch,
@@ -31,7 +32,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// Of a document.
-    pub fn new(index: &str, id: Pseudonym, epoch: Epoch, status: u16, error_type: &'static str) -> Self {
+    pub fn new(index: &str, id: DocumentId, epoch: Epoch, status: u16, error_type: &'static str) -> Self {
         DeadLetter { index: index.to_owned(), document_id: id.to_string(), epoch, status, error_type }
     }
 }
@@ -77,7 +78,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         for epoch in [7, 8] {
             // A new hook each time, as after a restart.
-            let letter = DeadLetter::new("i", Pseudonym([1; 16]), epoch, 400, "document_parsing_exception");
+            let letter = DeadLetter::new("i", DocumentId([1; 16]), epoch, 400, "document_parsing_exception");
             to_file(state.path(), 3)(letter).unwrap();
         }
         let text = fs::read_to_string(state.path().join("dead_letters/elasticsearch-3.ndjson")).unwrap();

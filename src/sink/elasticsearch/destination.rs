@@ -95,8 +95,11 @@ impl Destination {
                 Err(unanswered) => {
                     self.wait(unanswered.reason(), 0, 1)?;
                     // A rotated authority is the usual cause of lost trust; other causes lose nothing by it.
-                    if unanswered == super::client::Unanswered::Tls {
-                        self.client.renew()?;
+                    if unanswered == super::client::Unanswered::Tls
+                        && let Err(error) = self.client.renew()
+                    {
+                        // It may be read while it is written anew; until it can be, those of before stand.
+                        warn!(sink = SINK, %error, "could not read certificates and secrets again; trying with those of before");
                     }
                 }
             }
@@ -164,6 +167,33 @@ pub fn forbidden(status: u16, error_type: &str) -> SinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ElasticsearchSpec;
+
+    /// The gauge is one for all workers: none may set it for the others, and a start of one more says nothing of those that wait.
+    #[test]
+    fn each_worker_that_waits_counts_once_until_it_is_relieved() {
+        let (metrics, spec) = (Metrics::new(), ElasticsearchSpec::default());
+        let worker = || {
+            let client = Client::new(&spec, Duration::from_secs(1)).unwrap();
+            Destination::new(client, Backoff::new(Duration::ZERO, Duration::ZERO), Stop::default(), metrics.clone())
+        };
+        let waiting = || metrics.sink_waiting.with_label_values(&[SINK]).get();
+        let (mut one, mut other) = (worker(), worker());
+        one.wait("refused", 0, 1).unwrap();
+        one.wait("refused", 0, 1).unwrap();
+        assert_eq!(waiting(), 1);
+        other.relieved();
+        let mut third = worker();
+        third.relieved();
+        assert_eq!(waiting(), 1, "those who do not wait change nothing");
+        other.wait("refused", 0, 1).unwrap();
+        assert_eq!(waiting(), 2);
+        one.relieved();
+        one.relieved();
+        assert_eq!(waiting(), 1);
+        other.relieved();
+        assert_eq!(waiting(), 0);
+    }
 
     #[test]
     fn waits_double_up_to_the_ceiling_and_fill_all_of_it() {

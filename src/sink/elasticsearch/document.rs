@@ -15,13 +15,14 @@
 //! Invariants: index names hold nothing but the configured stem and digits; one document an id leaves [`consolidate`]. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Schema, TimestampMicrosecondType};
 use serde_json::json;
 
-use crate::config::{ElasticsearchSpec, IndexBy, ReadingFilter};
+use crate::config::{ElasticsearchSpec, IndexBy, ReadingFilter, TableName};
 use crate::score::rules::rule_set;
 use crate::sink::json::{self, JsonRows};
 use crate::sink::{Rows, SinkError};
@@ -33,19 +34,37 @@ const TIMESTAMP: (&str, &str) = ("@timestamp", "effective_at");
 /// The epoch, which is also the document's version.
 const EPOCH: (&str, &str) = ("epoch", "epoch");
 /// Set by the sink, never a column.
-const RETRACTED: &str = "retracted";
+pub(super) const RETRACTED: &str = "retracted";
 /// Stands for the rule set's labels in a flow file.
 const LABELS: &str = "labels";
 /// The Elastic Common Schema that `event.kind` follows: metric for a measurement, alert for one with a reason.
-const ECS: &str = r#""ecs":{"version":"8.11.0"},"service":{"name":"windkessel"},"event":{"kind":"#;
+pub(super) const ECS: &str = r#""ecs":{"version":"8.11.0"},"service":{"name":"windkessel"},"event":{"kind":"#;
 /// The month of an event time that the calendar does not have (outside the years 1 to 9999).
 const UNDATED: &str = "undated";
+
+/// A document's `_id`, printed as 32 hexadecimal digits: an observation's pseudonym, or a digest of what a finding of the audit is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DocumentId(pub [u8; 16]);
+
+impl From<Pseudonym> for DocumentId {
+    fn from(observation: Pseudonym) -> Self {
+        DocumentId(observation.0)
+    }
+}
+
+impl fmt::Display for DocumentId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    }
+}
 
 /// A document, encoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document {
+    /// The table that its row is of.
+    pub table: TableName,
     /// Its `_id`.
-    pub id: Pseudonym,
+    pub id: DocumentId,
     /// Its index.
     pub index: Arc<str>,
     /// Its version.
@@ -72,7 +91,7 @@ impl Documents {
     /// # Errors
     /// An index name that Elasticsearch would refuse, or a field that the sink writes itself.
     pub fn new(spec: &ElasticsearchSpec) -> Result<Self, SinkError> {
-        check_index(&spec.index)?;
+        check_index("sink.elasticsearch.index", &spec.index)?;
         if spec.fields.contains_key(RETRACTED) {
             return Err(SinkError::Refused(
                 "sink.elasticsearch.fields must not name \"retracted\": the sink writes it itself".into(),
@@ -125,6 +144,7 @@ impl Documents {
         let document = |row: usize| {
             let replaces = replaces(row);
             Some(Document {
+                table: TableName::Readings,
                 id: view.id(row),
                 index: match self.by {
                     IndexBy::None => months.plain(),
@@ -190,14 +210,14 @@ pub fn is_month_of(stem: &str, name: &str) -> bool {
 }
 
 /// A name that needs no escaping in JSON or a URL, and that Elasticsearch accepts.
-fn check_index(name: &str) -> Result<(), SinkError> {
+pub(super) fn check_index(key: &str, name: &str) -> Result<(), SinkError> {
     let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     let first = name.bytes().next().unwrap_or(b'.');
     if name.bytes().all(sound) && !b"._-".contains(&first) && name.len() <= INDEX_BYTES_MAX {
         return Ok(());
     }
     Err(SinkError::Refused(format!(
-        "could not use sink.elasticsearch.index {name:?}; take lower-case letters, digits, '.', '_' and '-', beginning with a letter \
+        "could not use {key} {name:?}; take lower-case letters, digits, '.', '_' and '-', beginning with a letter \
          or digit, at most {INDEX_BYTES_MAX} bytes"
     )))
 }
@@ -264,8 +284,9 @@ impl<'a> View<'a> {
         }
     }
 
-    fn id(&self, row: usize) -> Pseudonym {
-        self.observation.value(row).parse().expect("the column observation holds printed pseudonyms")
+    fn id(&self, row: usize) -> DocumentId {
+        let observation = self.observation.value(row).parse::<Pseudonym>();
+        observation.expect("the column observation holds printed pseudonyms").into()
     }
 
     fn at(&self, row: usize) -> Option<i64> {
@@ -422,7 +443,8 @@ mod tests {
     #[test]
     fn the_last_version_of_a_document_wins() {
         let document = |id: u8, epoch: Epoch, source: &str, replaces: bool| Document {
-            id: Pseudonym([id; 16]),
+            table: TableName::Readings,
+            id: DocumentId([id; 16]),
             index: "i".into(),
             epoch,
             replaces,

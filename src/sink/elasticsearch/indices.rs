@@ -60,7 +60,7 @@ pub fn moved(destination: &mut Destination, stem: &str, documents: &[Document]) 
         let found = look_up(destination, lookups)?;
         items.extend(lookups.iter().zip(found).filter_map(|((document, month), found)| {
             let source = retraction(found?, document.epoch)?;
-            Some(Item::new((*month).clone(), document.id, document.epoch, &source))
+            Some(Item::new(document.table, (*month).clone(), document.id, document.epoch, &source))
         }));
     }
     Ok(items)

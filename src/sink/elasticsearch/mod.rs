@@ -7,7 +7,7 @@
 //!                                                                     rejected ─> dead letters
 //! ```
 //!
-//! It rests on a deterministic `_id` (the observation's pseudonym) and external versions (the epoch): repeating anything is harmless, so a
+//! It rests on a deterministic `_id` (the observation's pseudonym; what a finding of the audit is about) and external versions (the epoch): repeating anything is harmless, so a
 //! retry never has to know whether the first attempt arrived.
 //!
 //! | answer | what happens |
@@ -27,13 +27,15 @@
 //!
 //! Limits: documents of the open epoch are held in memory (`epoch.bytes` bounds them); one request at a time for each worker; readers may see an epoch
 //! partly written; an observation that changes its patient *and* is seen by two workers in one epoch keeps either version. Data streams and
-//! rollover are not used: they cannot overwrite a document. Only the table `readings` becomes documents.
+//! rollover are not used: they cannot overwrite a document. The tables `readings` and, if the flow says so, those of the audit become documents ([`findings`]); windows
+//! and rejections do not.
 
 pub mod bulk;
 pub mod client;
 pub mod dead_letter;
 pub mod destination;
 pub mod document;
+pub mod findings;
 pub mod indices;
 pub mod lifecycle;
 pub mod response;
@@ -46,16 +48,18 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use tracing::{debug, error};
 
 use crate::config::{ElasticsearchSpec, IndexBy, TableName};
 use crate::runtime::failpoint;
 use crate::runtime::metrics::{Metrics, unix_seconds};
 use crate::runtime::stop::Stop;
+use crate::sink::tables::Tables;
 use crate::sink::{Deliver, Rows, SinkError};
 use crate::time::Epoch;
 
@@ -64,7 +68,10 @@ use client::{Body, Client, REQUEST_TIMEOUT, Request};
 use dead_letter::{DeadLetter, DeadLetterHook};
 use destination::{BACKOFF_FIRST, BACKOFF_MAX, Backoff, Destination};
 use document::{Document, Documents};
+use findings::Findings;
 use response::ItemAnswer;
+use template::Planned;
+
 pub use template::Installed;
 
 /// The sink's name in metrics and logs.
@@ -89,14 +96,15 @@ const PACE: Pace = Pace { backoff_first: BACKOFF_FIRST, backoff_max: BACKOFF_MAX
 pub struct ElasticsearchSink {
     spec: ElasticsearchSpec,
     documents: Documents,
+    findings: Option<Findings>,
     destination: Destination,
     batcher: Batcher,
     /// The documents of open epochs, in the order of delivery.
     pending: Vec<Document>,
-    /// Of the rows, once some have come.
-    schema: Option<SchemaRef>,
-    /// The templates still have to be looked at.
-    install: bool,
+    /// Tables of which rows have come and whose templates still have to be looked at.
+    uninstalled: BTreeMap<TableName, SchemaRef>,
+    /// Tables whose templates need no look.
+    installed: BTreeSet<TableName>,
     /// Secrets were read again and nothing was written since.
     renewed: bool,
     /// Something was written that a refresh would make searchable.
@@ -138,8 +146,8 @@ pub fn connect(spec: &ElasticsearchSpec, wait_max: Duration) -> Result<(), SinkE
 ///
 /// # Errors
 /// What the cluster refuses, or a credential that cannot be read. A cluster that does not answer is waited for.
-pub fn setup(spec: &ElasticsearchSpec, schema: &Schema, stop: &Stop) -> Result<Vec<Installed>, SinkError> {
-    let documents = Documents::new(spec)?;
+pub fn setup(spec: &ElasticsearchSpec, tables: &Tables, stop: &Stop) -> Result<Vec<Installed>, SinkError> {
+    let (documents, findings) = (Documents::new(spec)?, Findings::new(spec)?);
     let backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
     let client = Client::new(spec, REQUEST_TIMEOUT)?;
     let mut destination = Destination::new(client, backoff, stop.clone(), Metrics::new());
@@ -147,8 +155,14 @@ pub fn setup(spec: &ElasticsearchSpec, schema: &Schema, stop: &Stop) -> Result<V
     if let Some(policy) = lifecycle::policy(spec) {
         done.push(template::put_if_due(&mut destination, &policy)?);
     }
-    let templates = template::plan(spec, &documents, schema);
-    done.extend(template::install(&mut destination, &templates, &spec.index, spec.index_by)?);
+    let planned = template::plan(spec, &documents, tables.schema(TableName::Readings));
+    done.extend(template::install(&mut destination, &planned)?);
+    for table in findings.iter().flat_map(|_| findings::TABLES) {
+        let planned = template::plan_findings(spec, table, tables.schema(table));
+        // The common templates were looked at already.
+        let own = template::install(&mut destination, &planned)?;
+        done.extend(own.into_iter().filter(|own| done.iter().all(|done| done.what != own.what)).collect::<Vec<_>>());
+    }
     let changed = lifecycle::apply(&mut destination, spec)?;
     done.extend(changed.into_iter().map(|name| Installed { what: format!("index {name}"), changed: true }));
     Ok(done)
@@ -181,11 +195,12 @@ impl ElasticsearchSink {
         Ok(ElasticsearchSink {
             spec: spec.clone(),
             documents: Documents::new(spec)?,
+            findings: Findings::new(spec)?,
             destination: Destination::new(client, backoff, stop, metrics.clone()),
             batcher: Batcher::new(spec.bulk_bytes, spec.bulk_documents),
             pending: Vec::new(),
-            schema: None,
-            install: spec.install_template,
+            uninstalled: BTreeMap::new(),
+            installed: if spec.install_template { BTreeSet::new() } else { TableName::ALL.into() },
             renewed: false,
             unrefreshed: false,
             dead_letters,
@@ -209,7 +224,7 @@ impl ElasticsearchSink {
                 .for_each(|retraction| self.batcher.offer(retraction));
         }
         for document in documents {
-            self.batcher.offer(Item::new(document.index, document.id, document.epoch, &document.source));
+            self.batcher.offer(Item::of(document));
         }
         let mut tolerance = Tolerance { documents: self.batcher.waiting(), rejected: 0 };
         while let Some(batch) = self.batcher.take() {
@@ -221,10 +236,15 @@ impl ElasticsearchSink {
     }
 
     fn install_templates(&mut self) -> Result<(), SinkError> {
-        if let (true, Some(schema)) = (self.install, &self.schema) {
-            let templates = template::plan(&self.spec, &self.documents, schema);
-            template::install(&mut self.destination, &templates, &self.spec.index, self.spec.index_by)?;
-            self.install = false;
+        while let Some((table, schema)) = self.uninstalled.first_key_value() {
+            let table = *table;
+            let planned: Planned = match table {
+                TableName::Readings => template::plan(&self.spec, &self.documents, schema),
+                _ => template::plan_findings(&self.spec, table, schema),
+            };
+            template::install(&mut self.destination, &planned)?;
+            self.uninstalled.remove(&table);
+            self.installed.insert(table);
         }
         Ok(())
     }
@@ -270,8 +290,9 @@ impl ElasticsearchSink {
 
     fn settle(&mut self, batch: Batch, answers: Vec<ItemAnswer>, tolerance: &mut Tolerance) -> Result<(), SinkError> {
         let settled = self.batcher.settle(batch, answers);
-        let done = (settled.written + settled.already_newer) as u64;
-        self.metrics.sink_records.with_label_values(&[SINK, "readings"]).inc_by(done);
+        for (table, done) in &settled.done {
+            self.metrics.sink_records.with_label_values(&[SINK, table.name()]).inc_by(*done);
+        }
         for (item, answer) in &settled.rejected {
             self.reject(item, answer, tolerance)?;
         }
@@ -321,11 +342,18 @@ impl Deliver for ElasticsearchSink {
     }
 
     fn deliver(&mut self, epoch: Epoch, rows: &Rows) -> Result<(), SinkError> {
-        if rows.table != TableName::Readings || rows.batch.num_rows() == 0 {
+        if rows.batch.num_rows() == 0 {
             return Ok(());
         }
-        self.schema.get_or_insert_with(|| rows.batch.schema());
-        self.pending.extend(self.documents.of(epoch, rows)?);
+        let documents = match rows.table {
+            TableName::Readings => Some(self.documents.of(epoch, rows)?),
+            _ => self.findings.as_ref().and_then(|findings| findings.of(epoch, rows)),
+        };
+        let Some(documents) = documents else { return Ok(()) };
+        if !self.installed.contains(&rows.table) {
+            self.uninstalled.entry(rows.table).or_insert_with(|| rows.batch.schema());
+        }
+        self.pending.extend(documents);
         Ok(())
     }
 
@@ -338,10 +366,13 @@ impl Deliver for ElasticsearchSink {
     fn finish(&mut self) -> Result<(), SinkError> {
         self.settle_pending(Epoch::MAX)?;
         if std::mem::take(&mut self.unrefreshed) {
-            let pattern = match self.spec.index_by {
+            let mut pattern = match self.spec.index_by {
                 IndexBy::None => self.spec.index.clone(),
                 IndexBy::Month => format!("{}-*", self.spec.index),
             };
+            if self.findings.is_some() {
+                pattern += &format!(",{}-*", self.spec.audit);
+            }
             let refreshed = self.destination.try_once(&Request::poke(format!("/{pattern}/_refresh")));
             debug!(sink = SINK, refreshed, "asked for a refresh at the end");
         }

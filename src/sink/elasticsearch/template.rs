@@ -1,6 +1,6 @@
 //! Index and component templates: what to put, and when.
 //!
-//! Two component templates (settings, common fields) and one index template a flow. The bodies are the files of `schemas/elasticsearch/`;
+//! Two component templates (settings, common fields) and one index template a flow; four more, one a table, if the flow's audit is written too. The bodies are the files of `schemas/elasticsearch/`;
 //! a flow whose index or fields none of them fits gets one derived from the table's column types. What is put carries
 //! `_meta.version` and `_meta.digest`, and is put only when it is absent, older, or of our version with other content: a re-run changes
 //! nothing, an operator's newer one is left alone. What an installation wants otherwise it puts into `windkessel@custom`.
@@ -16,21 +16,25 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::config::{ElasticsearchSpec, IndexBy};
+use crate::config::{ElasticsearchSpec, IndexBy, TableName};
 use crate::sink::SinkError;
 
 use super::client::Request;
 use super::destination::Destination;
 use super::document::Documents;
-use super::{SINK, indices, lifecycle, response};
+use super::{SINK, findings, indices, lifecycle, response};
 
 const SETTINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-settings.component.json");
 const MAPPINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-mappings.component.json");
-const SHIPPED: [&str; 4] = [
+const SHIPPED: [&str; 8] = [
     include_str!("../../../schemas/elasticsearch/bp-readings.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-anomalies.template.json"),
     include_str!("../../../schemas/elasticsearch/blood_pressure_anomalies_v2.template.json"),
     include_str!("../../../schemas/elasticsearch/fhir_anomalies.template.json"),
+    include_str!("../../../schemas/elasticsearch/bp-audit-shifts.template.json"),
+    include_str!("../../../schemas/elasticsearch/bp-audit-performance.template.json"),
+    include_str!("../../../schemas/elasticsearch/bp-audit-fairness.template.json"),
+    include_str!("../../../schemas/elasticsearch/bp-audit-alerts.template.json"),
 ];
 
 /// Above the templates that Elastic ships (100 to 200); the length of the stem is added.
@@ -131,21 +135,48 @@ impl Template {
     }
 }
 
-/// The templates of a flow, in the order in which they must be put.
-pub fn plan(spec: &ElasticsearchSpec, documents: &Documents, schema: &Schema) -> Vec<Template> {
-    let index = spec.index.as_str();
-    let common = shipped(MAPPINGS);
+/// The templates of one table's indices, in the order in which they must be put, and which indices those are.
+pub struct Planned {
+    templates: Vec<Template>,
+    index: String,
+    by: IndexBy,
+}
+
+#[cfg(test)]
+impl Planned {
+    /// The template of the indices themselves.
+    pub(super) fn last(mut self) -> Template {
+        self.templates.pop().expect("three of them")
+    }
+}
+
+/// Those of a flow's readings.
+pub fn plan(spec: &ElasticsearchSpec, documents: &Documents, schema: &Schema) -> Planned {
     let written = written(documents, schema);
+    planned(&spec.index, spec.index_by, &written, lifecycle::policy_name(spec))
+}
+
+/// Those of one table of its audit: one index, without an end.
+pub fn plan_findings(spec: &ElasticsearchSpec, table: TableName, schema: &Schema) -> Planned {
+    let fields = findings::fields(schema).into_iter();
+    let written =
+        fields.filter_map(|(field, column)| Some((field, mapping(schema.field_with_name(&column).ok()?.data_type()))));
+    planned(&findings::index(&spec.audit, table), IndexBy::None, &written.collect(), None)
+}
+
+fn planned(index: &str, by: IndexBy, written: &BTreeMap<String, Value>, policy: Option<String>) -> Planned {
+    let common = shipped(MAPPINGS);
     let body = SHIPPED
         .iter()
         .map(|text| shipped(text))
-        .find(|body| fits(body, index) && covers(&[properties(body), properties(&common)], &written))
-        .unwrap_or_else(|| derived(&written, &properties(&common)));
-    vec![
+        .find(|body| fits(body, index) && covers(&[properties(body), properties(&common)], written))
+        .unwrap_or_else(|| derived(written, &properties(&common)));
+    let templates = vec![
         Template::new(Kind::Component, "windkessel-settings", shipped(SETTINGS)),
         Template::new(Kind::Component, "windkessel-mappings", common),
-        Template::new(Kind::Index, format!("windkessel-{index}"), for_index(body, spec)),
-    ]
+        Template::new(Kind::Index, format!("windkessel-{index}"), for_index(body, index, by, policy)),
+    ];
+    Planned { templates, index: index.to_owned(), by }
 }
 
 /// Elasticsearch's type of each field, `@timestamp` and the like included, that the shipped template of this name maps. Objects, such as `event`,
@@ -158,19 +189,15 @@ pub fn field_types(stem: &str) -> Option<BTreeMap<String, String>> {
 }
 
 /// Puts what is due; then gives existing indices the fields that they lack.
-pub fn install(
-    destination: &mut Destination,
-    templates: &[Template],
-    index: &str,
-    by: IndexBy,
-) -> Result<Vec<Installed>, SinkError> {
+pub fn install(destination: &mut Destination, planned: &Planned) -> Result<Vec<Installed>, SinkError> {
+    let Planned { templates, index, by } = planned;
     let put = |template| put_if_due(destination, template);
     let installed: Vec<Installed> = templates.iter().map(put).collect::<Result<_, _>>()?;
     if !installed.iter().any(|installed| installed.changed) {
         return Ok(installed);
     }
     let fields: Map<String, Value> = templates.iter().flat_map(|template| properties(&template.body)).collect();
-    let existing = indices::existing(destination, index, by)?;
+    let existing = indices::existing(destination, index, *by)?;
     for names in existing.chunks(EXTENDED_AT_ONCE) {
         let path = format!("/{}/_mapping?ignore_unavailable=true", names.join(","));
         let reply = destination.ask(&Request::put(path, &json!({ "properties": fields })))?;
@@ -266,13 +293,12 @@ fn derived(written: &BTreeMap<String, Value>, common: &Map<String, Value>) -> Va
     })
 }
 
-/// The body with the patterns, the priority and the lifecycle policy of the flow's own index.
-fn for_index(mut body: Value, spec: &ElasticsearchSpec) -> Value {
-    let index = &spec.index;
-    if let Some(policy) = lifecycle::policy_name(spec) {
+/// The body with the patterns, the priority and the lifecycle policy of the flow's own indices.
+fn for_index(mut body: Value, index: &str, by: IndexBy, policy: Option<String>) -> Value {
+    if let Some(policy) = policy {
         body["template"]["settings"] = json!({ "index": { "lifecycle": { "name": policy } } });
     }
-    body["index_patterns"] = match spec.index_by {
+    body["index_patterns"] = match by {
         IndexBy::None => json!([index]),
         IndexBy::Month => json!([format!("{index}-*")]),
     };
@@ -312,7 +338,7 @@ mod tests {
 
     fn planned(spec: &ElasticsearchSpec) -> Template {
         let documents = Documents::new(spec).unwrap();
-        plan(spec, &documents, &schema()).pop().unwrap()
+        plan(spec, &documents, &schema()).last()
     }
 
     #[test]
@@ -335,6 +361,29 @@ mod tests {
         assert_eq!(template.body["index_patterns"], json!(["bp-readings-*"]));
         assert_eq!(template.body["priority"], 211);
         assert!(template.description().contains("blood_pressure.toml"));
+    }
+
+    /// The files of the audit's tables say what the tables are, no more and no less; another stem gets the same, derived.
+    #[test]
+    fn the_audit_gets_the_shipped_templates_and_each_maps_all_that_its_table_has() {
+        for table in findings::TABLES {
+            let schema = super::super::testing::tables().schema(table).clone();
+            for stem in ["bp-audit", "ward-7"] {
+                let spec = ElasticsearchSpec { audit: stem.into(), keep: "90d".parse().unwrap(), ..Default::default() };
+                let planned = plan_findings(&spec, table, &schema);
+                let index = format!("{stem}-{}", table.name());
+                let template = planned.templates.last().unwrap();
+                assert_eq!(template.name, format!("windkessel-{index}"));
+                assert_eq!(template.body["index_patterns"], json!([index]));
+                assert_eq!(template.body["template"]["settings"], Value::Null, "kept for ever");
+                let common = properties(&shipped(MAPPINGS));
+                let columns = schema.fields().iter().filter(|field| !common.contains_key(field.name()));
+                let columns: Map<String, Value> =
+                    columns.map(|field| (field.name().clone(), mapping(field.data_type()))).collect();
+                assert_eq!(properties(&template.body), columns, "{index}");
+                assert_eq!(template.description().contains("sink.elasticsearch.audit"), stem == "bp-audit", "{index}");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,11 @@ use serde_json::json;
 
 use crate::config::TableName;
 use crate::sink::Rows;
-use crate::vocabulary::Pseudonym;
+use crate::sink::tables::{Context, Tables};
+use crate::source::Topics;
+use crate::vocabulary::findings::Finding;
+
+use super::document::DocumentId;
 
 /// One row of `readings`.
 pub(super) struct Row {
@@ -56,10 +60,21 @@ impl Row {
 }
 
 /// The id of observation `number`.
-pub(super) fn pseudonym(number: u8) -> Pseudonym {
+pub(super) fn pseudonym(number: u8) -> DocumentId {
     let mut id = [0; 16];
     id[15] = number;
-    Pseudonym(id)
+    DocumentId(id)
+}
+
+/// The tables of a flow without further signals.
+pub(super) fn tables() -> Tables {
+    let context = Context { topics: Topics::new([]), signals: Vec::new(), rule_set: String::new(), model: None };
+    Tables::new(context)
+}
+
+/// The rows of one finding's table.
+pub(super) fn found(epoch: u64, findings: Vec<Finding>) -> Rows {
+    tables().findings(findings, epoch).remove(0)
 }
 
 /// Rows of epoch 7.

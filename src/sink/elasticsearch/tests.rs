@@ -351,3 +351,33 @@ fn templates_are_put_before_the_first_document_and_once() {
     "#]]
     .assert_eq(&lines);
 }
+
+#[test]
+fn what_the_audit_finds_becomes_documents_where_the_flow_says_so() {
+    use super::testing::found;
+    use crate::vocabulary::findings::{Finding, Performance, Shift};
+
+    let shifts = || {
+        let shift = |feature| Finding::Shift(Shift { feature, group: "all".into(), ..Shift::default() });
+        found(7, vec![shift("systolic"), shift("diastolic")])
+    };
+    let performance = || found(7, vec![Finding::Performance(Performance { group: "all", ..Performance::default() })]);
+    let mut off = bench(vec![]);
+    for rows in [shifts(), performance()] {
+        off.sink.deliver(7, &rows).unwrap();
+    }
+    off.sink.close(7).unwrap();
+    assert_eq!(off.server.bulks(), "", "without sink.elasticsearch.audit nothing is sent");
+
+    let mut on = bench_with(vec![Items(&[201, 429, 201, 409]), Items(&[201])], |spec| spec.audit = "bp-audit".into());
+    on.sink.deliver(7, &readings_of(7, &[row(1)])).unwrap();
+    for rows in [shifts(), performance()] {
+        on.sink.deliver(7, &rows).unwrap();
+    }
+    on.sink.close(7).unwrap();
+    let count = |table: &str| on.metrics.sink_records.with_label_values(&[SINK, table]).get();
+    assert_eq!((count("readings"), count("shifts"), count("performance")), (1, 2, 1), "each counted as its table's");
+    assert_eq!(on.counted().1, 1);
+    on.sink.close(8).unwrap();
+    assert_eq!(on.server.bulks().lines().count(), 2, "nothing is sent twice");
+}
