@@ -3,16 +3,10 @@
 
 use std::time::Duration;
 
-use crate::flows::{End, RESIDENT_MAX_BYTES, Stage, accounted};
+use crate::flows::{End, RESIDENT_MAX_BYTES, Stage, accounted, waiting};
 use crate::proxy::Proxy;
 use crate::servers::{certify, servers};
-use crate::support::{DEADLINE, Running, finish, get, metric};
-
-/// Workers whose Elasticsearch sink waits.
-fn waiting(url: &str) -> f64 {
-    get(&format!("{url}/metrics"))
-        .map_or(0.0, |text| metric(&text, "windkessel_sink_waiting", "sink=\"elasticsearch\""))
-}
+use crate::support::{DEADLINE, Running, finish};
 
 /// The server has its new certificate first, of another authority; then the file of those that are trusted is emptied, as by somebody who writes it
 /// anew; then the new authority stands in it.

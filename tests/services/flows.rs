@@ -215,6 +215,12 @@ pub(crate) fn accounted(url: &str) -> f64 {
     get(&format!("{url}/metrics")).map_or(0.0, |text| metric(&text, "windkessel_inputs_total", ""))
 }
 
+/// Workers whose Elasticsearch sink waits.
+pub(crate) fn waiting(url: &str) -> f64 {
+    get(&format!("{url}/metrics"))
+        .map_or(0.0, |text| metric(&text, "windkessel_sink_waiting", "sink=\"elasticsearch\""))
+}
+
 /// PyArrow and DuckDB, where `WINDKESSEL_TEST_PYTHON` names a Python that has them, read every Parquet file as we do.
 fn read_by_others(data: &Path, tables: &Tables) {
     let Some(python) = std::env::var_os("WINDKESSEL_TEST_PYTHON") else {
@@ -268,8 +274,9 @@ fn elasticsearch_stopped_in_the_middle_loses_nothing() {
     let url = running.url();
     running.until("a part of the messages", |_| (accounted(&url) > 4_000.0).then_some(()));
     servers.elasticsearch.kill();
-    std::thread::sleep(Duration::from_secs(10));
+    running.until("both workers' sinks that wait", |_| (waiting(&url) == 2.0).then_some(()));
     servers.elasticsearch.restart();
+    running.until("sinks that go on", |_| (waiting(&url) == 0.0).then_some(()));
     generator.wait(DEADLINE).succeeded();
     let messages = stage.messages().len() as f64;
     running.until("all messages", |_| (accounted(&url) >= messages).then_some(()));
