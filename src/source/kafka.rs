@@ -37,7 +37,7 @@ pub(super) use self::discover::made_anew;
 use self::discover::{Discovery, Found, vanished};
 pub use self::start::Waits;
 use self::start::{ACCEPT_LOSS, Planned};
-use crate::config::SourceSpec;
+use crate::config::{OutcomeInputs, SourceSpec};
 use crate::identified::{Mark, Payload, Record, Records};
 use crate::runtime::stop::Stop;
 use crate::source::{Lag, Opening, Poll, Polled, Progress, SourceError, Topics};
@@ -55,7 +55,11 @@ pub(super) fn topics(spec: &SourceSpec) -> Result<Topics, SourceError> {
     if spec.topics.is_empty() || spec.topics.iter().any(String::is_empty) {
         return Err(SourceError::Configuration("source.topics must name at least one topic, e.g. [\"bp-obs\"]".into()));
     }
-    Ok(Topics::new(spec.topics.iter().cloned()))
+    let of_outcomes = match &spec.outcomes {
+        Some(OutcomeInputs::Topics(topics)) => topics.as_slice(),
+        _ => &[],
+    };
+    Ok(Topics::new(spec.topics.iter().chain(of_outcomes).cloned()))
 }
 
 /// Which topic each name stands for just now; none for brokers that do not number topics, or do not answer. A topic that is deleted and made

@@ -24,7 +24,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::config::{SourceKind, SourceSpec};
+use crate::config::{OutcomeInputs, SourceKind, SourceSpec};
 use crate::identified::Records;
 use crate::runtime::stop::Stop;
 use crate::runtime::survive::Route;
@@ -34,7 +34,8 @@ use crate::vocabulary::{Partition, TopicId};
 pub type PathKey<'a> = &'a dyn Fn(&str) -> [u8; 6];
 
 /// The topics of a flow. Kafka: those configured. Files: `file-` and 12 hex digits each, by `key` of the path as written (or as
-/// found below a folder as written), with `.2` and so on for what replaced it ([`identify`]); `stdin` for `-`, likewise. Generator: `generator`.
+/// found below a folder as written), with `.2` and so on for what replaced it ([`identify`]); `stdin` for `-`, likewise; `file-outcomes-` and 12 hex digits
+/// for a file of outcomes. Generator: `generator`.
 ///
 /// # Errors
 /// [`SourceError::Configuration`] if the configuration names no topic or no readable file.
@@ -43,6 +44,14 @@ pub fn topics(spec: &SourceSpec, key: PathKey<'_>) -> Result<Topics, SourceError
         SourceKind::Kafka => kafka::topics(spec),
         SourceKind::Files => files::topics(spec, key),
         SourceKind::Generator => Ok(Topics::new([generator::TOPIC.to_owned()])),
+    }
+}
+
+/// Whether a topic, by its name, is one of those that outcomes are read from.
+pub fn has_outcomes(inputs: &OutcomeInputs, topic: &str) -> bool {
+    match inputs {
+        OutcomeInputs::Topics(topics) => topics.iter().any(|of_outcomes| of_outcomes == topic),
+        OutcomeInputs::Paths(_) => topic.starts_with(files::OUTCOMES_TOPIC),
     }
 }
 

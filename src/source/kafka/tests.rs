@@ -189,7 +189,8 @@ fn two_workers_share_two_topics_without_gap_or_overlap() {
     produce(&brokers, TOPIC, &[(0, 50), (1, 50), (2, 50)]);
     produce(&brokers, "other", &[(0, 20), (1, 20)]);
     let mut setup = Setup::new(&brokers);
-    setup.spec.topics.push("other".into());
+    // A topic of outcomes is read like any other.
+    setup.spec.outcomes = Some(OutcomeInputs::Topics(vec!["other".into()]));
     let (mut records, mut partitions) = (0, Vec::new());
     for worker in 0..2 {
         setup.share = Share { worker, workers: 2 };
