@@ -7,6 +7,7 @@
 //! * [`cli`]: exit codes, messages, signals.
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
+//! * [`outcomes`]: what came of patients, and what that makes of the scores.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`canary`]: nothing that identifies anybody gets out.
@@ -27,6 +28,7 @@ mod dashboards;
 mod demo;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod outcomes;
 mod page;
 mod prometheus;
 mod replay;
