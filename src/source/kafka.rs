@@ -210,10 +210,7 @@ impl KafkaSource {
     /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
-            self.reading
-                .partitions
-                .iter()
-                .for_each(|reader| progress.advance(reader.partition.number, reader.position));
+            self.reading.partitions.iter().for_each(|reader| progress.advance(reader.partition, reader.position));
         }
         let Some(fetcher) = self.fetcher.as_ref().filter(|_| !self.reading.ended.is_empty()) else { return Ok(()) };
         let mut list = TopicPartitionList::new();
