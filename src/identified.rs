@@ -221,6 +221,8 @@ pub enum Entry {
     Patient(PatientUpdate),
     /// A resource of this id was deleted (tombstone, DELETE entry): retract whatever it contributed.
     Deletion(Deletion),
+    /// What came of a patient, or that this was said in error.
+    Label(LabelUpdate),
 }
 
 /// A FHIR Observation, decoded and still identified.
@@ -245,6 +247,25 @@ pub struct PatientUpdate {
     pub position: Position,
     /// What is known.
     pub demographics: Demographics,
+}
+
+/// What came of a patient, as a record of `audit.outcomes` says it.
+#[derive(Debug)]
+pub struct LabelUpdate {
+    /// The patient's logical id; `None` of a tombstone, which names the outcome alone.
+    pub patient: Option<Id>,
+    /// The outcome's own id; `None` if it has none (then patient and time stand for it).
+    pub id: Option<Id>,
+    /// Where it was read.
+    pub position: Position,
+    /// Whether it happened; `None` withdraws what was said.
+    pub happened: Option<bool>,
+    /// By when; [`EventTime::MIN`] of a tombstone.
+    pub at: EventTime,
+    /// Its version.
+    pub version: Version,
+    /// The record's key is its id: a later tombstone may delete it, and will not say whose it was.
+    pub deletable: bool,
 }
 
 /// The deletion of an Observation whose body is not there any more.

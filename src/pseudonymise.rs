@@ -12,12 +12,12 @@
 //!    wiped from memory on drop (best effort: the allocator may have copied it) and `Debug` prints `…`.
 //! 3. Same id, same key, same pseudonym, on every worker and in every run.
 //!
-//! What survives is whose the observations are that tombstones may delete; all the rest is worked out again.
+//! What survives is whose the observations and outcomes are that tombstones may delete; all the rest is worked out again.
 //!
 //! Limits: a worker remembers so many patients' pseudonyms as fit into [`CACHE_BYTES_MAX`], the others cost time, never a wrong answer;
 //! and [`OWNERS_MAX`] observations' owners of each partition, of which the older half is forgotten when full: a tombstone that names only an
 //! observation forgotten so, or one that was read from another partition, is counted as ignored (`deletion_of_unknown_observation`), and
-//! the observation stands.
+//! the observation stands. Outcomes of patients likewise (`deletion_of_unknown_outcome`).
 
 mod cache;
 mod owners;
@@ -31,13 +31,13 @@ use zeroize::Zeroizing;
 
 use crate::config::PseudonymiseSpec;
 use crate::graph::Plan;
-use crate::identified::{Arena, Deletion, Entry, Id, Observation, Observations};
+use crate::identified::{Arena, Deletion, Entry, Id, LabelUpdate, Observation, Observations};
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{Stream, batches};
 use crate::runtime::secret;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
-use crate::vocabulary::{Facts, Intake, Outcome, Position, Pseudonym, Reading, Status, Tally};
+use crate::vocabulary::{Facts, Intake, Label, Outcome, Position, Pseudonym, Reading, Status, Tally};
 
 use cache::{Cache, Place};
 pub use owners::OWNERS_MAX;
@@ -161,6 +161,7 @@ pub struct Pseudonymiser {
     patients: Hmac<Sha256>,
     observations: Hmac<Sha256>,
     positions: Hmac<Sha256>,
+    outcomes: Hmac<Sha256>,
     topics: Topics,
     cache: Cache,
     /// Where the patients of the batch may be in the cache: kept for its memory alone.
@@ -176,6 +177,7 @@ impl Pseudonymiser {
             patients: key.mac().chain_update(b"Patient/"),
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
+            outcomes: key.mac().chain_update(b"Outcome"),
             topics,
             cache: Cache::default(),
             places: Vec::new(),
@@ -207,6 +209,10 @@ impl Pseudonymiser {
                     Some(reading) => out.push(Intake::Reading(reading)),
                     None => tally.add(Outcome::Ignored, "deletion_of_unknown_observation"),
                 },
+                Entry::Label(update) => match self.label(&arena, &update, places[at]) {
+                    Some(label) => out.push(Intake::Label { position: update.position, label }),
+                    None => tally.add(Outcome::Ignored, "deletion_of_unknown_outcome"),
+                },
             }
         }
         self.places = places;
@@ -218,6 +224,7 @@ impl Pseudonymiser {
             Entry::Observation(observation) => Some(observation.patient),
             Entry::Patient(update) => Some(update.patient),
             Entry::Deletion(deletion) => deletion.patient,
+            Entry::Label(update) => update.patient,
         };
         patient.map_or_else(Place::default, |patient| self.cache.place(arena.id(patient)))
     }
@@ -256,6 +263,28 @@ impl Pseudonymiser {
         Some(Reading { patient, observation, facts })
     }
 
+    /// `None` if nobody knows whose it is.
+    fn label(&mut self, arena: &Arena, update: &LabelUpdate, place: Place) -> Option<Label> {
+        let partition = update.position.partition;
+        let (patient, id) = match (update.patient, update.id) {
+            (Some(patient), Some(id)) => (self.patient(arena, patient, place), self.outcome(arena, id)),
+            (Some(patient), None) => {
+                let at = update.at.micros().to_be_bytes();
+                let id = self.outcomes.clone().chain_update(b"At").chain_update(at).chain_update(b"/");
+                (self.patient(arena, patient, place), finish(id.chain_update(arena.id(patient))))
+            }
+            (None, id) => {
+                let id = self.outcome(arena, id?);
+                (self.owners.patient(partition, &id)?, id)
+            }
+        };
+        if update.deletable {
+            self.owners.own(partition, id, patient);
+        }
+        let LabelUpdate { happened, at, version, .. } = *update;
+        Some(Label { patient, id, happened, at, version })
+    }
+
     /// The pseudonym of a patient, whose place in the cache is known.
     fn patient(&mut self, arena: &Arena, id: Id, place: Place) -> Pseudonym {
         let id = arena.id(id);
@@ -268,6 +297,10 @@ impl Pseudonymiser {
 
     fn observation(&self, arena: &Arena, id: Id) -> Pseudonym {
         finish(self.observations.clone().chain_update(arena.id(id)))
+    }
+
+    fn outcome(&self, arena: &Arena, id: Id) -> Pseudonym {
+        finish(self.outcomes.clone().chain_update(b"/").chain_update(arena.id(id)))
     }
 
     /// Stands for the id of an observation that has none: a re-read of the same record gives the same.
@@ -387,6 +420,51 @@ mod tests {
         assert!(out.iter().all(|intake| intake.patient() == out[0].patient()));
         assert!(matches!(&out[2], Intake::Reading(reading) if reading.facts.status.withdraws()));
         assert_eq!(tally.total(Outcome::Ignored), 1);
+    }
+
+    #[test]
+    fn an_outcome_is_known_by_its_id_else_by_patient_and_time_and_a_tombstone_finds_its_patient() {
+        let (mut arena, mut machine) = (Arena::default(), machine());
+        let [p1, p2, o1, o2] = [&b"p-1"[..], b"p-2", b"o-1", b"o-2"].map(|text| Id::new(arena.push(text)));
+        let said = |patient, id, at| LabelUpdate {
+            patient,
+            id,
+            position: Position::default(),
+            happened: patient.map(|_| true),
+            at: crate::time::EventTime::from_micros(at),
+            version: Default::default(),
+            deletable: id.is_some(),
+        };
+        let elsewhere = Position { partition: Partition { number: 1, ..Partition::default() }, ..Position::default() };
+        let entries = vec![
+            said(Some(p1), Some(o1), 1),
+            said(Some(p1), Some(o1), 2),
+            said(Some(p1), None, 1),
+            said(Some(p1), None, 1),
+            said(Some(p1), None, 2),
+            said(Some(p2), None, 1),
+            said(None, Some(o1), 0),
+            said(None, Some(o2), 0),
+            LabelUpdate { position: elsewhere, ..said(None, Some(o1), 0) },
+        ];
+        let entries = entries.into_iter().map(Entry::Label).collect();
+        let (mut out, mut tally) = (Vec::new(), Tally::default());
+        machine.pseudonymise(Observations { arena, entries }, &mut out, &mut tally);
+        let labels: Vec<Label> = out
+            .iter()
+            .map(|intake| match intake {
+                Intake::Label { label, .. } => *label,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let ids: Vec<Pseudonym> = labels.iter().map(|label| label.id).collect();
+        assert_eq!((ids[0], ids[2]), (ids[1], ids[3]));
+        let others: std::collections::BTreeSet<Pseudonym> = ids[2..6].iter().chain(&ids[..1]).copied().collect();
+        assert_eq!(others.len(), 4, "another time, another patient, an id: another outcome");
+        assert_eq!(labels[0].patient.to_string(), EXPECTED, "as its readings have it");
+        let deletion = labels[6];
+        assert_eq!((labels.len(), deletion.patient, deletion.id), (7, labels[0].patient, ids[0]));
+        assert_eq!(tally.total(Outcome::Ignored), 2, "of something unknown, or of another partition");
     }
 
     #[test]

@@ -336,7 +336,7 @@ pub struct Reading {
     pub facts: Facts,
 }
 
-/// What came of a patient, in a span of event time: by it scores are measured.
+/// What came of a patient by some time: against it the scores of the readings before are measured (`audit.outcomes`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Label {
     /// Whose.
@@ -345,8 +345,9 @@ pub struct Label {
     pub id: Pseudonym,
     /// Whether the outcome happened; `None` withdraws the label.
     pub happened: Option<bool>,
-    /// Readings measured in this span have it: start (inclusive), end (exclusive).
-    pub span: (EventTime, EventTime),
+    /// Readings measured within `audit.outcomes.horizon` before this time have it, that time itself not included. [`EventTime::MIN`] of a
+    /// withdrawal that does not say: it has the time of what it withdraws.
+    pub at: EventTime,
     /// The label's version.
     pub version: Version,
 }
@@ -365,6 +366,13 @@ pub enum Intake {
         /// What is known.
         demographics: Demographics,
     },
+    /// What came of the patient.
+    Label {
+        /// Orders labels without version.
+        position: Position,
+        /// What is known.
+        label: Label,
+    },
 }
 
 impl Intake {
@@ -373,6 +381,7 @@ impl Intake {
         match self {
             Intake::Reading(reading) => &reading.patient,
             Intake::Demographics { patient, .. } => patient,
+            Intake::Label { label, .. } => &label.patient,
         }
     }
 
@@ -380,7 +389,7 @@ impl Intake {
     pub fn position(&self) -> Position {
         match self {
             Intake::Reading(reading) => reading.facts.position,
-            Intake::Demographics { position, .. } => *position,
+            Intake::Demographics { position, .. } | Intake::Label { position, .. } => *position,
         }
     }
 }
@@ -399,7 +408,7 @@ pub struct Tick {
 /// Where every input ends, exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It became (or withdrew) a row of `readings`.
+    /// It became (or withdrew) a row of `readings`, or a label.
     Contributed,
     /// A newer version of the same observation had been seen.
     Superseded,

@@ -38,7 +38,7 @@ use crate::signals::{DIASTOLIC, SYSTOLIC};
 use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{
-    Assessed, Assessment, Demographics, Facts, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+    self, Assessed, Assessment, Demographics, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -76,12 +76,22 @@ pub struct Counts {
     ledger: Option<Ledger>,
     selected: Selected,
     changes: Vec<ledger::Change>,
+    endings: vocabulary::Tally,
+}
+
+/// What is counted by patient.
+#[derive(Clone, Copy, Debug)]
+pub struct ByPatient {
+    /// Which readings count as selected.
+    pub selected: Selected,
+    /// For so long before its time a label holds.
+    pub label_horizon: EventSpan,
 }
 
 impl Counts {
-    /// Nothing counted yet. `horizon` is how long a pane can be corrected after it closed; `share` says which worker this is; what `selected` takes is
+    /// Nothing counted yet. `horizon` is how long a pane can be corrected after it closed; `share` says which worker this is; `by_patient` says what is
     /// counted by patient, if anything is.
-    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share, selected: Option<Selected>) -> Self {
+    pub fn new(calendar: Calendar, horizon: EventSpan, share: Share, by_patient: Option<ByPatient>) -> Self {
         Counts {
             calendar,
             horizon,
@@ -92,9 +102,10 @@ impl Counts {
             let_through: (i64::MIN, Pane(i64::MIN)),
             share,
             saving: saved::Saving::default(),
-            ledger: selected.map(|_| Ledger::new(calendar)),
-            selected: selected.unwrap_or_default(),
+            ledger: by_patient.map(|by_patient| Ledger::new(calendar, by_patient.label_horizon)),
+            selected: by_patient.map(|by_patient| by_patient.selected).unwrap_or_default(),
             changes: Vec::new(),
+            endings: vocabulary::Tally::default(),
         }
     }
 
@@ -181,20 +192,28 @@ impl Counts {
             let groups = groups.fold(0, |groups, group| groups | 1 << group);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
         }
-        labels.iter().for_each(|label| ledger.label(*label, &mut self.changes));
+        for label in labels {
+            let (outcome, reason) = ledger.label(*label, kept, &mut self.changes).outcome();
+            self.endings.add(outcome, reason);
+        }
         // What lies in forgotten panes went with them.
         for change in self.changes.drain(..).filter(|(pane, ..)| *pane >= kept) {
             self.tally.add_change(change);
         }
     }
 
-    /// Bytes held, about: what grows with panes, readings and patients.
+    /// Where labels have ended since the last call.
+    pub fn endings(&mut self) -> vocabulary::Tally {
+        std::mem::take(&mut self.endings)
+    }
+
+    /// Bytes held, about: what grows with panes, readings, patients and labels.
     pub fn held_bytes(&self) -> usize {
         let cells = self.held.values().chain(self.released.values()).map(|cells| cells.as_slice().len()).sum::<usize>();
-        let of_ledger = self
-            .ledger
-            .as_ref()
-            .map_or(0, |ledger| ledger.entries() * size_of::<Entry>() + ledger.patients() * ACCOUNT_BYTES);
+        let of_ledger = self.ledger.as_ref().map_or(0, |ledger| {
+            let kept = ledger.entries() * size_of::<Entry>() + ledger.labels() * size_of::<Label>();
+            kept + ledger.patients() * ACCOUNT_BYTES
+        });
         cells * size_of::<(series::Cell, i64)>() + of_ledger
     }
 

@@ -7,16 +7,26 @@
 //! [`Ledger::gap_max`]). In the panes `[a, b)` are as many patients as have, in some pane u of them, a gap that reaches b: each is counted in the last
 //! pane of the range that has a reading. A reading more changes at most two of these counts, in each of its groups.
 //!
-//! *Labels* say of one patient and a span of event time whether the outcome happened. A reading has the label whose span holds it; of several the one that
-//! starts last, of these the one with the greatest id. A label of a higher version replaces the earlier; readings and labels come in any order.
+//! *Labels* say of one patient whether an outcome had happened by some time. They hold for the readings of the horizon before that time: positive is a
+//! reading with a label that happened, negative one with none but such as did not happen, unlabelled one with neither. Readings and labels come in any order.
+//!
+//! | the label is | ending | effect |
+//! |---|---|---|
+//! | of a higher version than the one with its id, or cannot be compared with it and differs | `contributed` | it takes the place of the earlier, which is taken back; or takes it back alone, if it withdraws |
+//! | of a lower version | `superseded` | none |
+//! | of the same version | `duplicate` | none; but of two the one that withdraws wins in either order |
+//! | a withdrawal of what is not known | `ignored` | remembered: a lower version that comes later is `superseded` |
+//! | about readings of forgotten panes alone | `late` | none |
 //!
 //! Invariants:
 //!
 //! 1. What it emits for a pane adds up to the counts of the entries that stand, whatever the order in which they came.
-//! 2. Entries of forgotten panes are dropped without a word: their counts go with their panes.
+//! 2. Entries and labels of forgotten panes are dropped without a word: their counts go with their panes. A label that is about forgotten panes alone is as if it
+//!    had been dropped, whether it was or not: no ending depends on when memory was swept.
 //!
 //! Kept: 24 bytes a reading within horizon and reference, the same as `patient` keeps it, and their list's slack; 64 a patient and about as many a label.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
@@ -25,8 +35,8 @@ use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
 use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
-use crate::time::EventTime;
-use crate::vocabulary::{Label, Pseudonym};
+use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::{Label, Outcome, Pseudonym};
 
 /// Bytes that a patient takes, and a reading within horizon and reference (the page above).
 pub const KEPT_BYTES: (u64, u64) = (64, 32);
@@ -84,20 +94,58 @@ type Place = (EventTime, u64);
 struct Account {
     /// Ascending by (time, observation).
     entries: Vec<Entry>,
-    labels: Box<[Label]>,
+    /// Ascending by (time, id).
+    labels: Vec<Label>,
     /// It is in the list of those to be saved.
     touched: bool,
+}
+
+/// Where a label ended (the table above).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The first of its id.
+    New,
+    /// It has taken the place of an earlier one.
+    Correction,
+    /// It has taken an earlier one back.
+    Withdrawal,
+    /// A higher version stands.
+    Superseded,
+    /// The same version stands.
+    Duplicate,
+    /// It is about forgotten panes.
+    Late,
+    /// Nothing is known of what it withdraws.
+    Unfounded,
+}
+
+impl Ending {
+    /// As it is counted.
+    pub fn outcome(self) -> (Outcome, &'static str) {
+        match self {
+            Ending::New => (Outcome::Contributed, "outcome"),
+            Ending::Correction => (Outcome::Contributed, "outcome_correction"),
+            Ending::Withdrawal => (Outcome::Contributed, "outcome_withdrawal"),
+            Ending::Superseded => (Outcome::Superseded, "outcome_version"),
+            Ending::Duplicate => (Outcome::Duplicate, "outcome_version"),
+            Ending::Late => (Outcome::Late, "outcome_horizon"),
+            Ending::Unfounded => (Outcome::Ignored, "withdrawal_of_unknown_outcome"),
+        }
+    }
 }
 
 /// All patients of one worker.
 #[derive(Debug)]
 pub struct Ledger {
     calendar: Calendar,
+    /// For so long before its time a label holds.
+    horizon: EventSpan,
     accounts: HashMap<Pseudonym, Account>,
     /// `None` until there was a save.
     unsaved: Option<Unsaved>,
     entries: usize,
-    /// Entries that were there after the last sweep.
+    labels: usize,
+    /// Entries and labels that were there after the last sweep.
     swept: usize,
 }
 
@@ -132,14 +180,20 @@ impl Saved {
 }
 
 impl Ledger {
-    /// Nobody known yet.
-    pub fn new(calendar: Calendar) -> Self {
-        Ledger { calendar, accounts: HashMap::default(), unsaved: None, entries: 0, swept: 0 }
+    /// Nobody known yet. A label holds for the readings of `horizon` (positive, bounded) before its time.
+    pub fn new(calendar: Calendar, horizon: EventSpan) -> Self {
+        let accounts = HashMap::default();
+        Ledger { calendar, horizon, accounts, unsaved: None, entries: 0, labels: 0, swept: 0 }
     }
 
     /// Readings kept.
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// Labels kept.
+    pub fn labels(&self) -> usize {
+        self.labels
     }
 
     /// Patients kept.
@@ -156,7 +210,7 @@ impl Ledger {
     /// Takes in a reading that is not here: an earlier version of it was removed.
     pub fn add(&mut self, patient: Pseudonym, entry: Entry, changes: &mut Vec<Change>) {
         let account = self.accounts.entry(patient).or_default();
-        account.insert(entry, &self.calendar, changes);
+        account.insert(entry, (&self.calendar, self.horizon), changes);
         self.entries += 1;
         note(&mut self.unsaved, patient, account);
     }
@@ -164,45 +218,61 @@ impl Ledger {
     /// Takes a reading back; one that is not known is none.
     pub fn remove(&mut self, patient: Pseudonym, observation: u64, changes: &mut Vec<Change>) {
         let Some(account) = self.accounts.get_mut(&patient) else { return };
-        let Some(place) = account.remove(observation, &self.calendar, changes) else { return };
+        let Some(place) = account.remove(observation, (&self.calendar, self.horizon), changes) else { return };
         self.entries -= 1;
         if let Some(unsaved) = note(&mut self.unsaved, patient, account) {
             unsaved.gone.entry(patient).or_default().push(place);
         }
     }
 
-    /// Takes in a label.
-    pub fn label(&mut self, label: Label, changes: &mut Vec<Change>) {
+    /// Takes in a label; panes before `kept` are forgotten. Says where it ended, and appends the changes.
+    pub fn label(&mut self, label: Label, kept: Pane, changes: &mut Vec<Change>) -> Ending {
+        let start = self.calendar.start(kept);
+        let known = self.accounts.get_mut(&label.patient).and_then(|account| {
+            self.labels -= account.forget_labels(start);
+            account.labels.iter().find(|other| other.id == label.id).copied()
+        });
+        let ending = match &known {
+            Some(known) => precedence(known, &label),
+            None if label.happened.is_none() => Ending::Unfounded,
+            None if label.at <= start => Ending::Late,
+            None => Ending::New,
+        };
+        let after = match (ending, known) {
+            (Ending::Superseded | Ending::Duplicate, _) => return ending,
+            (Ending::Late | Ending::Unfounded, _) if label.at <= start => return ending,
+            (Ending::Withdrawal, Some(known)) => withdrawn(&known, label),
+            _ => label,
+        };
         let account = self.accounts.entry(label.patient).or_default();
-        if account.label(label, &self.calendar, changes)
-            && let Some(unsaved) = note(&mut self.unsaved, label.patient, account)
-        {
+        account.relabel(known, after, (&self.calendar, self.horizon), changes);
+        self.labels += usize::from(known.is_none());
+        if let Some(unsaved) = note(&mut self.unsaved, label.patient, account) {
             unsaved.labelled.insert(label.patient);
         }
+        ending
     }
 
     /// Drops what lies in panes before `kept`, when as much has come since the last time as was left then: a constant cost for each reading.
     pub fn forget(&mut self, kept: Pane) {
         const ENTRIES_MIN: usize = 1_024;
-        if self.entries < 2 * self.swept.max(ENTRIES_MIN) {
+        if self.entries + self.labels < 2 * self.swept.max(ENTRIES_MIN) {
             return;
         }
         let start = self.calendar.start(kept);
-        for account in self.accounts.values_mut() {
+        self.accounts.values_mut().for_each(|account| {
             account.entries.drain(..account.entries.partition_point(|entry| entry.at < start));
-            if account.labels.iter().any(|label| label.span.1 <= start) {
-                let live = account.labels.iter().filter(|label| label.span.1 > start);
-                account.labels = live.copied().collect();
-            }
-        }
-        self.settle();
+            account.forget_labels(start);
+        });
+        self.recount();
     }
 
-    /// Drops who has nothing left, and counts anew.
-    fn settle(&mut self) {
+    /// Drops empty accounts, and counts what the others hold.
+    fn recount(&mut self) {
         self.accounts.retain(|_, account| !account.entries.is_empty() || !account.labels.is_empty());
         self.entries = self.accounts.values().map(|account| account.entries.len()).sum();
-        self.swept = self.entries;
+        self.labels = self.accounts.values().map(|account| account.labels.len()).sum();
+        self.swept = self.entries + self.labels;
     }
 
     /// Bytes that all of it, or what was touched, is likely to take in a block.
@@ -245,13 +315,13 @@ impl Ledger {
         account.entries.extend(standing);
         account.entries.sort_unstable_by_key(Account::order);
         if let Some(labels) = labels {
-            account.labels = labels.into();
+            account.labels = labels;
         }
     }
 
     /// After the last block.
     pub fn loaded(&mut self) {
-        self.settle();
+        self.recount();
     }
 }
 
@@ -264,13 +334,40 @@ fn note<'a>(unsaved: &'a mut Option<Unsaved>, patient: Pseudonym, account: &mut 
     Some(unsaved)
 }
 
+/// Where a label ends whose id is known.
+fn precedence(known: &Label, label: &Label) -> Ending {
+    let withdraws = label.happened.is_none();
+    let newer = if withdraws { Ending::Withdrawal } else { Ending::Correction };
+    match label.version.compare(known.version) {
+        Some(Ordering::Greater) => newer,
+        Some(Ordering::Less) => Ending::Superseded,
+        Some(Ordering::Equal) if known.happened.is_none() == withdraws => Ending::Duplicate,
+        Some(Ordering::Equal) => {
+            if withdraws {
+                newer
+            } else {
+                Ending::Superseded
+            }
+        }
+        None if withdraws && known.happened.is_none() => Ending::Duplicate,
+        None if (known.happened, known.at) == (label.happened, label.at) => Ending::Duplicate,
+        None => newer,
+    }
+}
+
+/// What is kept of a withdrawal: the time of what it withdraws, for as long as that could come again; its version, if it says none.
+fn withdrawn(known: &Label, label: Label) -> Label {
+    let version = label.version.number().map_or(known.version, |_| label.version);
+    Label { at: known.at, version, ..label }
+}
+
 impl Account {
     fn order(entry: &Entry) -> Place {
         (entry.at, entry.observation)
     }
 
-    fn insert(&mut self, entry: Entry, calendar: &Calendar, changes: &mut Vec<Change>) {
-        self.count(&entry, 1, calendar, changes);
+    fn insert(&mut self, entry: Entry, rule: Rule<'_>, changes: &mut Vec<Change>) {
+        self.count(&entry, 1, rule, changes);
         let place = match self.entries.last() {
             // Most readings are the patient's latest.
             Some(last) if Account::order(last) > Account::order(&entry) => {
@@ -282,17 +379,17 @@ impl Account {
     }
 
     /// Where it stood; `None` if there is no such reading.
-    fn remove(&mut self, observation: u64, calendar: &Calendar, changes: &mut Vec<Change>) -> Option<Place> {
+    fn remove(&mut self, observation: u64, rule: Rule<'_>, changes: &mut Vec<Change>) -> Option<Place> {
         let place = self.entries.iter().rposition(|entry| entry.observation == observation)?;
         let entry = self.entries.remove(place);
-        self.count(&entry, -1, calendar, changes);
+        self.count(&entry, -1, rule, changes);
         Some(Account::order(&entry))
     }
 
     /// Counts a reading beside the others, or takes it back: it is not among them.
-    fn count(&self, entry: &Entry, sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+    fn count(&self, entry: &Entry, sign: i32, (calendar, horizon): Rule<'_>, changes: &mut Vec<Change>) {
         let (pane, groups) = (calendar.pane_of(entry.at), entry.groups & ALL_GROUPS);
-        changes.push((pane, groups, What::Code(entry.score.code(self.label_of(entry.at))), sign));
+        changes.push((pane, groups, What::Code(entry.score.code(self.label_of(entry.at, horizon))), sign));
         match self.entries.last() {
             // Nearly always a reading comes last, of a patient whose groups are what they were: one look, not a search.
             Some(last) if last.at <= entry.at && last.groups & groups == groups => {
@@ -327,33 +424,38 @@ impl Account {
         }
     }
 
-    fn label_of(&self, at: EventTime) -> Option<bool> {
-        let holding = self.labels.iter().filter(|label| label.span.0 <= at && at < label.span.1);
-        holding.filter(|label| label.happened.is_some()).max_by_key(|label| (label.span.0, label.id))?.happened
+    /// Whether the outcome happened within `horizon` after `at`, as far as labels say: one that happened says so whatever others say.
+    fn label_of(&self, at: EventTime, horizon: EventSpan) -> Option<bool> {
+        let first = self.labels.partition_point(|label| label.at <= at);
+        let holding = self.labels[first..].iter().take_while(|label| label.at - horizon <= at);
+        holding.filter_map(|label| label.happened).max()
     }
 
-    /// False if an equal or a higher version is known.
-    fn label(&mut self, label: Label, calendar: &Calendar, changes: &mut Vec<Change>) -> bool {
-        let known = self.labels.iter().position(|other| other.id == label.id);
-        let stands = |known: usize| label.version.compare(self.labels[known].version).is_some_and(|o| o.is_le());
-        if known.is_some_and(stands) {
-            return false;
-        }
-        let before: Vec<Option<bool>> = self.entries.iter().map(|entry| self.label_of(entry.at)).collect();
-        match known {
-            Some(known) => self.labels[known] = label,
-            None => self.labels = self.labels.iter().copied().chain([label]).collect(),
-        }
-        for (entry, before) in self.entries.iter().zip(before) {
-            let after = self.label_of(entry.at);
-            if before != after {
+    /// Puts a label in the place of what it was before, and counts the readings anew that either is about.
+    fn relabel(&mut self, before: Option<Label>, after: Label, rule: Rule<'_>, changes: &mut Vec<Change>) {
+        let (calendar, horizon) = rule;
+        let other = before.map_or(after.at, |before| before.at);
+        let place = |at: EventTime| self.entries.partition_point(|entry| entry.at < at);
+        let about = place(after.at.min(other) - horizon)..place(after.at.max(other));
+        let was: Vec<Option<bool>> =
+            self.entries[about.clone()].iter().map(|entry| self.label_of(entry.at, horizon)).collect();
+        self.labels.retain(|label| label.id != after.id);
+        let place = self.labels.partition_point(|other| (other.at, other.id) < (after.at, after.id));
+        self.labels.insert(place, after);
+        for (entry, was) in self.entries[about].iter().zip(was) {
+            let is = self.label_of(entry.at, horizon);
+            if was != is {
                 let pane = calendar.pane_of(entry.at);
                 let groups = entry.groups & ALL_GROUPS;
-                changes.push((pane, groups, What::Code(entry.score.code(before)), -1));
-                changes.push((pane, groups, What::Code(entry.score.code(after)), 1));
+                changes.push((pane, groups, What::Code(entry.score.code(was)), -1));
+                changes.push((pane, groups, What::Code(entry.score.code(is)), 1));
             }
         }
-        true
+    }
+
+    /// Drops the labels that are about readings before `start` alone; how many.
+    fn forget_labels(&mut self, start: EventTime) -> usize {
+        self.labels.drain(..self.labels.partition_point(|label| label.at <= start)).count()
     }
 
     /// Copies all entries, or those that are not saved, and notes that they are.
@@ -366,6 +468,9 @@ impl Account {
         }
     }
 }
+
+/// Where panes lie, and for how long before its time a label holds.
+type Rule<'a> = (&'a Calendar, EventSpan);
 
 /// The panes before and after in which a patient has readings of a group.
 type Around = (Option<Pane>, Option<Pane>);
@@ -415,8 +520,15 @@ mod tests {
 
     const PANES: i64 = 30;
 
+    const HORIZON: EventSpan = EventSpan::from_seconds(420);
+    const ALL_KEPT: Pane = Pane(i64::MIN);
+
     fn calendar() -> Calendar {
         Calendar::new(EventSpan::from_seconds(120), EventSpan::from_seconds(60), 4)
+    }
+
+    fn empty() -> Ledger {
+        Ledger::new(calendar(), HORIZON)
     }
 
     fn pseudonym(number: u8) -> Pseudonym {
@@ -435,12 +547,46 @@ mod tests {
     }
 
     impl Naive {
+        /// Positive if any label says so, else negative if any does.
         fn label_of(&self, patient: u8, at: EventTime) -> Option<bool> {
             let of = self.labels.iter().filter(|((whose, _), _)| *whose == patient).map(|(_, label)| label);
-            let mut holding: Vec<&Label> =
-                of.filter(|label| label.happened.is_some() && label.span.0 <= at && at < label.span.1).collect();
-            holding.sort_by_key(|label| (label.span.0, label.id));
-            holding.last()?.happened
+            let holding = of.filter(|label| label.at - HORIZON <= at && at < label.at);
+            let said: Vec<bool> = holding.filter_map(|label| label.happened).collect();
+            (!said.is_empty()).then(|| said.contains(&true))
+        }
+
+        /// The table of the module, read aloud.
+        fn label(&mut self, patient: u8, label: Label) -> Outcome {
+            let withdraws = label.happened.is_none();
+            let Some(known) = self.labels.get_mut(&(patient, label.id)) else {
+                if label.at > EventTime::MIN {
+                    self.labels.insert((patient, label.id), label);
+                }
+                return if withdraws { Outcome::Ignored } else { Outcome::Contributed };
+            };
+            let (now, before) = (label.version.number(), known.version.number());
+            let comparable = now.is_some() && before.is_some();
+            let same = (known.happened, known.at) == (label.happened, label.at);
+            let both = withdraws && known.happened.is_none();
+            let alike = withdraws == known.happened.is_none();
+            if comparable && now < before {
+                return Outcome::Superseded;
+            }
+            if (comparable && now == before && alike) || (!comparable && (same || both)) {
+                return Outcome::Duplicate;
+            }
+            if comparable && now == before && !withdraws {
+                return Outcome::Superseded;
+            }
+            *known = match withdraws {
+                true => Label {
+                    happened: None,
+                    version: if now.is_some() { label.version } else { known.version },
+                    ..*known
+                },
+                false => label,
+            };
+            Outcome::Contributed
         }
 
         fn codes(&self, group: usize, pane: Pane) -> BTreeMap<Value, i64> {
@@ -468,17 +614,21 @@ mod tests {
                 ledger.remove(pseudonym(patient), observation, changes);
                 naive.entries.remove(&(patient, observation));
             }
-            2 => {
-                let (id, start) = (pseudonym(rng.random_range(0..3)), at(rng));
-                let end = start + EventSpan::from_seconds(rng.random_range(1..900));
-                let version = Version::Number(rng.random_range(1..5));
+            2 | 3 => {
                 let happened = [None, Some(false), Some(true)][rng.random_range(0..3)];
-                let label = Label { patient: pseudonym(patient), id, happened, span: (start, end), version };
-                ledger.label(label, changes);
-                let known = naive.labels.get(&(patient, id));
-                if known.is_none_or(|known| version.compare(known.version).is_some_and(|order| order.is_gt())) {
-                    naive.labels.insert((patient, id), label);
-                }
+                let label = Label {
+                    patient: pseudonym(patient),
+                    id: pseudonym(rng.random_range(0..3)),
+                    happened,
+                    // A deletion does not say.
+                    at: if happened.is_none() && rng.random_bool(0.5) { EventTime::MIN } else { at(rng) },
+                    version: match rng.random_range(0..3) {
+                        0 => Version::Unversioned,
+                        _ => Version::Number(rng.random_range(1..5)),
+                    },
+                };
+                let ending = ledger.label(label, ALL_KEPT, changes);
+                assert_eq!(ending.outcome().0, naive.label(patient, label), "{label:?}");
             }
             _ => {
                 let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
@@ -521,7 +671,7 @@ mod tests {
     fn whatever_comes_in_whatever_order_what_stands_is_counted() {
         for seed in 0..30 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let (mut ledger, mut naive, mut changes) = (Ledger::new(calendar()), Naive::default(), Vec::new());
+            let (mut ledger, mut naive, mut changes) = (empty(), Naive::default(), Vec::new());
             for at in 0..80 {
                 step(&mut rng, &mut ledger, &mut naive, &mut changes);
                 if at % 20 == 19 {
@@ -529,6 +679,7 @@ mod tests {
                 }
             }
             assert_eq!(ledger.entries(), naive.entries.len(), "seed {seed}");
+            assert_eq!(ledger.labels(), naive.labels.len(), "seed {seed}");
         }
     }
 
@@ -536,7 +687,7 @@ mod tests {
     fn what_is_saved_goes_on_like_the_original() {
         for seed in 30..50 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let (mut ledger, mut naive, mut changes) = (Ledger::new(calendar()), Naive::default(), Vec::new());
+            let (mut ledger, mut naive, mut changes) = (empty(), Naive::default(), Vec::new());
             let mut saves = Vec::new();
             ledger.save(true, |saved| saves.push(saved.clone()));
             for at in 0..60 {
@@ -546,10 +697,10 @@ mod tests {
                 }
             }
             ledger.save(false, |saved| saves.push(saved.clone()));
-            let mut again = Ledger::new(calendar());
+            let mut again = empty();
             saves.into_iter().for_each(|saved| again.load(saved));
             again.loaded();
-            assert_eq!(again.entries(), ledger.entries());
+            assert_eq!((again.entries(), again.labels()), (ledger.entries(), ledger.labels()));
             for _ in 0..40 {
                 step(&mut rng, &mut again, &mut naive, &mut changes);
             }
@@ -559,7 +710,7 @@ mod tests {
 
     #[test]
     fn entries_of_forgotten_panes_go_when_enough_has_come() {
-        let mut ledger = Ledger::new(calendar());
+        let mut ledger = empty();
         let mut changes = Vec::new();
         for number in 0..5_000_u64 {
             let at = EventTime::from_micros(number as i64 * 1_000_000);

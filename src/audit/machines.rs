@@ -52,6 +52,7 @@ impl ByEpoch for Counting {
             }
         }
         emit.extend(self.updates.drain(..).map(|(key, histogram)| (key, epoch, histogram)));
+        self.metrics.add(&mut self.counts.endings());
         // The gauge adds up the workers of a process.
         let held = self.counts.held_bytes() as i64;
         self.metrics.audit_held_bytes.add(held - std::mem::replace(&mut self.held_bytes, held));

@@ -1,8 +1,8 @@
 //! The `audit` stage: has the population of readings moved? Drift statistics, kept incrementally as differential collections.
 //!
 //! ```text
-//! assessed ─┐                        updates                        changes                    ┌─> shifts
-//!           ├─> counts (per worker) ────────> arrange ─> reduce ───────────> publish (per key) ─┤
+//! assessed ─┐                        updates                        changes                    ┌─> shifts, performance, fairness, alerts
+//! labels ───┼─> counts (per worker) ────────> arrange ─> reduce ───────────> publish (per key) ─┤
 //! ticks ────┴──────────────────────────────────────────────────────────────────┘               └─> gauges
 //!                                    by (series, block)   window vs reference
 //! ```
@@ -29,7 +29,9 @@
 //!    epoch of its own below all others, and differential rebuilds the rest. [`publish`] remembers what was published, so that what merely
 //!    reappears is no row. The rows that follow are those of a run that never ended, whatever the number of workers.
 //!
-//! 5. A demographic update does not move what a patient contributed before: it counts under the group that it was measured in.
+//! 5. Labels come in any order, before or after the readings that they are about, and long after the rows of their windows; whatever
+//!    they change within the horizon is published again. Where each of them ended is counted here and nowhere else.
+//! 6. A demographic update does not move what a patient contributed before: it counts under the group that it was measured in.
 
 pub mod alerts;
 pub mod compare;
@@ -57,7 +59,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::empty;
 
-use crate::audit::counts::Counts;
+use crate::audit::counts::{ByPatient, Counts};
 use crate::audit::epochs::{ByEpoch, by_epoch};
 use crate::audit::found::{Finder, Found};
 use crate::audit::histogram::Histogram;
@@ -99,7 +101,8 @@ pub fn render<'s>(
 /// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
 fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
     let calendar = calendar(spec);
-    let counts = Counts::new(calendar, horizon, share, spec.patients.then_some(spec.selected));
+    let by_patient = ByPatient { selected: spec.selected, label_horizon: spec.outcomes.horizon };
+    let counts = Counts::new(calendar, horizon, share, spec.patients.then_some(by_patient));
     let publisher = Publisher::new(calendar, horizon, share, spec.alert_windows);
     (Counting::new(counts, metrics.clone()), Publishing::new(publisher, metrics.clone()))
 }

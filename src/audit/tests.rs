@@ -1,7 +1,8 @@
 //! The whole stage through timely, against a naive recomputation.
 //!
 //! * *Workers*: the same script on 1, 2 and 4 workers, stepped in different rhythms, gives the same rows in the same epochs.
-//! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand (`naive.rs`); counts exactly, statistics within 1e-9.
+//! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand (`naive.rs`) and the labels that do (`scored.rs`);
+//!   counts exactly, statistics within 1e-9.
 //! * *Restarts* (`restarts.rs`): a run that is broken off and goes on from saved state, on other workers, gives the same rows.
 //! * *Bounds*: with a horizon, the arrangements stay as small at the end of a long run as they were soon after its start.
 //!
@@ -25,6 +26,7 @@ use timely::dataflow::operators::{Input, Inspect, Probe};
 
 use self::naive::{Line, Naive};
 use super::*;
+use crate::config::OutcomesSpec;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
 use crate::time::EventTime;
 use crate::vocabulary::findings::{Shift, Statistics};
@@ -42,6 +44,7 @@ fn spec() -> AuditSpec {
         hop: Some(EventSpan::from_seconds(300)),
         reference_windows: 3,
         readings_min: 4,
+        outcomes: OutcomesSpec { horizon: EventSpan::from_seconds(5_400), ..Default::default() },
         ..Default::default()
     }
 }
@@ -120,16 +123,8 @@ fn random_epoch(rng: &mut ChaCha8Rng, epoch: i64, patients: &[Demographics], sta
         }
         of_epoch.rows.push(row);
     }
-    if rng.random_bool(0.5) {
-        let (patient, start) = (rng.random_range(0..patients.len()) as u8, now - rng.random_range(0..200) * MINUTE);
-        let end = start + rng.random_range(1..200) * MINUTE;
-        of_epoch.labels.push(Label {
-            patient: Pseudonym([patient; 16]),
-            id: Pseudonym([rng.random_range(0..4); 16]),
-            happened: [None, Some(false), Some(true), Some(true)][rng.random_range(0..4)],
-            span: (EventTime::from_micros(start), EventTime::from_micros(end)),
-            version: Version::Number(rng.random_range(0..9)),
-        });
+    for _ in 0..rng.random_range(0..4) {
+        of_epoch.labels.push(random_label(rng, now, patients.len()));
     }
     for number in 0..PARTITIONS {
         if rng.random_bool(0.7) {
@@ -139,6 +134,22 @@ fn random_epoch(rng: &mut ChaCha8Rng, epoch: i64, patients: &[Demographics], sta
         }
     }
     of_epoch
+}
+
+/// Of a patient that may have no readings yet; about readings to come, or of hours ago; a version, a repetition, a withdrawal, a tombstone.
+fn random_label(rng: &mut ChaCha8Rng, now: i64, patients: usize) -> Label {
+    let happened = [None, Some(false), Some(true), Some(false)][rng.random_range(0..4)];
+    let at = match happened {
+        None if rng.random_bool(0.5) => EventTime::MIN,
+        _ => EventTime::from_micros(now + rng.random_range(-300..60) * MINUTE),
+    };
+    Label {
+        patient: Pseudonym([rng.random_range(0..patients) as u8; 16]),
+        id: Pseudonym([rng.random_range(0..6); 16]),
+        happened,
+        at,
+        version: if rng.random_bool(0.2) { Version::Unversioned } else { Version::Number(rng.random_range(0..9)) },
+    }
 }
 
 fn random_row(rng: &mut ChaCha8Rng, now: i64, patient: u64, demographics: Demographics) -> Row {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Failed, print_line};
-use crate::config::{AuditSpec, Flow, NdjsonSpec, PseudonymiseSpec, SinkSpec, SourceKind, TableName};
+use crate::config::{AuditSpec, Flow, NdjsonSpec, OutcomesSpec, PseudonymiseSpec, SinkSpec, SourceKind, TableName};
 use crate::job::{Job, Keep, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
@@ -130,7 +130,7 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
     spec.source.kind = SourceKind::Files;
     spec.source.paths = vec![input.to_owned()];
     spec.pseudonymise = PseudonymiseSpec { key_file: Some(key_file), key_env: None };
-    spec.audit = AuditSpec { enabled: false, ..spec.audit };
+    spec.audit = AuditSpec { enabled: false, outcomes: OutcomesSpec::default(), ..spec.audit };
     spec.model.file = None;
     spec.http.listen = String::new();
     spec.state.path = scratch.0.join("state").display().to_string();

@@ -15,6 +15,7 @@ use crate::runtime::stop::Stop;
 use crate::source::embedded::{self, Embedded, Feed};
 use crate::source::files;
 use crate::source::generator::Generator;
+use crate::source::generator::outcomes::OUTCOME;
 use crate::source::generator::profile::Profile;
 
 /// Arguments of `demo`.
@@ -29,6 +30,9 @@ pub struct Args {
     /// Synthetic observations to make; 0 for no end.
     #[arg(long, default_value_t = 120_000)]
     pub observations: u64,
+    /// Say what came of the synthetic patients as well, so that performance and fairness are measured against it.
+    #[arg(long, conflicts_with = "input")]
+    pub outcomes: bool,
     /// Synthetic patients.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub patients: u32,
@@ -68,7 +72,8 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
     std::fs::create_dir_all(&args.output)
         .map_err(|error| Failed::unavailable(format!("could not create {:?}: {error}", args.output)))?;
     Key::create_file(&key_file(args)).map_err(Failed::configuration)?;
-    let broker = Embedded::start(TOPIC, PARTITIONS).map_err(Failed::unavailable)?;
+    let topics = [(TOPIC, PARTITIONS), (OUTCOMES_TOPIC, 1)];
+    let broker = Embedded::start(&topics[..1 + usize::from(args.outcomes)]).map_err(Failed::unavailable)?;
     ensure_model(args)?;
     let flow = flow(args, broker.brokers()).map_err(Failed::configuration)?;
     let feed = feed(args)?;
@@ -111,6 +116,9 @@ pub fn run(args: &Args, terminal: Terminal) -> Result<(), Failed> {
 
 const TOPIC: &str = "bp-obs";
 
+/// Behind [`TOPIC`] in the order of names.
+const OUTCOMES_TOPIC: &str = "bp-outcomes";
+
 fn key_file(args: &Args) -> PathBuf {
     args.output.join("pseudonym.key")
 }
@@ -139,6 +147,13 @@ fn flow(args: &Args, brokers: &str) -> Result<Flow, String> {
         // One file may hold years, and the next one begins years before: nothing in them is late.
         overrides.extend(["patient.disorder=\"unbounded\"".to_owned(), "correction.horizon=\"36500d\"".to_owned()]);
     }
+    if args.outcomes {
+        overrides.extend([
+            format!("audit.outcomes.topics=[\"{OUTCOMES_TOPIC}\"]"),
+            format!("audit.outcomes.outcome=\"{OUTCOME}\""),
+            "audit.outcomes.horizon=\"1h\"".to_owned(),
+        ]);
+    }
     overrides.extend(args.overrides.iter().cloned());
     Flow::parse(FLOW, &overrides)
 }
@@ -165,7 +180,10 @@ fn model_file(args: &Args) -> PathBuf {
 fn feed(args: &Args) -> Result<Box<dyn Iterator<Item = Feed> + Send>, Failed> {
     if args.input.is_empty() {
         let generator = Generator::new(&Profile::default(), args.seed, args.patients, args.observations);
-        return Ok(Box::new(embedded::synthetic(generator)));
+        return Ok(match args.outcomes {
+            true => Box::new(embedded::with_outcomes(generator)),
+            false => Box::new(embedded::synthetic(generator)),
+        });
     }
     let documents = files::documents(&args.input, DOCUMENT_BYTES_MAX).map_err(Failed::configuration)?;
     Ok(Box::new(embedded::documents(documents)))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Failed, print_line};
-use crate::config::{Flow, SourceKind};
+use crate::config::{Flow, OutcomeInputs, SourceKind};
 use crate::pseudonymise::Key;
 use crate::runtime::memory::Bound;
 
@@ -74,9 +74,14 @@ fn list_files(flow: &Flow) -> Result<(), Failed> {
 
 fn source_name(flow: &Flow) -> String {
     let source = &flow.spec.source;
+    let outcomes = match &source.outcomes {
+        None => String::new(),
+        Some(OutcomeInputs::Topics(topics)) => format!(", outcomes {}", topics.join(", ")),
+        Some(OutcomeInputs::Paths(paths)) => format!(", outcomes {} paths", paths.len()),
+    };
     match source.kind {
-        SourceKind::Kafka => format!("kafka {} ({})", source.topics.join(", "), source.brokers),
-        SourceKind::Files => format!("files ({} paths)", source.paths.len()),
+        SourceKind::Kafka => format!("kafka {}{outcomes} ({})", source.topics.join(", "), source.brokers),
+        SourceKind::Files => format!("files ({} paths{outcomes})", source.paths.len()),
         SourceKind::Generator => format!("generator ({} patients)", source.patients),
     }
 }
@@ -114,9 +119,14 @@ fn stages(flow: &Flow) -> Vec<(&'static str, String)> {
         ),
     ];
     if spec.audit.enabled {
+        let outcomes = &spec.audit.outcomes;
+        let labels = match outcomes.inputs() {
+            Some(_) => format!("; scores against {:?} within {}", outcomes.outcome, outcomes.horizon),
+            None => String::new(),
+        };
         stages.push((
             "audit",
-            format!("{} against the {} windows before", spec.audit.window, spec.audit.reference_windows),
+            format!("{} against the {} windows before{labels}", spec.audit.window, spec.audit.reference_windows),
         ));
     }
     stages

@@ -60,11 +60,12 @@ impl Flow {
     }
 
     /// Checks a spec and resolves what it names.
-    pub fn check(spec: Spec) -> Result<Flow, String> {
+    pub fn check(mut spec: Spec) -> Result<Flow, String> {
         check_names(&spec)?;
         check_source(&spec.source)?;
         check_patient(&spec)?;
         check_audit(&spec.audit)?;
+        check_outcomes(&spec)?;
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
@@ -73,6 +74,8 @@ impl Flow {
         at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
         let files = spec.source.kind == SourceKind::Files;
         let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
+        let decode = decode.with_outcomes(&spec.audit.outcomes);
+        spec.source.outcomes = spec.audit.outcomes.inputs();
         Ok(Flow { spec, decode })
     }
 }
@@ -190,6 +193,37 @@ fn check_audit(audit: &AuditSpec) -> Result<(), String> {
         ));
     }
     at_least("audit.reference_windows", audit.reference_windows as usize, 1)
+}
+
+fn check_outcomes(spec: &Spec) -> Result<(), String> {
+    let (audit, outcomes) = (&spec.audit, &spec.audit.outcomes);
+    positive("audit.outcomes.horizon", outcomes.horizon)?;
+    let Some(inputs) = outcomes.inputs() else { return Ok(()) };
+    if !audit.enabled || !audit.patients {
+        return Err("audit.outcomes needs audit.enabled and audit.patients: labels are kept by patient".into());
+    }
+    if outcomes.outcome.is_empty() {
+        return Err("audit.outcomes.outcome must name the outcome that is taken, as the records do".into());
+    }
+    if outcomes.horizon > spec.correction.horizon {
+        return Err(format!(
+            "audit.outcomes.horizon must be at most correction.horizon ({}), got {}: older readings are forgotten",
+            spec.correction.horizon, outcomes.horizon
+        ));
+    }
+    match (spec.source.kind, inputs) {
+        (SourceKind::Kafka, OutcomeInputs::Topics(topics)) if outcomes.paths.is_empty() => {
+            let both = topics.iter().find(|topic| topic.is_empty() || spec.source.topics.contains(topic));
+            both.map_or(Ok(()), |topic| {
+                Err(format!("audit.outcomes.topics must be topics of their own, none of source.topics, got {topic:?}"))
+            })
+        }
+        (SourceKind::Files, OutcomeInputs::Paths(paths)) => match paths.iter().any(|path| path == Path::new("-")) {
+            true => Err("audit.outcomes.paths cannot be -, standard input: write outcomes to a file".into()),
+            false => Ok(()),
+        },
+        _ => Err("audit.outcomes has topics with source.kind \"kafka\", paths with \"files\", and neither else".into()),
+    }
 }
 
 fn check_score(score: &ScoreSpec) -> Result<(), String> {

@@ -88,6 +88,9 @@ pub struct SourceSpec {
     pub observations: u64,
     /// Generator: observations a second over all workers; 0 means as fast as they are taken.
     pub rate_per_second: u64,
+    /// What is read besides, by the same client or as further files: filled in from `audit.outcomes` when a flow is checked.
+    #[serde(skip)]
+    pub outcomes: Option<OutcomeInputs>,
 }
 
 /// What kind of source.
@@ -135,6 +138,7 @@ impl Default for SourceSpec {
             patients: 1_000,
             observations: 100_000,
             rate_per_second: 0,
+            outcomes: None,
         }
     }
 }
@@ -348,6 +352,55 @@ pub struct AuditSpec {
     pub selected: Selected,
     /// A verdict `act` for so many windows in a row begins an alert, as many `none` end it; 0 for never.
     pub alert_windows: u32,
+    /// What came of patients: against it scores are measured.
+    pub outcomes: OutcomesSpec,
+}
+
+/// `[audit.outcomes]`: nothing is read if neither topics nor paths are given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutcomesSpec {
+    /// Kafka: topics of outcomes at `source.brokers`, none of them one of `source.topics`.
+    pub topics: Vec<String>,
+    /// Files: files or folders of outcomes, with names as in `source.paths`; what is named there as well is read as outcomes alone.
+    pub paths: Vec<PathBuf>,
+    /// Which outcome is taken, by the name it has in the records; others are ignored.
+    pub outcome: String,
+    /// A reading is labelled by the outcomes of this length of time after it. At most `correction.horizon`.
+    #[schemars(with = "String")]
+    pub horizon: EventSpan,
+}
+
+/// Where outcomes are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutcomeInputs {
+    /// Kafka topics.
+    Topics(Vec<String>),
+    /// Files and folders.
+    Paths(Vec<PathBuf>),
+}
+
+impl OutcomesSpec {
+    /// Where outcomes are read, if anywhere. A flow has one or the other.
+    pub fn inputs(&self) -> Option<OutcomeInputs> {
+        match (self.topics.is_empty(), self.paths.is_empty()) {
+            (true, true) => None,
+            (false, _) => Some(OutcomeInputs::Topics(self.topics.clone())),
+            (true, false) => Some(OutcomeInputs::Paths(self.paths.clone())),
+        }
+    }
+}
+
+impl Default for OutcomesSpec {
+    fn default() -> Self {
+        OutcomesSpec {
+            topics: Vec::new(),
+            paths: Vec::new(),
+            outcome: String::new(),
+            // Royal College of Physicians, NEWS2 (2017): the score is validated against what happens within 24 hours.
+            horizon: EventSpan::from_seconds(86_400),
+        }
+    }
 }
 
 impl Default for AuditSpec {
@@ -364,6 +417,7 @@ impl Default for AuditSpec {
             patients: true,
             selected: Selected::Alarm,
             alert_windows: 3,
+            outcomes: OutcomesSpec::default(),
         }
     }
 }

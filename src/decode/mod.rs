@@ -7,7 +7,8 @@
 //!                                                 └─> Ticks          (how far each partition has come)
 //! ```
 //!
-//! An Observation that is like earlier ones is read by `templates` in place of `observation`, to the same result.
+//! An Observation that is like earlier ones is read by `templates` in place of `observation`, to the same result. Records of `audit.outcomes` are read
+//! by `outcome` and by nothing else; their partitions have no event time, so that they neither hold windows open nor close them.
 //!
 //! **Invariants**
 //!
@@ -28,6 +29,7 @@ mod json;
 mod judge;
 mod leniency;
 mod observation;
+mod outcome;
 mod patient;
 mod progress;
 mod quantity;
@@ -41,23 +43,24 @@ mod verdict;
 
 pub use leniency::{Leniency, LeniencyCounts};
 
-use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit};
+use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit, OutcomeInputs, OutcomesSpec};
 use crate::graph::Plan;
 use crate::identified::{
-    Arena, Deletion, Entry, Id, Observation, Observations, PatientUpdate, Payload, Record, Records, Slice,
+    Arena, Deletion, Entry, Id, LabelUpdate, Mark, Observation, Observations, PatientUpdate, Payload, Record, Records,
+    Slice,
 };
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::Metrics;
 use crate::signals::{CodeIndex, SignalId, SignalTable};
-use crate::source::Topics;
+use crate::source::{self, Topics};
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Facts, Outcome, Position, Rejection, Tally, Tick, Timeliness};
+use crate::vocabulary::{Facts, Outcome, Partition, Position, Rejection, Tally, Tick, Timeliness, Version};
 use document::Document;
 use progress::Progress;
 use reference::{IdSource, Scratch};
 use templates::Templates;
-use verdict::{Broken, Found, Item};
+use verdict::{Broken, Found, Item, Stop};
 
 /// Records in; observations, rejections and ticks out.
 pub fn render<'s>(
@@ -128,6 +131,15 @@ pub struct Settings {
     disorder: EventSpan,
     lateness: EventSpan,
     numbering: Numbering,
+    outcomes: Option<Outcomes>,
+}
+
+/// What the decoder must know of `[audit.outcomes]`.
+#[derive(Clone, Debug)]
+struct Outcomes {
+    /// The outcome that is taken.
+    name: String,
+    inputs: OutcomeInputs,
 }
 
 /// A JSON pointer's tokens, unescaped.
@@ -165,7 +177,14 @@ impl Settings {
             disorder,
             lateness,
             numbering: if files { Numbering::ByResource } else { Numbering::ByRecord },
+            outcomes: None,
         })
+    }
+
+    /// The same, with the outcomes that the flow takes, if it takes any. The section must have been checked.
+    pub fn with_outcomes(self, spec: &OutcomesSpec) -> Settings {
+        let outcomes = spec.inputs().map(|inputs| Outcomes { name: spec.outcome.clone(), inputs });
+        Settings { outcomes, ..self }
     }
 
     /// The table of signals that the flow's names and columns come from.
@@ -248,11 +267,21 @@ pub struct LateCounts {
     pub late: u64,
 }
 
+const TOO_LARGE: Broken = Broken::new(rule::RECORD_TOO_LARGE, "source.record_bytes_max");
+const UNREADABLE: Broken = Broken::new(rule::UNREADABLE, "the source could not read on");
+
+fn reject(Broken { rule, detail, index }: Broken, position: Position, out: &mut Decoded) {
+    out.tally.add(Outcome::Rejected, rule);
+    out.rejections.push(Rejection { rule, detail, index, position });
+}
+
 /// The stage. One a worker; it keeps how far each partition has come, and buffers.
 pub struct Decoder {
     settings: Settings,
     progress: Progress,
     topics: Topics,
+    /// Whether a topic, by its number, has outcomes; none of those behind the end.
+    of_outcomes: Vec<bool>,
     scratch: Scratch,
     items: Vec<Item>,
     templates: Templates,
@@ -266,6 +295,7 @@ impl Decoder {
             settings,
             progress,
             topics: Topics::default(),
+            of_outcomes: Vec::new(),
             scratch: Scratch::default(),
             items: Vec::new(),
             templates: Templates::new(),
@@ -274,7 +304,11 @@ impl Decoder {
 
     /// The same, of these topics. Their names say where the state of a partition belongs: a decoder that is saved or loaded must know them.
     pub fn with_topics(self, topics: Topics) -> Self {
-        Decoder { topics, ..self }
+        let outcomes = self.settings.outcomes.as_ref();
+        let of_outcomes = outcomes.map_or_else(Vec::new, |outcomes| {
+            topics.names().map(|name| source::has_outcomes(&outcomes.inputs, name)).collect()
+        });
+        Decoder { topics, of_outcomes, ..self }
     }
 
     /// Decodes a batch.
@@ -289,24 +323,30 @@ impl Decoder {
             self.record(record, out);
         }
         for mark in marks {
-            self.progress.mark(mark);
+            let (Mark::Opened(partition) | Mark::Idle(partition) | Mark::Ended(partition)) = mark;
+            if !self.has_outcomes(partition) {
+                self.progress.mark(mark);
+            }
         }
         self.progress.ticks(&mut out.ticks);
     }
 
+    fn has_outcomes(&self, partition: Partition) -> bool {
+        self.of_outcomes.get(partition.topic.0 as usize).copied().unwrap_or(false)
+    }
+
     fn record(&mut self, record: &Record, out: &mut Decoded) {
+        if self.has_outcomes(record.position.partition) {
+            return self.outcome(record, out);
+        }
         self.progress.wake(record.position.partition);
         self.items.clear();
         self.scratch.ids.clear();
         let place = match record.payload {
             Payload::Bytes(slice) => self.read(record, slice, &mut out.observations.arena),
             Payload::Tombstone => self.unread(Item::Tombstone, out),
-            Payload::TooLarge => {
-                self.unread(Item::Rejected(Broken::new(rule::RECORD_TOO_LARGE, "source.record_bytes_max")), out)
-            }
-            Payload::Unreadable => {
-                self.unread(Item::Rejected(Broken::new(rule::UNREADABLE, "the source could not read on")), out)
-            }
+            Payload::TooLarge => self.unread(Item::Rejected(TOO_LARGE), out),
+            Payload::Unreadable => self.unread(Item::Rejected(UNREADABLE), out),
         };
         let mut items = std::mem::take(&mut self.items);
         let mut entry = 0;
@@ -363,11 +403,51 @@ impl Decoder {
             }
             Item::Tombstone => self.tombstone(record, position, out),
             Item::Ignored(reason) => out.tally.add(Outcome::Ignored, reason),
-            Item::Rejected(Broken { rule, detail, index }) => {
-                out.tally.add(Outcome::Rejected, rule);
-                out.rejections.push(Rejection { rule, detail, index, position });
-            }
+            Item::Rejected(broken) => reject(broken, position, out),
         }
+    }
+
+    /// A record of `audit.outcomes`: one input, at the record's own position.
+    fn outcome(&mut self, record: &Record, out: &mut Decoded) {
+        out.resources += 1;
+        self.scratch.ids.clear();
+        let Record { position, received_at, key, .. } = *record;
+        let slice = match record.payload {
+            Payload::Bytes(slice) => slice,
+            Payload::Tombstone => return self.outcome_deleted(key, position, out),
+            Payload::TooLarge => return reject(TOO_LARGE, position, out),
+            Payload::Unreadable => return reject(UNREADABLE, position, out),
+        };
+        let bytes = out.observations.arena.bytes(slice);
+        let reported = match outcome::read(bytes, &self.settings, received_at, &mut self.scratch) {
+            Ok(reported) => reported,
+            Err(Stop::Ignored(reason)) => return out.tally.add(Outcome::Ignored, reason),
+            Err(Stop::Rejected(broken)) => return reject(broken, position, out),
+        };
+        out.leniencies.add(reported.leniencies);
+        let arena = &mut out.observations.arena;
+        let patient = Some(self.id(reported.patient, slice, arena));
+        let deletable = reported.id.zip(key).is_some_and(|(id, key)| self.is_key(id, slice, key, arena));
+        let id = reported.id.map(|id| self.id(id, slice, arena));
+        let outcome::Reported { happened, at, version, .. } = reported;
+        let label = LabelUpdate { patient, id, position, happened, at, version, deletable };
+        out.observations.entries.push(Entry::Label(label));
+    }
+
+    /// A null payload: the key is the id of what was deleted.
+    fn outcome_deleted(&mut self, key: Option<Slice>, position: Position, out: &mut Decoded) {
+        let Some(key) = key.filter(|key| !key.is_empty()) else {
+            return out.tally.add(Outcome::Ignored, rule::TOMBSTONE);
+        };
+        out.observations.entries.push(Entry::Label(LabelUpdate {
+            patient: None,
+            id: Some(Id::new(key)),
+            position,
+            happened: None,
+            at: EventTime::MIN,
+            version: Version::Unversioned,
+            deletable: false,
+        }));
     }
 
     /// The next position. What is not counted shares the position of what it comes with.
@@ -443,10 +523,19 @@ impl Decoder {
             id: Id::new(id),
             position,
             received_at: record.received_at,
-            version: version.map(crate::vocabulary::Version::Number).unwrap_or_default(),
+            version: version.map(Version::Number).unwrap_or_default(),
             watermark: self.progress.watermark(position.partition),
         };
         out.observations.entries.push(Entry::Deletion(deletion));
+    }
+
+    /// Whether a record's key is the id of what it holds.
+    fn is_key(&self, id: IdSource, place: Slice, key: Slice, arena: &Arena) -> bool {
+        let id = match id {
+            IdSource::Record { start, len } => arena.bytes(place.part(start..start + len)),
+            IdSource::Scratch { start, len } => &self.scratch.ids[start..start + len],
+        };
+        id == arena.bytes(key)
     }
 
     /// An id as a slice of the arena.

@@ -233,6 +233,18 @@ pub(super) fn patient(
     }
 }
 
+/// The canonical patient id of an outcome: the id alone, or a reference.
+pub(super) fn named(patient: Text<'_>, scratch: &mut Scratch, leniencies: &mut Leniencies) -> Result<IdSource, Broken> {
+    let plain = patient.plain(&mut scratch.text);
+    let whole = (0, plain.len());
+    let alone = !plain.starts_with(b"#") && !plain.starts_with(b"urn:") && memchr::memchr(b'/', plain).is_none();
+    let found = match alone {
+        true => take(patient, whole, scratch, leniencies, Broken::new(rule::SUBJECT_INVALID, "patient")),
+        false => referred(patient, &Names::default(), scratch, leniencies),
+    };
+    found.map_err(|broken| Broken::new(broken.rule, "patient"))
+}
+
 fn referred(
     reference: Text<'_>,
     names: &Names<'_, '_>,

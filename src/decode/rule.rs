@@ -1,7 +1,7 @@
 //! The names under which inputs are rejected, ignored or let through. Nowhere else does `decode` spell one.
 //!
 //! Every rule has an example `schemas/fhir/rejected/<rule>.json`, every reason one in `schemas/fhir/ignored/<reason>.json`; both, and the
-//! leniencies, are listed in `schemas/fhir/README.md`. Tests hold the four together. Names are metric labels: they never change.
+//! leniencies, are listed in `schemas/fhir/README.md`; those of outcomes alone lie in `schemas/outcomes` in the same way. Tests hold the four together. Names are metric labels: they never change.
 
 // ---------------------------------------------------------------- records
 
@@ -180,4 +180,38 @@ pub const IGNORED: [&str; 10] = [
     EMPTY_BUNDLE,
     NO_OBSERVATION,
     TOMBSTONE,
+];
+
+// ---------------------------------------------------------------- outcomes of patients
+
+/// The record does not say which outcome it is about.
+pub const OUTCOME_MISSING: &str = "outcome_missing";
+/// The value of an outcome is none of 0, 1, false, true and null.
+pub const OUTCOME_NOT_BINARY: &str = "outcome_not_binary";
+/// Another outcome than `audit.outcomes.outcome`.
+pub const OTHER_OUTCOME: &str = "other_outcome";
+
+/// Why a record of `audit.outcomes` is ignored.
+pub const OUTCOME_IGNORED: [&str; 2] = [OTHER_OUTCOME, TOMBSTONE];
+
+/// All rules that a record of `audit.outcomes` can break, in the order in which they are looked at.
+pub const OUTCOME_REJECTED: [&str; 18] = [
+    RECORD_TOO_LARGE,
+    UNREADABLE,
+    NOT_UTF8,
+    JSON_SYNTAX,
+    JSON_DEPTH,
+    DUPLICATE_KEY,
+    NOT_AN_OBJECT,
+    WRONG_TYPE,
+    OUTCOME_MISSING,
+    VALUE_MISSING,
+    OUTCOME_NOT_BINARY,
+    SUBJECT_MISSING,
+    SUBJECT_INVALID,
+    SUBJECT_CONTAINED,
+    ID_INVALID,
+    EFFECTIVE_MISSING,
+    EFFECTIVE_INVALID,
+    CLOCK_AHEAD,
 ];

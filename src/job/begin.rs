@@ -33,14 +33,21 @@ pub(crate) struct Begun {
 
 /// What a state belongs to.
 pub(crate) fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTreeMap<String, String> {
-    [
+    let mut digests: BTreeMap<String, String> = [
         (digest::FLOW, flow.spec.name.clone()),
         (digest::KEY, key.id()),
         (digest::SHAPE, shape(flow)),
         (digest::RULES, rules_digest(flow, model)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    .into();
+    let outcomes = &flow.spec.audit.outcomes;
+    if outcomes.inputs().is_some() {
+        // A flow that has read none may begin to.
+        let labels = format!("{:?} within {}", outcomes.outcome, outcomes.horizon);
+        digests.insert(digest::LABELS.to_owned(), labels);
+    }
+    digests
 }
 
 /// What a run would begin with if there were nothing to go on from.

@@ -85,6 +85,8 @@
 //!
 //! What survives is in `saved.rs`: patients by key group, and the watermark. In a run of which nothing is saved, nothing is kept for it.
 //!
+//! Labels pass through to the audit, which counts where they end. They make no patient known, and their partitions hold no window open.
+//!
 //! Limits: `patient.patients_max` patients a worker ([`PatientsFull`]); of one patient, contributions are scanned linearly.
 //! Does not: check plausibility, score, or know files.
 
@@ -133,6 +135,9 @@ pub fn bytes_at_rest(spec: &PatientSpec) -> u64 {
 /// Bytes that a contribution of three signals takes until it is beyond `correction.horizon`.
 pub const CONTRIBUTION_BYTES: u64 = 84;
 
+/// Stands among the places of patients for that of an input that touches none.
+const NOBODY: u32 = u32::MAX;
+
 /// A reading known to the day enters windows of this length or more.
 const DAY: EventSpan = EventSpan::from_seconds(86_400);
 
@@ -154,8 +159,8 @@ pub fn render<'s>(
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
     driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
-        let Scorable { readings, withdrawn, progress, .. } = &output.scorable;
-        if !readings.is_empty() || !withdrawn.is_empty() || !progress.is_empty() {
+        let Scorable { readings, withdrawn, labels, progress, .. } = &output.scorable;
+        if !readings.is_empty() || !withdrawn.is_empty() || !labels.is_empty() || !progress.is_empty() {
             scorable.push(output.scorable);
         }
         if !output.windows.is_empty() {
@@ -380,12 +385,18 @@ impl Patients {
         let mut run: Option<(Partition, PartitionId)> = None;
         self.places.clear();
         for intake in intakes.iter() {
-            let place = self.locate(intake.patient())?;
+            // A label passes through: it makes nobody known.
+            let place = if let Intake::Label { .. } = intake { NOBODY } else { self.locate(intake.patient())? };
             self.places.push(place);
         }
         for (at, intake) in intakes.drain(..).enumerate() {
             if at % WARM_PATIENTS == 0 {
-                self.slab.warm(self.places[at..].iter().take(WARM_PATIENTS).copied(), Patient::touch_active);
+                let next = self.places[at..].iter().take(WARM_PATIENTS).copied();
+                self.slab.warm(next.filter(|place| *place != NOBODY), Patient::touch_active);
+            }
+            if let Intake::Label { label, .. } = intake {
+                out.scorable.labels.push(label);
+                continue;
             }
             let index = self.places[at];
             let partition = intake.position().partition;
@@ -400,6 +411,8 @@ impl Patients {
                     self.slab.get_mut(index).learn(demographics);
                     Ending::Demographics
                 }
+                // It went above, before its partition could count as one of readings.
+                Intake::Label { .. } => continue,
             };
             endings[ending as usize] += 1;
         }

@@ -73,6 +73,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
                 *oracle.expected.outcomes.entry(outcome).or_default() += 1;
             }
             Intake::Demographics { patient, demographics, .. } => oracle.learn(*patient, *demographics),
+            Intake::Label { .. } => {}
         }
     }
     oracle.windows();

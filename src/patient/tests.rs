@@ -974,7 +974,7 @@ fn moved(intake: &Intake, partition: Partition) -> Intake {
     let mut intake = intake.clone();
     match &mut intake {
         Intake::Reading(reading) => reading.facts.position.partition = partition,
-        Intake::Demographics { position, .. } => position.partition = partition,
+        Intake::Demographics { position, .. } | Intake::Label { position, .. } => position.partition = partition,
     }
     intake
 }

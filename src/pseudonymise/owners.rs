@@ -1,4 +1,5 @@
-//! Whose an observation is, as long as that may be asked: a tombstone names the observation that it deletes, and not its patient.
+//! Whose an observation is, as long as that may be asked: a tombstone names the observation that it deletes, and not its patient. An outcome of a patient is
+//! kept like an observation; its partition is another.
 //!
 //! Kept by partition, because a tombstone has the key, and so the partition, of what it deletes: what is forgotten, and when, then depends
 //! on the partition alone, and not on which others are read by the same worker. Two generations: when the younger one holds

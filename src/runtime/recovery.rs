@@ -129,6 +129,8 @@ pub mod digest {
     pub const KEY: &str = "key";
     /// The shape of what is kept: the lengths of windows, the rule set whose rules are numbered.
     pub const SHAPE: &str = "shape";
+    /// What labels say, if outcomes are read: those that are kept were counted by it.
+    pub const LABELS: &str = "labels";
     /// What decides the rows: settings, model, version.
     pub const RULES: &str = "rules";
     /// What each topic's id is kept under, its name behind it.
@@ -137,7 +139,7 @@ pub mod digest {
     pub const FILE: &str = "file ";
 }
 
-/// The digests with the ids of the topics; those that are not known just now are as they were.
+/// The digests with the ids of the topics; those that are not known just now are as they were, and so is what labels say while none are read.
 ///
 /// # Errors
 /// The name of a topic that was made anew since: what was read of it is not in the one that bears its name now.
@@ -149,7 +151,9 @@ pub fn with_topics(
     let last = history.seals.last().filter(|_| !history.is_blank());
     let then = last.into_iter().flat_map(|seal| &seal.digests);
     let mut all = digests.clone();
-    all.extend(then.filter(|(name, _)| name.starts_with(digest::TOPIC)).map(|(name, id)| (name.clone(), id.clone())));
+    for (name, text) in then.filter(|(name, _)| name.starts_with(digest::TOPIC) || *name == digest::LABELS) {
+        all.entry(name.clone()).or_insert_with(|| text.clone());
+    }
     for (topic, id) in ids {
         match all.insert(format!("{}{topic}", digest::TOPIC), id.clone()) {
             Some(then) if then != *id => return Err(topic.clone()),
@@ -183,6 +187,11 @@ pub fn admit(history: &History, digests: &BTreeMap<String, String>, replay_with_
         return Err(format!(
             "state.path holds windows and alarms of other settings ({then}), which cannot be turned into those of this flow ({now}); \
              set them back, or begin with an empty state.path"
+        ));
+    }
+    if let Some((then, now)) = differs(digest::LABELS) {
+        return Err(format!(
+            "state.path holds readings labelled by {then}, this flow labels by {now}; set audit.outcomes back, or begin with an empty state.path"
         ));
     }
     if differs(digest::RULES).is_some() && !history.claims.is_empty() && !replay_with_new_code {
@@ -292,14 +301,27 @@ mod tests {
     }
 
     #[test]
+    fn what_labels_say_is_remembered_while_none_are_read_and_may_be_said_for_the_first_time() {
+        let known = history(&[("key", "k"), ("labels", "death within 1d")]);
+        let without = with_topics(&map(&[("key", "k")]), &known, &map(&[])).unwrap();
+        assert_eq!(without["labels"], "death within 1d");
+        let (now, other) = (map(&[("labels", "death within 1d")]), map(&[("labels", "death within 2d")]));
+        assert_eq!(admit(&known, &now, false), Ok(()));
+        assert!(admit(&known, &other, true).unwrap_err().contains("audit.outcomes"));
+        assert_eq!(with_topics(&other, &known, &map(&[])).unwrap()["labels"], "death within 2d");
+        assert_eq!(admit(&history(&[("key", "k")]), &other, false), Ok(()));
+    }
+
+    #[test]
     fn what_state_cannot_be_carried_over_is_refused_with_what_to_do() {
-        let then = [("flow", "a"), ("key", "b"), ("shape", "c"), ("rules", "d")];
+        let then = [("flow", "a"), ("key", "b"), ("shape", "c"), ("labels", "e"), ("rules", "d")];
         let known = history(&then);
         assert_eq!(admit(&known, &map(&then), false), Ok(()));
         for (name, hint) in [
             ("flow", "a state.path of its own"),
             ("key", "use the same key"),
             ("shape", "set them back"),
+            ("labels", "set audit.outcomes back"),
             ("rules", "--replay-with-new-code"),
         ] {
             let mut now = map(&then);

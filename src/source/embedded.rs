@@ -19,12 +19,14 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::files::Documented;
-use super::generator::Generator;
+use super::generator::outcomes::Outcomes;
+use super::generator::{Generator, Message};
 use super::kafka::client;
 use super::pace::Pace;
 use super::produce::Producer;
 use super::{Progress, SourceError};
 use crate::runtime::stop::Stop;
+use crate::vocabulary::{Partition, TopicId};
 
 /// Unread bytes that a partition may hold: far enough below the mock's 5 MB that batches under way do not matter.
 pub const UNREAD_BYTES_MAX: usize = 2 << 20;
@@ -32,11 +34,11 @@ pub const UNREAD_BYTES_MAX: usize = 2 << 20;
 /// The largest record that the feeder accepts; larger ones are the client's to refuse.
 const RECORD_BYTES_MAX: usize = 64 << 20;
 
-/// A broker with one topic. Lives until it is dropped.
+/// A broker with some topics. Lives until it is dropped.
 pub struct Embedded {
     brokers: String,
-    topic: String,
-    partitions: i32,
+    /// Names and numbers of partitions, ascending by name: as a flow that reads them all numbers its topics.
+    topics: Vec<(String, i32)>,
     progress: Progress,
     /// Last: everything else is only about it.
     _cluster: MockCluster<'static, DefaultProducerContext>,
@@ -45,6 +47,8 @@ pub struct Embedded {
 /// One record to feed.
 #[derive(Clone, Debug)]
 pub struct Feed {
+    /// The topic, by its place among those of [`Embedded::start`].
+    pub topic: usize,
     /// Records of equal lanes keep their order; the partition is `lane % partitions`.
     pub lane: usize,
     /// Kafka's key.
@@ -54,19 +58,22 @@ pub struct Feed {
 }
 
 impl Embedded {
-    /// Starts a broker with an empty topic.
+    /// Starts a broker with empty topics, given with their numbers of partitions and ascending by name.
     ///
     /// # Errors
     /// [`SourceError::Unavailable`] if no loopback port is to be had.
-    pub fn start(topic: &str, partitions: i32) -> Result<Self, SourceError> {
+    pub fn start(topics: &[(&str, i32)]) -> Result<Self, SourceError> {
+        assert!(topics.is_sorted(), "topics are numbered in the order of their names");
         let failed = |why| SourceError::Unavailable(format!("could not start the embedded broker: {why}"));
         let cluster = MockCluster::new(1).map_err(failed)?;
-        cluster.create_topic(topic, partitions, 1).map_err(failed)?;
+        for (topic, partitions) in topics {
+            cluster.create_topic(topic, *partitions, 1).map_err(failed)?;
+        }
+        let partitions: Vec<i32> = topics.iter().map(|(_, partitions)| *partitions).collect();
         Ok(Embedded {
             brokers: cluster.bootstrap_servers(),
-            topic: topic.to_owned(),
-            partitions,
-            progress: Progress::new(partitions),
+            topics: topics.iter().map(|(topic, partitions)| ((*topic).to_owned(), *partitions)).collect(),
+            progress: Progress::new(&partitions),
             _cluster: cluster,
         })
     }
@@ -76,7 +83,7 @@ impl Embedded {
         &self.brokers
     }
 
-    /// What the source that reads the topic must be given ([`Opening::progress`](super::Opening)); without it the feeder stops after 2 MiB.
+    /// What the source that reads the topics must be given ([`Opening::progress`](super::Opening)); without it the feeder stops after 2 MiB.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -93,11 +100,13 @@ impl Embedded {
     ) -> Result<Feeder, SourceError> {
         let mut settings = client::configuration(&self.brokers, &Default::default(), &Default::default())?;
         settings.set("message.max.bytes", RECORD_BYTES_MAX.to_string());
-        let producer = Producer::new(settings, &self.topic)?;
+        let to = |(topic, partitions): &(String, i32)| {
+            let windows = (0..*partitions).map(|_| Window::default()).collect();
+            Ok(To { producer: Producer::new(settings.clone(), topic)?, windows })
+        };
         let (produced, finished) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let feeding = Feeding {
-            producer,
-            windows: (0..self.partitions).map(|_| Window::default()).collect(),
+            to: self.topics.iter().map(to).collect::<Result<_, SourceError>>()?,
             progress: self.progress.clone(),
             produced: Arc::clone(&produced),
             stop: stop.clone(),
@@ -125,7 +134,7 @@ pub struct Feeder {
 struct Fed {
     records: u64,
     /// The next offset of each partition.
-    ends: Vec<i64>,
+    ends: Vec<(Partition, i64)>,
 }
 
 impl Feeder {
@@ -155,7 +164,7 @@ impl Feeder {
     pub fn join_read(self, stop: &Stop) -> Result<u64, SourceError> {
         let progress = self.progress.clone();
         let fed = self.fed()?;
-        let unread = || (0..).zip(&fed.ends).any(|(number, end)| progress.next_offset(number) < *end);
+        let unread = || fed.ends.iter().any(|(partition, end)| progress.next_offset(*partition) < *end);
         while unread() && !stop.drain() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -168,43 +177,57 @@ impl Feeder {
 }
 
 struct Feeding {
-    producer: Producer,
-    windows: Vec<Window>,
+    /// By topic.
+    to: Vec<To>,
     progress: Progress,
     produced: Arc<AtomicU64>,
     stop: Stop,
 }
 
+/// One topic, as it is fed.
+struct To {
+    producer: Producer,
+    windows: Vec<Window>,
+}
+
 impl Feeding {
     fn run(mut self, records: impl Iterator<Item = Feed>, pace: &Pace) -> Result<Fed, SourceError> {
-        for (ordinal, Feed { lane, key, payload }) in (0..).zip(records) {
-            if !self.producer.wait(pace, ordinal, &self.stop) || !self.room(lane % self.windows.len(), payload.len()) {
+        for (ordinal, Feed { topic, lane, key, payload }) in (0..).zip(records) {
+            let number = lane % self.to[topic].windows.len();
+            let partition = Partition { topic: TopicId(topic as u32), number: number as i32 };
+            if !self.to[topic].producer.wait(pace, ordinal, &self.stop) || !self.room(partition, payload.len()) {
                 break;
             }
-            let number = lane % self.windows.len();
-            self.producer.send(Some(number as i32), key.as_deref(), &payload, &self.stop)?;
-            self.windows[number].push(payload.len());
+            let To { producer, windows } = &mut self.to[topic];
+            producer.send(Some(number as i32), key.as_deref(), &payload, &self.stop)?;
+            windows[number].push(payload.len());
             self.produced.fetch_add(1, Ordering::Relaxed);
-            if self.producer.failed() > 0 {
+            if producer.failed() > 0 {
                 break;
             }
         }
-        let ends = self.windows.iter().map(Window::end).collect();
-        Ok(Fed { records: self.producer.finish(&self.stop)?, ends })
+        let (mut records, mut ends) = (0, Vec::new());
+        for (topic, To { producer, windows }) in (0..).map(TopicId).zip(self.to) {
+            let of_topic = (0..).zip(&windows).map(|(number, window)| (Partition { topic, number }, window.end()));
+            ends.extend(of_topic);
+            records += producer.finish(&self.stop)?;
+        }
+        Ok(Fed { records, ends })
     }
 
     /// Waits until the partition has room. False if it was asked to stop meanwhile.
-    fn room(&mut self, number: usize, bytes: usize) -> bool {
+    fn room(&mut self, partition: Partition, bytes: usize) -> bool {
+        let To { producer, windows } = &mut self.to[partition.topic.0 as usize];
+        let window = &mut windows[partition.number as usize];
         loop {
-            let window = &mut self.windows[number];
-            window.read_to(self.progress.next_offset(number as i32));
+            window.read_to(self.progress.next_offset(partition));
             if window.bytes == 0 || window.bytes + bytes <= UNREAD_BYTES_MAX {
                 return true;
             }
             if self.stop.drain() {
                 return false;
             }
-            self.producer.serve(Duration::from_millis(2));
+            producer.serve(Duration::from_millis(2));
         }
     }
 }
@@ -238,18 +261,40 @@ impl Window {
     }
 }
 
-/// Synthetic records, a lane a patient.
+/// Synthetic records for the first topic, a lane a patient.
 pub fn synthetic(generator: Generator) -> impl Iterator<Item = Feed> + Send {
-    generator.map(|message| Feed {
-        lane: message.head.patient_index as usize,
-        key: Some(message.head.key.to_vec()),
-        payload: message.payload,
+    generator.map(of_message)
+}
+
+/// The same, and what came of the patients for the second topic.
+pub fn with_outcomes(mut generator: Generator) -> impl Iterator<Item = Feed> + Send {
+    let (mut outcomes, mut ready, mut ended) = (Outcomes::default(), VecDeque::new(), false);
+    let outcome = |payload| Feed { topic: 1, lane: 0, key: None, payload };
+    std::iter::from_fn(move || {
+        if ready.is_empty() && !ended {
+            match generator.next() {
+                Some(message) => {
+                    let said = outcomes.take(&message.head);
+                    ready.push_back(of_message(message));
+                    ready.extend(said.map(outcome));
+                }
+                None => {
+                    ended = true;
+                    ready.extend(outcomes.finish().into_iter().map(outcome));
+                }
+            }
+        }
+        ready.pop_front()
     })
 }
 
-/// Documents of files, a lane a file.
+fn of_message(Message { head, payload }: Message) -> Feed {
+    Feed { topic: 0, lane: head.patient_index as usize, key: Some(head.key.to_vec()), payload }
+}
+
+/// Documents of files for the first topic, a lane a file.
 pub fn documents(documents: Documented) -> impl Iterator<Item = Feed> {
-    documents.map(|(lane, payload)| Feed { lane, key: None, payload })
+    documents.map(|(lane, payload)| Feed { topic: 0, lane, key: None, payload })
 }
 
 #[cfg(test)]

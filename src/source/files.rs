@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use self::chunks::{Chunks, Next};
-use self::find::{Input, closed, find};
+use self::find::{Input, closed, find, find_all};
 use self::split::{Piece, Splitter};
 use crate::config::SourceSpec;
 use crate::identified::{Mark, Payload, Record, Records};
@@ -42,12 +42,15 @@ pub const DOCUMENT_BYTES_MAX: usize = 256 << 20;
 /// The topic that standard input is.
 const STDIN_TOPIC: &str = "stdin";
 
+/// What the topics of files of outcomes begin with.
+pub(crate) const OUTCOMES_TOPIC: &str = "file-outcomes-";
+
 /// So much of a file's beginning is searched for its first resource's type.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// The topics of the files that are there now.
 pub(super) fn topics(spec: &SourceSpec, key: PathKey<'_>) -> Result<Topics, SourceError> {
-    let (inputs, skipped) = find(&spec.paths, key)?;
+    let (inputs, skipped) = find_all(spec, key)?;
     if skipped > 0 {
         tracing::info!(target: "source", skipped, "files whose names do not end in .json, .ndjson or .jsonl (.gz, .zst) are not read");
     }
@@ -100,7 +103,7 @@ impl FileSource {
     /// # Errors
     /// [`SourceError::Configuration`], naming the path as it was written.
     pub fn open(spec: &SourceSpec, opening: &Opening<'_>) -> Result<Self, SourceError> {
-        let (inputs, _) = find(&spec.paths, opening.path_key)?;
+        let (inputs, _) = find_all(spec, opening.path_key)?;
         let (mut patients, mut others, mut unknown) = (Vec::new(), Vec::new(), 0);
         let mut there = BTreeSet::new();
         for input in inputs {
@@ -305,7 +308,7 @@ fn begins_with_patient(input: &Input) -> std::io::Result<bool> {
 /// # Errors
 /// [`SourceError::Configuration`], naming the path as it was written.
 pub fn list(spec: &SourceSpec, key: PathKey<'_>) -> Result<Vec<(PathBuf, String)>, SourceError> {
-    let (inputs, _) = find(&spec.paths, key)?;
+    let (inputs, _) = find_all(spec, key)?;
     Ok(inputs.into_iter().map(|input| (input.path, input.topic)).collect())
 }
 

@@ -37,7 +37,7 @@ pub(super) use self::discover::made_anew;
 use self::discover::{Discovery, Found, vanished};
 pub use self::start::Waits;
 use self::start::{ACCEPT_LOSS, Planned};
-use crate::config::SourceSpec;
+use crate::config::{OutcomeInputs, SourceSpec};
 use crate::identified::{Mark, Payload, Record, Records};
 use crate::runtime::stop::Stop;
 use crate::source::{Lag, Opening, Poll, Polled, Progress, SourceError, Topics};
@@ -55,7 +55,11 @@ pub(super) fn topics(spec: &SourceSpec) -> Result<Topics, SourceError> {
     if spec.topics.is_empty() || spec.topics.iter().any(String::is_empty) {
         return Err(SourceError::Configuration("source.topics must name at least one topic, e.g. [\"bp-obs\"]".into()));
     }
-    Ok(Topics::new(spec.topics.iter().cloned()))
+    let of_outcomes = match &spec.outcomes {
+        Some(OutcomeInputs::Topics(topics)) => topics.as_slice(),
+        _ => &[],
+    };
+    Ok(Topics::new(spec.topics.iter().chain(of_outcomes).cloned()))
 }
 
 /// Which topic each name stands for just now; none for brokers that do not number topics, or do not answer. A topic that is deleted and made
@@ -206,10 +210,7 @@ impl KafkaSource {
     /// Tells librdkafka to leave what has ended, and the feeder how far everything is.
     fn settle(&mut self) -> Result<(), SourceError> {
         if let Some(progress) = &self.progress {
-            self.reading
-                .partitions
-                .iter()
-                .for_each(|reader| progress.advance(reader.partition.number, reader.position));
+            self.reading.partitions.iter().for_each(|reader| progress.advance(reader.partition, reader.position));
         }
         let Some(fetcher) = self.fetcher.as_ref().filter(|_| !self.reading.ended.is_empty()) else { return Ok(()) };
         let mut list = TopicPartitionList::new();

@@ -24,7 +24,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::config::{SourceKind, SourceSpec};
+use crate::config::{OutcomeInputs, SourceKind, SourceSpec};
 use crate::identified::Records;
 use crate::runtime::stop::Stop;
 use crate::runtime::survive::Route;
@@ -34,7 +34,8 @@ use crate::vocabulary::{Partition, TopicId};
 pub type PathKey<'a> = &'a dyn Fn(&str) -> [u8; 6];
 
 /// The topics of a flow. Kafka: those configured. Files: `file-` and 12 hex digits each, by `key` of the path as written (or as
-/// found below a folder as written), with `.2` and so on for what replaced it ([`identify`]); `stdin` for `-`, likewise. Generator: `generator`.
+/// found below a folder as written), with `.2` and so on for what replaced it ([`identify`]); `stdin` for `-`, likewise; `file-outcomes-` and 12 hex digits
+/// for a file of outcomes. Generator: `generator`.
 ///
 /// # Errors
 /// [`SourceError::Configuration`] if the configuration names no topic or no readable file.
@@ -43,6 +44,14 @@ pub fn topics(spec: &SourceSpec, key: PathKey<'_>) -> Result<Topics, SourceError
         SourceKind::Kafka => kafka::topics(spec),
         SourceKind::Files => files::topics(spec, key),
         SourceKind::Generator => Ok(Topics::new([generator::TOPIC.to_owned()])),
+    }
+}
+
+/// Whether a topic, by its name, is one of those that outcomes are read from.
+pub fn has_outcomes(inputs: &OutcomeInputs, topic: &str) -> bool {
+    match inputs {
+        OutcomeInputs::Topics(topics) => topics.iter().any(|of_outcomes| of_outcomes == topic),
+        OutcomeInputs::Paths(_) => topic.starts_with(files::OUTCOMES_TOPIC),
     }
 }
 
@@ -155,26 +164,31 @@ pub(crate) fn route(topic: &str, number: i32) -> Route {
     (hash ^ (hash >> 32)).wrapping_add(number as u64)
 }
 
-/// How far the partitions of one topic have been read: the next offset of each, shared between a source and a feeder.
+/// How far the partitions of some topics have been read: the next offset of each, shared between a source and a feeder.
 #[derive(Clone, Debug)]
-pub struct Progress(Arc<[AtomicI64]>);
+pub struct Progress(Arc<[Box<[AtomicI64]>]>);
 
 impl Progress {
-    /// Of `partitions` partitions, all at offset 0.
-    pub fn new(partitions: i32) -> Self {
-        Progress((0..partitions).map(|_| AtomicI64::new(0)).collect())
+    /// Of topics with so many partitions each, in the order of their numbers; all at offset 0.
+    pub fn new(partitions: &[i32]) -> Self {
+        let of_topic = |count: &i32| (0..*count).map(|_| AtomicI64::new(0)).collect();
+        Progress(partitions.iter().map(of_topic).collect())
     }
 
     /// Everything below `offset` has been read.
-    pub fn advance(&self, number: i32, offset: i64) {
-        if let Some(at) = usize::try_from(number).ok().and_then(|number| self.0.get(number)) {
+    pub fn advance(&self, partition: Partition, offset: i64) {
+        if let Some(at) = self.of(partition) {
             at.fetch_max(offset, Ordering::Release);
         }
     }
 
     /// The next offset to be read.
-    pub fn next_offset(&self, number: i32) -> i64 {
-        usize::try_from(number).ok().and_then(|number| self.0.get(number)).map_or(0, |at| at.load(Ordering::Acquire))
+    pub fn next_offset(&self, partition: Partition) -> i64 {
+        self.of(partition).map_or(0, |at| at.load(Ordering::Acquire))
+    }
+
+    fn of(&self, Partition { topic, number }: Partition) -> Option<&AtomicI64> {
+        self.0.get(topic.0 as usize)?.get(usize::try_from(number).ok()?)
     }
 }
 
@@ -346,10 +360,12 @@ mod tests {
 
     #[test]
     fn progress_never_goes_back() {
-        let progress = Progress::new(2);
-        progress.advance(1, 10);
-        progress.advance(1, 7);
-        progress.advance(9, 7);
-        assert_eq!((progress.next_offset(0), progress.next_offset(1), progress.next_offset(9)), (0, 10, 0));
+        let progress = Progress::new(&[2, 1]);
+        let partition = |topic, number| Partition { topic: TopicId(topic), number };
+        for (topic, number, offset) in [(0, 1, 10), (0, 1, 7), (0, 9, 7), (1, 0, 3), (2, 0, 5)] {
+            progress.advance(partition(topic, number), offset);
+        }
+        let next = |topic, number| progress.next_offset(partition(topic, number));
+        assert_eq!((next(0, 0), next(0, 1), next(0, 9), next(1, 0), next(2, 0)), (0, 10, 0, 3, 0));
     }
 }

@@ -38,6 +38,23 @@ fn write_input(folder: &Path) -> Vec<Vec<u8>> {
     inputs
 }
 
+/// Marks every example of `schemas/outcomes` and writes them below `folder`.
+fn write_outcomes(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let mut lines = String::new();
+    for kind in ["accepted", "rejected", "ignored"] {
+        for path in crate::support::files(&repository("schemas/outcomes").join(kind), "json") {
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            let whole = text.replace("p1", &format!("{CANARY}-p1")).replace("\"o-17\"", &format!("\"{CANARY}-o17\""));
+            let whole = whole.replacen('{', &format!("{{\"{CANARY}\":\"{CANARY}\","), 1).replace('\n', " ");
+            let cut: String = whole.chars().take(whole.chars().count() * 2 / 3).collect();
+            let other = whole.replace("deterioration", CANARY);
+            lines.push_str(&format!("{whole}\n{cut}\n{other}\n"));
+        }
+    }
+    fs::write(folder.join(format!("{CANARY}-outcomes.ndjson")), lines).unwrap();
+}
+
 /// Everything that a run shows over HTTP.
 fn pages(url: &str) -> Vec<(String, String)> {
     let paths = ["/", "/metrics", "/health", "/ready", "/version", "/api/v1/snapshot"];
@@ -94,12 +111,15 @@ fn the_search_finds_the_word_however_it_is_written() {
 fn a_replay_lets_no_identity_out() {
     let folder = tempfile::tempdir().unwrap();
     write_input(&folder.path().join("input"));
+    write_outcomes(&folder.path().join("outcomes"));
     let mut command = windkessel(folder.path());
     command.env("RUST_LOG", "trace").arg("run").arg(repository("dataflows/blood_pressure_replay.toml"));
     let settings = [
         &key_file(folder.path()),
         "source.paths=[\"input\", \"-\"]",
         "source.record_bytes_max=20000",
+        "audit.outcomes.paths=[\"outcomes\"]",
+        "audit.outcomes.outcome=\"deterioration\"",
         "http.listen=\"127.0.0.1:0\"",
         "sink.ndjson.tables=[\"readings\", \"windows\", \"rejected\", \"shifts\"]",
     ];

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::oracle::{self, Message, Times};
-use crate::support::{Tables, finish, last_rows, ndjson, outcomes, parquet, same, windkessel};
+use crate::support::{Tables, finish, integer, last_rows, ndjson, outcomes, parquet, same, windkessel};
 
 const SECOND: i64 = 1_000_000;
 
@@ -60,4 +60,25 @@ fn the_demo_takes_your_own_files() {
     let told = outcomes(&finished.out);
     // The same observations three times: once they count, twice they are known.
     assert!(told["contributed"] > 550 && told["duplicate"] > 1_100, "{}", finished.out);
+}
+
+/// Outcomes come from a topic of their own, in the hour after the readings that they are about.
+#[test]
+fn the_demo_measures_scores_against_what_came_of_its_patients() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = windkessel(folder.path());
+    demo.args(["demo", "--outcomes", "--observations", "20000", "--patients", "400", "--rate", "0", "-w", "2"]);
+    let finished = finish(demo.args(["--listen", "127.0.0.1:0", "--output", "out"])).succeeded();
+    assert!(outcomes(&finished.out)["contributed"] > 20_000, "{}", finished.out);
+    let rows = last_rows(&ndjson(&folder.path().join("out"), "performance"), &["group", "current_start"]);
+    let all: Vec<_> = rows.iter().filter(|row| row["group"] == "all").collect();
+    let sum = |column: &str| all.iter().map(|row| integer(row, column)).sum::<i64>();
+    let (readings, labelled, positives) = (sum("readings_count"), sum("labelled_count"), sum("positives_count"));
+    // Readings that came when their patient's next hour had begun have the label of their own hour as well.
+    assert!(
+        labelled * 100 > readings * 95 && positives * 200 > labelled && positives * 5 < labelled,
+        "{readings} {labelled} {positives}"
+    );
+    assert!(all.iter().any(|row| row.contains_key("auroc")), "{all:?}");
+    assert!(ndjson(&folder.path().join("out"), "fairness").iter().any(|row| row.contains_key("tpr")));
 }

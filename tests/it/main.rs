@@ -8,6 +8,7 @@
 //! * [`cluster`]: several processes, killed, stopped, asked to end.
 //! * [`crash`]: killed again and again, with every guard and without one.
 //! * [`memory`]: under a real limit.
+//! * [`outcomes`]: what came of patients, and what that makes of the scores.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`reads`]: how far an answer of a run reaches, over restarts.
@@ -30,6 +31,7 @@ mod demo;
 mod memory;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod outcomes;
 mod page;
 mod prometheus;
 mod reads;

@@ -19,21 +19,29 @@ pub(crate) struct Input {
 
 impl Input {
     pub(crate) fn generated(observations: u32) -> Input {
-        Input::split(observations, FILES, |line| patient(line).bytes().map(usize::from).sum::<usize>() % FILES)
+        Input::split(observations, FILES, &[], |line| patient(line).bytes().map(usize::from).sum::<usize>() % FILES)
     }
 
     /// Patient resources in a file of their own.
     pub(crate) fn with_patients_apart(observations: u32) -> Input {
         let of_patient = |line: &str| patient(line).bytes().map(usize::from).sum::<usize>() % FILES;
         let is_patient = |line: &str| line.starts_with("{\"resourceType\":\"Patient\"");
-        Input::split(observations, FILES + 1, |line| if is_patient(line) { FILES } else { of_patient(line) })
+        Input::split(observations, FILES + 1, &[], |line| if is_patient(line) { FILES } else { of_patient(line) })
     }
 
-    fn split(observations: u32, count: usize, file: impl Fn(&str) -> usize) -> Input {
+    /// Nothing wrong with any message, and all in order.
+    pub(crate) fn clean(observations: u32) -> Input {
+        Input::split(observations, FILES, &["--clean"], |line| {
+            patient(line).bytes().map(usize::from).sum::<usize>() % FILES
+        })
+    }
+
+    fn split(observations: u32, count: usize, further: &[&str], file: impl Fn(&str) -> usize) -> Input {
         let folder = tempfile::tempdir().unwrap();
         let counts =
             ["--observations", &observations.to_string(), "--patients", "300", "--seed", "11"].map(str::to_owned);
-        finish(windkessel(folder.path()).args(["generate", "--output", "all.ndjson"]).args(counts)).succeeded();
+        finish(windkessel(folder.path()).args(["generate", "--output", "all.ndjson"]).args(counts).args(further))
+            .succeeded();
         let text = fs::read_to_string(folder.path().join("all.ndjson")).unwrap();
         let mut files: Vec<Vec<&str>> = vec![Vec::new(); count];
         for line in text.lines() {
@@ -41,7 +49,9 @@ impl Input {
         }
         let mut messages = Vec::new();
         for (number, mut lines) in (0..).zip(files) {
-            disturb(&mut lines);
+            if further.is_empty() {
+                disturb(&mut lines);
+            }
             fs::write(folder.path().join(format!("part-{number}.ndjson")), lines.join("\n")).unwrap();
             let message = |(offset, line): (i64, &&str)| Message {
                 partition: number,

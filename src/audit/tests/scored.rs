@@ -5,18 +5,67 @@ use crate::audit::found::{Fared, Performed};
 use crate::audit::judge::Judge;
 use crate::audit::scores::{Score, Summary};
 use crate::audit::series::{ATTRIBUTES, GROUPS};
-use crate::vocabulary::findings::{Fairness, Performance};
+use crate::runtime::metrics::samples;
+use crate::vocabulary::Outcome;
+use crate::vocabulary::findings::{Fairness, Performance, Span};
 
-/// The rows that stand at the end, and the labels.
+/// Labels by patient and id.
+type Labels = BTreeMap<(Pseudonym, Pseudonym), Label>;
+
+/// Lets a label stand in place of an earlier version, if it is newer; what is about times up to `start` alone is forgotten. Says how the input ends.
+/// What withdraws keeps the time of what it withdraws; without a version it is as new as that.
+fn stand(labels: &mut Labels, label: Label, start: EventTime) -> Outcome {
+    labels.retain(|_, label| label.at > start);
+    let withdraws = label.happened.is_none();
+    let Some(known) = labels.get_mut(&(label.patient, label.id)) else {
+        if label.at > start {
+            labels.insert((label.patient, label.id), label);
+        }
+        return match (withdraws, label.at > start) {
+            (true, _) => Outcome::Ignored,
+            (false, true) => Outcome::Contributed,
+            (false, false) => Outcome::Late,
+        };
+    };
+    let withdrawn = known.happened.is_none();
+    let same = (known.happened, known.at) == (label.happened, label.at) || (withdraws && withdrawn);
+    let ends = match (label.version.number(), known.version.number()) {
+        (Some(new), Some(old)) if new < old => Outcome::Superseded,
+        (Some(new), Some(old)) if new == old && withdraws == withdrawn => Outcome::Duplicate,
+        (Some(new), Some(old)) if new == old && withdrawn => Outcome::Superseded,
+        (Some(_), Some(_)) => Outcome::Contributed,
+        _ if same => Outcome::Duplicate,
+        _ => Outcome::Contributed,
+    };
+    if ends == Outcome::Contributed && withdraws {
+        known.happened = None;
+        known.version = if label.version.number().is_some() { label.version } else { known.version };
+    } else if ends == Outcome::Contributed {
+        *known = label;
+    }
+    ends
+}
+
+/// Before this, no window that may still change looks.
+fn forgotten_before(watermark: &crate::watermark::Watermark, horizon: EventSpan) -> EventTime {
+    let (hop, window) = (spec().hop.unwrap(), spec().window);
+    let frozen = watermark.frozen(horizon);
+    let back = EventSpan::from_micros(window.micros() * (1 + i64::from(spec().reference_windows)));
+    if frozen == EventTime::MIN { frozen } else { frozen.floor_to(hop) + hop - back }
+}
+
+/// The rows that stand at the end, and the labels; how the labels ended.
 struct Standing {
     rows: Vec<Row>,
     labels: Vec<Label>,
+    ends: BTreeMap<Outcome, u64>,
 }
 
 impl Standing {
-    fn of(script: &[EpochOfScript]) -> Self {
+    fn of(script: &[EpochOfScript], horizon: EventSpan) -> Self {
         let mut rows: BTreeMap<Pseudonym, Row> = BTreeMap::new();
-        let mut labels: BTreeMap<(Pseudonym, Pseudonym), Label> = BTreeMap::new();
+        let (mut labels, mut ends) = (Labels::new(), BTreeMap::new());
+        let mut watermark = crate::watermark::Watermark::new();
         for of_epoch in script {
             for row in &of_epoch.rows {
                 rows.remove(&row.reading.observation);
@@ -25,22 +74,23 @@ impl Standing {
                     rows.insert(row.reading.observation, row.clone());
                 }
             }
+            let start = forgotten_before(&watermark, horizon);
             for label in &of_epoch.labels {
-                let known = labels.get(&(label.patient, label.id));
-                if known.is_none_or(|known| known.version.compare(label.version).unwrap().is_lt()) {
-                    labels.insert((label.patient, label.id), *label);
-                }
+                *ends.entry(stand(&mut labels, *label, start)).or_default() += 1;
             }
+            watermark.advance(&of_epoch.ticks);
         }
-        Standing { rows: rows.into_values().collect(), labels: labels.into_values().collect() }
+        Standing { rows: rows.into_values().collect(), labels: labels.into_values().collect(), ends }
     }
 
+    /// What came of the patient within the horizon after a reading: an outcome that happened outweighs any number that did not.
     fn label(&self, row: &Row) -> Option<bool> {
         let at = row.reading.facts.at;
-        let holds = |label: &&Label| {
-            label.patient == row.reading.patient && label.span.0 <= at && at < label.span.1 && label.happened.is_some()
+        let about = |label: &&Label| {
+            label.patient == row.reading.patient && at < label.at && label.at <= at + spec().outcomes.horizon
         };
-        self.labels.iter().filter(holds).max_by_key(|label| (label.span.0, label.id))?.happened
+        let said: Vec<bool> = self.labels.iter().filter(about).filter_map(|label| label.happened).collect();
+        if said.is_empty() { None } else { Some(said.iter().any(|happened| *happened)) }
     }
 
     /// Whether a row is of a group.
@@ -82,7 +132,11 @@ impl Standing {
         let (current, patients) = self.summary(row.group, start, start + window);
         let length = EventSpan::from_micros(window.micros() * i64::from(spec().reference_windows));
         let (reference, _) = self.summary(row.group, start - length, start);
-        let expected = Performed::of(&current, &reference, Some(patients), &Judge::new(&spec()));
+        // Of a window that has lost its last reading nothing stands.
+        let expected = match current.readings {
+            0 => Performed::default(),
+            _ => Performed::of(&current, &reference, Some(patients), &Judge::new(&spec())),
+        };
         let found = Performed {
             readings: row.readings,
             patients: row.patients,
@@ -98,9 +152,7 @@ impl Standing {
             estimated: row.estimated,
             verdict: row.verdict,
         };
-        // A window that has lost its last reading may have nothing in its reference either: then nothing stands.
-        let nothing = Performed { patients: None, ..expected.clone() };
-        assert!(found == expected || (row.readings == 0 && found == nothing), "{row:?}\nexpected {expected:?}");
+        assert!(found == expected, "{row:?}\nexpected {expected:?}");
         let days = patients as f64 * 600.0 / 86_400.0;
         assert!(row.readings == 0 || (row.patient_days.unwrap() - days).abs() < 1e-9);
     }
@@ -127,12 +179,18 @@ impl Standing {
     }
 }
 
-#[test]
-fn the_last_rows_of_performance_and_fairness_are_what_a_recount_gives() {
-    for seed in 70..71 {
-        let script = script(seed, 50);
-        let standing = Standing::of(&script);
-        let rows = run_all(&script, 2, 3, EventSpan::UNBOUNDED, &Metrics::new());
+/// The last rows of a script that is run on two workers, and how its labels ended.
+struct LastRows {
+    performance: BTreeMap<(&'static str, Span), Performance>,
+    fairness: BTreeMap<(&'static str, Span), Fairness>,
+    probability: BTreeMap<(String, Span), Shift>,
+    ends: BTreeMap<Outcome, u64>,
+}
+
+impl LastRows {
+    fn of(script: &[EpochOfScript], workers: usize, horizon: EventSpan) -> Self {
+        let metrics = Metrics::new();
+        let rows = run_all(script, workers, 3, horizon, &metrics);
         let (mut performance, mut fairness, mut probability) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (_, found) in rows {
             match found {
@@ -144,6 +202,22 @@ fn the_last_rows_of_performance_and_fairness_are_what_a_recount_gives() {
                 _ => {}
             }
         }
+        let mut ends = BTreeMap::new();
+        for sample in samples(&metrics.inputs) {
+            let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.name() == sample.label("outcome")).unwrap();
+            *ends.entry(outcome).or_default() += sample.value as u64;
+        }
+        LastRows { performance, fairness, probability, ends }
+    }
+}
+
+#[test]
+fn the_last_rows_of_performance_and_fairness_are_what_a_recount_gives() {
+    for (seed, workers) in [(70, 4), (71, 1)] {
+        let script = script(seed, 45);
+        let standing = Standing::of(&script, EventSpan::UNBOUNDED);
+        let LastRows { performance, fairness, probability, ends } =
+            LastRows::of(&script, workers, EventSpan::UNBOUNDED);
         performance.values().for_each(|row| standing.performance(row));
         fairness.values().for_each(|row| standing.fairness(row));
         for row in probability.values() {
@@ -154,7 +228,34 @@ fn the_last_rows_of_performance_and_fairness_are_what_a_recount_gives() {
         }
         assert!(probability.len() > 100);
         let labelled: u64 = performance.values().map(|row| row.labelled).sum();
-        assert!(labelled > 100 && performance.len() > 100 && fairness.len() > 100, "{labelled} labelled");
+        assert!(labelled > 200 && performance.len() > 100 && fairness.len() > 100, "{labelled} labelled");
         assert!(performance.values().any(|row| row.measured.auroc.is_some()), "seed {seed}");
+        assert_eq!(ends, standing.ends, "seed {seed}: where labels end");
+        for outcome in [Outcome::Contributed, Outcome::Superseded, Outcome::Duplicate, Outcome::Ignored] {
+            assert!(ends.contains_key(&outcome), "seed {seed}: no label is {}", outcome.name());
+        }
     }
+}
+
+#[test]
+fn labels_beyond_the_horizon_are_late_and_those_within_correct_what_was_published() {
+    let horizon = EventSpan::from_seconds(1_800);
+    let mut labelled = 0;
+    for (seed, workers) in [(73, 1), (74, 4)] {
+        let script = script(seed, 80);
+        let standing = Standing::of(&script, horizon);
+        let LastRows { performance, fairness, ends, .. } = LastRows::of(&script, workers, horizon);
+        let mut watermark = crate::watermark::Watermark::new();
+        script.iter().for_each(|of_epoch| watermark.advance(&of_epoch.ticks));
+        let hop = spec().hop.unwrap();
+        let live = watermark.frozen(horizon).floor_to(hop) + hop - spec().window;
+        let live = |(_, span): &(&'static str, Span)| span.0 >= live;
+        let performance: Vec<_> = performance.into_iter().filter(|(key, _)| live(key)).map(|(_, row)| row).collect();
+        performance.iter().for_each(|row| standing.performance(row));
+        fairness.iter().filter(|(key, _)| live(key)).for_each(|(_, row)| standing.fairness(row));
+        labelled += performance.iter().map(|row| row.labelled).sum::<u64>();
+        assert_eq!(ends, standing.ends, "seed {seed}: where labels end");
+        assert!(ends[&Outcome::Late] > 10, "seed {seed}: {ends:?}");
+    }
+    assert!(labelled > 100, "{labelled} labelled readings in windows that may still change");
 }

@@ -3,7 +3,7 @@
 //! Without timely: the machines one after the other, everything in one epoch.
 
 use super::*;
-use crate::audit::counts::Counts;
+use crate::audit::counts::{ByPatient, Counts};
 use crate::audit::publish::Publisher;
 use crate::config::{DriftPreset, Selected};
 use crate::vocabulary::findings::{Alert, AlertState};
@@ -74,7 +74,8 @@ fn counted(seed: u64, disturbance: Disturbance, calendar: Calendar) -> Vec<((Ser
         }
     }
     let mut updates = Vec::new();
-    let mut counts = Counts::new(calendar, EventSpan::UNBOUNDED, ALONE, Some(Selected::Alarm));
+    let by_patient = ByPatient { selected: Selected::Alarm, label_horizon: spec().outcomes.horizon };
+    let mut counts = Counts::new(calendar, EventSpan::UNBOUNDED, ALONE, Some(by_patient));
     counts.advance([&batch], &[tick(0, EventTime::MAX)], &mut updates);
     updates
 }

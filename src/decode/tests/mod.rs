@@ -3,6 +3,7 @@
 //! * `examples`: every rule, reason and row of CLINICAL.md has a file that shows it, and every file does what its name says.
 //! * `poison`: no bytes make the decoder panic, and damaged documents are rejected.
 //! * `grammar`: the JSON reader accepts and reads exactly what an independent one does.
+//! * `outcomes`: what came of patients, which is read in topics of its own.
 //! * `stream`: positions, watermarks, tombstones and marks over several records; batching changes nothing.
 //! * `saved`: decoders that are saved and loaded, on any number of workers, go on as one that was not.
 //! * `templates`: with templates and without, every record comes to the same.
@@ -10,6 +11,7 @@
 
 mod examples;
 mod grammar;
+mod outcomes;
 mod poison;
 mod samples;
 mod saved;
@@ -103,6 +105,14 @@ fn show(out: &mut Decoded) -> String {
                 let place = place(one.position);
                 let _ =
                     write!(text, "{place} patient {} {year} {}{}", id(one.patient), sex.code(), show_version(version));
+            }
+            Entry::Label(one) => {
+                let (name, patient) = (one.id.map_or("-".into(), id), one.patient.map_or("-".into(), id));
+                let said =
+                    one.happened.map_or("withdrawn", |happened| if happened { "happened" } else { "did not happen" });
+                let (place, at) = (place(one.position), show_time(one.at));
+                let _ = write!(text, "{place} outcome {name} of {patient} by {at} {said}{}", show_version(one.version));
+                text.push_str(if one.deletable { " deletable" } else { "" });
             }
             Entry::Deletion(one) => {
                 let patient = one.patient.map_or("-".into(), id);

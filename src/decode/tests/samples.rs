@@ -53,7 +53,7 @@ fn check_bundle(
                 assert_eq!(arena.id(update.patient), patient.as_bytes());
                 assert_eq!((update.demographics.birth_year, update.demographics.sex.code()), (Some(birth_year), sex));
             }
-            Entry::Deletion(_) => panic!("nothing was deleted"),
+            Entry::Deletion(_) | Entry::Label(_) => panic!("nothing was deleted, and nothing came of anybody"),
         }
     }
     assert_eq!(seen, panels);

@@ -3,11 +3,13 @@
 //! Invariants: the order is that of the configured paths and within a folder that of the names, so it is the same on every worker and every run;
 //! a topic's name holds no part of a path.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::split::Shape;
+use crate::config::{OutcomeInputs, SourceSpec};
 use crate::source::{PathKey, SourceError};
 
 /// Folders may be nested this deep; deeper is a loop of links.
@@ -34,14 +36,62 @@ pub(super) enum Packing {
     Zstd,
 }
 
-/// All inputs, and how many files below the folders were passed over because of their names.
+/// All inputs of a flow, and how many files below the folders were passed over because of their names. Those of outcomes come last; there may be none yet,
+/// and a file that is one of them is nothing else.
+pub(super) fn find_all(spec: &SourceSpec, key: PathKey<'_>) -> Result<(Vec<Input>, usize), SourceError> {
+    let (mut inputs, mut skipped) = find(&spec.paths, key)?;
+    if let Some(OutcomeInputs::Paths(paths)) = &spec.outcomes {
+        let mut of_outcomes = Vec::new();
+        skipped += gather(paths, key, &mut of_outcomes)?;
+        distinct(&mut of_outcomes)?;
+        let place = |input: &Input| fs::canonicalize(&input.path).ok();
+        let places: BTreeSet<PathBuf> = of_outcomes.iter().filter_map(place).collect();
+        inputs.retain(|input| place(input).is_none_or(|place| !places.contains(&place)));
+        inputs.extend(of_outcomes.into_iter().map(|input| {
+            let topic = input.topic.replacen("file-", super::OUTCOMES_TOPIC, 1);
+            let shown = if input.shown == input.topic { topic.clone() } else { input.shown };
+            Input { topic, shown, ..input }
+        }));
+    }
+    Ok((inputs, skipped))
+}
+
+/// All inputs below paths, and how many files were passed over.
 pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, usize), SourceError> {
     if paths.is_empty() {
         return Err(SourceError::Configuration(
             "source.paths is empty; name files, folders, or - for standard input, for example --set 'source.paths=[\"observations.ndjson\"]'".into(),
         ));
     }
-    let (mut inputs, mut skipped) = (Vec::<Input>::new(), 0);
+    let mut inputs = Vec::new();
+    let skipped = gather(paths, key, &mut inputs)?;
+    distinct(&mut inputs)?;
+    if inputs.is_empty() {
+        return Err(SourceError::Configuration(format!(
+            "found nothing to read in {paths:?}; {skipped} files have other names than .json, .ndjson, .jsonl (.gz, .zst)"
+        )));
+    }
+    Ok((inputs, skipped))
+}
+
+/// The same file may be named twice, by itself and by its folder; it is read once.
+fn distinct(inputs: &mut Vec<Input>) -> Result<(), SourceError> {
+    let mut seen = BTreeMap::new();
+    inputs.retain(|input| seen.insert(input.path.clone(), input.topic.clone()).is_none());
+    let mut topics: Vec<&String> = seen.values().collect();
+    topics.sort_unstable();
+    topics.dedup();
+    if topics.len() < seen.len() {
+        return Err(SourceError::Configuration(
+            "two paths have the same hash under this key; read them in two runs".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Takes what is at paths; returns how many files were passed over.
+fn gather(paths: &[PathBuf], key: PathKey<'_>, inputs: &mut Vec<Input>) -> Result<usize, SourceError> {
+    let mut skipped = 0;
     for path in paths {
         if path == Path::new("-") {
             let (packing, shape) = (Packing::Plain, Shape::Either);
@@ -56,7 +106,7 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
         }
         let what = fs::metadata(path).map_err(|why| unreadable(path, &why))?;
         if what.is_dir() {
-            walk((path, path), 0, key, &mut inputs, &mut skipped)?;
+            walk((path, path), 0, key, inputs, &mut skipped)?;
         } else if !what.is_file() {
             return Err(SourceError::Configuration(format!(
                 "{path:?} is neither a file nor a folder; what comes through a pipe is read as standard input: source.paths=[\"-\"]"
@@ -70,23 +120,7 @@ pub(super) fn find(paths: &[PathBuf], key: PathKey<'_>) -> Result<(Vec<Input>, u
             })?);
         }
     }
-    // The same file may be named twice, by itself and by its folder; it is read once.
-    let mut seen = std::collections::BTreeMap::new();
-    inputs.retain(|input| seen.insert(input.path.clone(), input.topic.clone()).is_none());
-    let mut topics: Vec<&String> = seen.values().collect();
-    topics.sort_unstable();
-    topics.dedup();
-    if topics.len() < seen.len() {
-        return Err(SourceError::Configuration(
-            "two paths have the same hash under this key; read them in two runs".into(),
-        ));
-    }
-    if inputs.is_empty() {
-        return Err(SourceError::Configuration(format!(
-            "found nothing to read in {paths:?}; {skipped} files have other names than .json, .ndjson, .jsonl (.gz, .zst)"
-        )));
-    }
-    Ok((inputs, skipped))
+    Ok(skipped)
 }
 
 /// Takes what is below `folder`, which is `root` or below it; only `root` was written by somebody and is named in errors.

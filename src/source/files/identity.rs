@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use sha2::{Digest, Sha256};
 
 use super::STDIN_TOPIC;
-use super::find::{Input, Packing, closed, find, hex};
+use super::find::{Input, Packing, closed, find_all, hex};
 use super::split::Shape;
 use crate::config::SourceSpec;
 use crate::source::{Earlier, Found, PathKey, SourceError, Topics};
@@ -39,7 +39,7 @@ pub(in crate::source) fn identify(
 ) -> Result<Found, SourceError> {
     let known = Topics::continuing(earlier.topics, []);
     let (mut names, mut prints) = (Vec::new(), BTreeMap::new());
-    for input in find(&spec.paths, key)?.0 {
+    for input in find_all(spec, key)?.0 {
         let newest = known.newest(&input.topic);
         let mut topic = newest.map_or(&*input.topic, |topic| known.name(topic)).to_owned();
         if newest.is_some_and(|newest| earlier.read.contains(&newest)) {
@@ -173,6 +173,7 @@ mod tests {
 
     use rand::{Rng, RngExt, SeedableRng};
 
+    use super::super::find::find;
     use super::*;
     use crate::vocabulary::TopicId;
 

@@ -189,7 +189,8 @@ fn two_workers_share_two_topics_without_gap_or_overlap() {
     produce(&brokers, TOPIC, &[(0, 50), (1, 50), (2, 50)]);
     produce(&brokers, "other", &[(0, 20), (1, 20)]);
     let mut setup = Setup::new(&brokers);
-    setup.spec.topics.push("other".into());
+    // A topic of outcomes is read like any other.
+    setup.spec.outcomes = Some(OutcomeInputs::Topics(vec!["other".into()]));
     let (mut records, mut partitions) = (0, Vec::new());
     for worker in 0..2 {
         setup.share = Share { worker, workers: 2 };
@@ -454,7 +455,7 @@ fn a_stop_ends_the_source_but_not_its_partitions() {
 
 #[test]
 fn the_embedded_broker_loses_nothing_though_it_forgets_what_is_old() {
-    let embedded = Embedded::start(TOPIC, 2).unwrap();
+    let embedded = Embedded::start(&[(TOPIC, 2)]).unwrap();
     let stop = Stop::default();
     // 24 MB over two partitions: more than twice what the mock keeps.
     let generator = Generator::new(&Profile::clean(), 1, 100, 20_000);
@@ -472,10 +473,10 @@ fn the_embedded_broker_loses_nothing_though_it_forgets_what_is_old() {
 
 #[test]
 fn a_feeder_that_is_joined_for_reading_ends_when_all_was_read_and_not_before() {
-    let broker = Embedded::start(TOPIC, 2).unwrap();
+    let broker = Embedded::start(&[(TOPIC, 2)]).unwrap();
     let mut setup = Setup::new(broker.brokers());
     (setup.until_end, setup.progress) = (false, Some(broker.progress()));
-    let records = (0..100).map(|lane| Feed { lane, key: Some(b"k".to_vec()), payload: b"x".to_vec() });
+    let records = (0..100).map(|lane| Feed { topic: 0, lane, key: Some(b"k".to_vec()), payload: b"x".to_vec() });
     let feeder = broker.feed(records, 0, &Stop::default()).unwrap();
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(feeder.join_read(&Stop::default()).unwrap()).unwrap());
@@ -489,9 +490,9 @@ fn a_feeder_that_is_joined_for_reading_ends_when_all_was_read_and_not_before() {
 
 #[test]
 fn a_feeder_waits_for_its_reader_and_gives_up_when_asked() {
-    let embedded = Embedded::start(TOPIC, 1).unwrap();
+    let embedded = Embedded::start(&[(TOPIC, 1)]).unwrap();
     let stop = Stop::default();
-    let endless = std::iter::repeat_with(|| Feed { lane: 0, key: None, payload: vec![b'x'; 100_000] });
+    let endless = std::iter::repeat_with(|| Feed { topic: 0, lane: 0, key: None, payload: vec![b'x'; 100_000] });
     let feeder = embedded.feed(endless, 0, &stop).unwrap();
     let begun = Instant::now();
     while feeder.produced() < 20 && begun.elapsed() < PATIENCE {
