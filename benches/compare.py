@@ -116,8 +116,13 @@ def windkessel(places: Places, workers: int) -> list[str | Path]:
     return [places.windkessel, "run", PEERS / "windkessel.toml", "--until", "end", "--workers", str(workers), *given]
 
 
+def without_audit(places: Places, workers: int) -> list[str | Path]:
+    return [*windkessel(places, workers), "--set", "audit.enabled=false"]
+
+
 ALL = (
     Peer("windkessel", "Windkessel", windkessel, exactly_once=True),
+    Peer("without_audit", "Windkessel without its audit", without_audit, exactly_once=True),
     Peer("duckdb", "DuckDB over the file (batch, no Kafka)", python_peer("duckdb")),
     Peer("best_python", "best Python, pseudonyms kept", python_peer("best_python")),
     Peer("best_python_each", "best Python, HMAC for each message", python_peer("best_python", "--hmac=each")),
