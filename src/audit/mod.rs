@@ -98,6 +98,19 @@ pub fn render<'s>(
     shifts(assessed, ticks, &spec.audit, put_back_at, (counting, Some(seats.0)), (publishing, Some(seats.1)))
 }
 
+/// The same by itself, for measurements: nothing of it survives.
+pub fn alone<'s>(
+    assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
+    ticks: StreamVec<'s, Epoch, Tick>,
+    spec: &AuditSpec,
+    horizon: EventSpan,
+    metrics: &Metrics,
+) -> StreamVec<'s, Epoch, Finding> {
+    let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
+    let (counting, publishing) = machines(spec, horizon, share, metrics);
+    shifts(assessed, ticks, spec, None, (counting, None), (publishing, None))
+}
+
 /// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
 fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
     let calendar = calendar(spec);
