@@ -326,6 +326,9 @@ impl Beside {
 mod tests {
     //! Against the definitions, one reading at a time.
 
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -415,6 +418,63 @@ mod tests {
             close(estimated.brier, sum(&|p, _| p * (1.0 - p)) / all.len() as f64);
             close(summary.score_mean(), sum(&|p, _| p) / all.len() as f64);
         }
+    }
+
+    /// Two random groups, scored and labelled, against fairlearn, scikit-learn and scipy: within 1e-9.
+    #[test]
+    fn other_packages_say_the_same_of_scores() {
+        let Ok(python) = std::env::var("WINDKESSEL_TEST_PYTHON_AUDIT") else {
+            println!("skipped: WINDKESSEL_TEST_PYTHON_AUDIT names no Python with fairlearn, scikit-learn and scipy");
+            return;
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut lines = String::new();
+        for _ in 0..40 {
+            let groups = [150, 400].map(|readings| {
+                let whole = |rng: &mut ChaCha8Rng| {
+                    std::iter::repeat_with(|| random(rng))
+                        .find(|(score, label)| score.thousandths.and(*label).is_some())
+                };
+                (0..readings).map(|_| whole(&mut rng).unwrap()).collect::<Vec<_>>()
+            });
+            let readings = groups.each_ref().map(|group| {
+                let reading = |(score, label): &(Score, Option<bool>)| {
+                    serde_json::json!([f64::from(score.thousandths.unwrap()) / 1e3, score.selected, label.unwrap()])
+                };
+                group.iter().map(reading).collect::<Vec<_>>()
+            });
+            let [first, second] = readings;
+            let case = serde_json::json!({ "first": first, "second": second, "ours": said_of(&groups) });
+            lines += &format!("{case}\n");
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit/other_packages_of_scores.py");
+        let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Everything that is compared, by its name in the script.
+    fn said_of(groups: &[Vec<(Score, Option<bool>)>; 2]) -> serde_json::Map<String, serde_json::Value> {
+        let [first, second] = groups.each_ref().map(|group| summary(group));
+        let all = summary(&groups.concat());
+        let beside = Beside::of(&second, &first, 1);
+        let mut said = serde_json::Map::new();
+        let mut say = |name: String, figure: Option<f64>| drop(said.insert(name, serde_json::json!(figure)));
+        for (at, rate) in ["selection_rate", "tpr", "fpr", "ppv"].into_iter().enumerate() {
+            say(format!("{rate} of first"), first.rates()[at].rate);
+            say(format!("{rate} of second"), second.rates()[at].rate);
+            // Theirs are of the greater and the smaller, whichever group has which.
+            say(format!("{rate} difference"), beside.differences[at].map(f64::abs));
+            say(format!("{rate} ratio"), beside.ratios[at].map(|ratio| ratio.min(1.0 / ratio)));
+        }
+        let Goodness { accuracy, auroc, brier, sensitivity, specificity, ppv, .. } = all.measured();
+        let goodness = [accuracy, auroc, brier, sensitivity, specificity, ppv];
+        let names = ["accuracy", "auroc", "brier", "sensitivity", "specificity", "ppv"];
+        names.into_iter().zip(goodness).for_each(|(name, figure)| say(name.to_owned(), figure));
+        let [selection, ..] = all.rates();
+        say("selection_rate low".to_owned(), selection.low);
+        say("selection_rate high".to_owned(), selection.high);
+        said
     }
 
     /// `statsmodels.stats.proportion.proportion_confint(method="wilson")`, by hand for 8 of 10 (Newcombe 1998 prints 0.490, 0.943).
