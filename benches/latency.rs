@@ -92,6 +92,10 @@ impl Bench {
     }
 
     fn start(&self, name: &str) -> Running {
+        self.start_with(name, &[])
+    }
+
+    fn start_with(&self, name: &str, environment: &[(&str, &str)]) -> Running {
         let flow = self.flow(name, listen());
         Running(
             windkessel()
@@ -99,6 +103,7 @@ impl Bench {
                 .arg("--quiet")
                 .arg(flow)
                 .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or("error".into()))
+                .envs(environment.iter().copied())
                 .spawn()
                 .unwrap(),
         )
@@ -200,7 +205,8 @@ impl Bench {
     fn dead(&self, elasticsearch: &mut servers::Server, minutes: u64) {
         let name = "bench-dead";
         generate(&self.brokers, name, u64::from(PATIENTS), BACKLOG);
-        let running = self.start(name);
+        // Without huge pages: the kernel makes them of ours while a run waits (khugepaged), and fills the gaps, which looks like growth.
+        let running = self.start_with(name, &[("MIMALLOC_ALLOW_THP", "0")]);
         wait_until(|| metric("windkessel_settled_epoch").is_some_and(|epoch| epoch > 0.0));
         std::thread::sleep(Duration::from_secs(5));
         elasticsearch.kill();
@@ -219,6 +225,8 @@ impl Bench {
         samples.retain(|(at, _)| *at >= skipped);
         let bytes = || samples.iter().map(|(_, bytes)| *bytes);
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        let minutely = samples.iter().step_by(60).map(|(_, bytes)| format!("{:.0}", mib(*bytes as f64)));
+        println!("resident MiB, a figure a minute: {}", minutely.collect::<Vec<_>>().join(" "));
         println!(
             "Elasticsearch dead for {minutes} min, {:.0} records read and waiting; resident, the last {:.0} s: min {:.1} MiB, max {:.1} MiB, slope {:+.3} MiB/min \
              (bound said at the start: {:.0} MiB)",
