@@ -53,8 +53,11 @@ fn main() {
     );
 }
 
+/// The first minute, from the Unix epoch: in April 2026.
+const FIRST_MINUTE: i64 = 29_600_000;
+
 fn minute(number: i64) -> EventTime {
-    EventTime::from_micros(number * 60_000_000)
+    EventTime::from_micros((FIRST_MINUTE + number) * 60_000_000)
 }
 
 /// Chance, always the same (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
