@@ -208,6 +208,28 @@ impl Version {
         }
     }
 
+    /// What becomes of an input of this version when one of version `known` is here, and whether each of them withdraws; `same` says whether they say the
+    /// same otherwise, which decides between two that cannot be compared.
+    pub fn precedence(
+        self,
+        withdraws: bool,
+        (known, known_withdraws): (Version, bool),
+        same: impl FnOnce() -> bool,
+    ) -> Precedence {
+        match self.compare(known) {
+            Some(Ordering::Greater) => Precedence::Newer,
+            Some(Ordering::Less) => Precedence::Superseded,
+            // Of two inputs with the same version the one that withdraws wins, whichever came first: a withdrawn value must not stand.
+            Some(Ordering::Equal) => match (withdraws, known_withdraws) {
+                (true, false) => Precedence::Newer,
+                (false, true) => Precedence::Superseded,
+                (true, true) | (false, false) => Precedence::Duplicate,
+            },
+            None if (withdraws && known_withdraws) || same() => Precedence::Duplicate,
+            None => Precedence::Newer,
+        }
+    }
+
     /// What the `version` column shows: the number, or `lastUpdated` in microseconds; `None` if unversioned.
     pub fn number(self) -> Option<i64> {
         match self {
@@ -215,6 +237,17 @@ impl Version {
             Version::Unversioned => None,
         }
     }
+}
+
+/// Where an input stands against an earlier one of the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precedence {
+    /// It takes the place of the earlier one.
+    Newer,
+    /// The earlier one stands.
+    Superseded,
+    /// It says what the earlier one said.
+    Duplicate,
 }
 
 /// How exactly an event time is known.

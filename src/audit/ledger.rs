@@ -26,7 +26,6 @@
 //!
 //! Kept: 24 bytes a reading within horizon and reference, the same as `patient` keeps it, and their list's slack; 64 a patient and about as many a label.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
@@ -36,7 +35,7 @@ use smallvec::SmallVec;
 use crate::audit::scores::Score;
 use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Label, Outcome, Pseudonym};
+use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
 /// Bytes that a patient takes, and a reading within horizon and reference (the page above).
 pub const KEPT_BYTES: (u64, u64) = (64, 32);
@@ -275,7 +274,7 @@ impl Ledger {
         self.swept = self.entries + self.labels;
     }
 
-    /// Bytes that all of it, or what was touched, is likely to take in a block.
+    /// Bytes that all of it, or what was touched, is likely to take.
     pub fn likely_bytes(&self, all: bool) -> usize {
         // Two pseudonyms' worth for a patient; what was touched had a reading or two.
         let (patients, entries) = match &self.unsaved {
@@ -302,7 +301,7 @@ impl Ledger {
             let account = self.accounts.get_mut(&patient).unwrap_or(nobody);
             saved.patient = patient;
             saved.gone = gone.as_ref().and_then(|gone| gone.get(&patient)).cloned().unwrap_or_default();
-            saved.labels = (gone.is_none() || labelled.contains(&patient)).then(|| account.labels.to_vec());
+            saved.labels = (gone.is_none() || labelled.contains(&patient)).then(|| account.labels.clone());
             account.save(gone.is_none(), &mut saved.standing);
             take(&saved);
         }
@@ -337,21 +336,12 @@ fn note<'a>(unsaved: &'a mut Option<Unsaved>, patient: Pseudonym, account: &mut 
 /// Where a label ends whose id is known.
 fn precedence(known: &Label, label: &Label) -> Ending {
     let withdraws = label.happened.is_none();
-    let newer = if withdraws { Ending::Withdrawal } else { Ending::Correction };
-    match label.version.compare(known.version) {
-        Some(Ordering::Greater) => newer,
-        Some(Ordering::Less) => Ending::Superseded,
-        Some(Ordering::Equal) if known.happened.is_none() == withdraws => Ending::Duplicate,
-        Some(Ordering::Equal) => {
-            if withdraws {
-                newer
-            } else {
-                Ending::Superseded
-            }
-        }
-        None if withdraws && known.happened.is_none() => Ending::Duplicate,
-        None if (known.happened, known.at) == (label.happened, label.at) => Ending::Duplicate,
-        None => newer,
+    let same = || (known.happened, known.at) == (label.happened, label.at);
+    match label.version.precedence(withdraws, (known.version, known.happened.is_none()), same) {
+        Precedence::Newer if withdraws => Ending::Withdrawal,
+        Precedence::Newer => Ending::Correction,
+        Precedence::Superseded => Ending::Superseded,
+        Precedence::Duplicate => Ending::Duplicate,
     }
 }
 

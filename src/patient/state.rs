@@ -10,7 +10,8 @@ use super::{Ending, Settings};
 use crate::signals::SignalId;
 use crate::time::EventTime;
 use crate::vocabulary::{
-    self, Demographics, Facts, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow, Withdrawn,
+    self, Demographics, Facts, Precedence, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow,
+    Withdrawn,
 };
 use crate::watermark::{PartitionId, Watermark};
 
@@ -203,25 +204,15 @@ impl Active {
 
     /// `None` if an input is newer than the version at `place`, else where it ends.
     fn precedence(&self, facts: &Facts, values: &[f64], place: usize) -> Option<Ending> {
-        use std::cmp::Ordering;
         let old = self.contributions.get(place);
-        match facts.version.compare(old.version) {
-            Some(Ordering::Greater) => None,
-            Some(Ordering::Less) => Some(Ending::Superseded),
-            // Of two inputs with the same version the one that withdraws wins, whichever came first: a withdrawn value must not stand.
-            Some(Ordering::Equal) => match (facts.status.withdraws(), old.status.withdraws()) {
-                (true, false) => None,
-                (false, true) => Some(Ending::Superseded),
-                (true, true) | (false, false) => Some(Ending::Duplicate),
-            },
-            None if facts.status.withdraws() && old.status.withdraws() => Some(Ending::Duplicate),
-            None => {
-                let same_values = || {
-                    let known = self.contributions.values(place, values.len());
-                    known.iter().zip(values).all(|(old, new)| old.to_bits() == new.to_bits())
-                };
-                (facts.at == old.at && facts.status == old.status && same_values()).then_some(Ending::Duplicate)
-            }
+        let same = || {
+            let mut both = self.contributions.values(place, values.len()).iter().zip(values);
+            facts.at == old.at && facts.status == old.status && both.all(|(old, new)| old.to_bits() == new.to_bits())
+        };
+        match facts.version.precedence(facts.status.withdraws(), (old.version, old.status.withdraws()), same) {
+            Precedence::Newer => None,
+            Precedence::Superseded => Some(Ending::Superseded),
+            Precedence::Duplicate => Some(Ending::Duplicate),
         }
     }
 
