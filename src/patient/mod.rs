@@ -135,9 +135,6 @@ pub fn bytes_at_rest(spec: &PatientSpec) -> u64 {
 /// Bytes that a contribution of three signals takes until it is beyond `correction.horizon`.
 pub const CONTRIBUTION_BYTES: u64 = 84;
 
-/// Stands among the places of patients for that of an input that touches none.
-const NOBODY: u32 = u32::MAX;
-
 /// A reading known to the day enters windows of this length or more.
 const DAY: EventSpan = EventSpan::from_seconds(86_400);
 
@@ -381,22 +378,24 @@ impl Patients {
         self.epoch = Some(epoch);
         self.watermark.reopen(ticks);
         out.scorable.reserve(intakes.len());
+        // Labels pass through: they make nobody known, and their partitions are none of readings.
+        intakes.retain(|intake| match intake {
+            Intake::Label { label, .. } => {
+                out.scorable.labels.push(*label);
+                false
+            }
+            Intake::Reading(_) | Intake::Demographics { .. } => true,
+        });
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
         self.places.clear();
         for intake in intakes.iter() {
-            // A label passes through: it makes nobody known.
-            let place = if let Intake::Label { .. } = intake { NOBODY } else { self.locate(intake.patient())? };
+            let place = self.locate(intake.patient())?;
             self.places.push(place);
         }
         for (at, intake) in intakes.drain(..).enumerate() {
             if at % WARM_PATIENTS == 0 {
-                let next = self.places[at..].iter().take(WARM_PATIENTS).copied();
-                self.slab.warm(next.filter(|place| *place != NOBODY), Patient::touch_active);
-            }
-            if let Intake::Label { label, .. } = intake {
-                out.scorable.labels.push(label);
-                continue;
+                self.slab.warm(self.places[at..].iter().take(WARM_PATIENTS).copied(), Patient::touch_active);
             }
             let index = self.places[at];
             let partition = intake.position().partition;
@@ -411,8 +410,7 @@ impl Patients {
                     self.slab.get_mut(index).learn(demographics);
                     Ending::Demographics
                 }
-                // It went above, before its partition could count as one of readings.
-                Intake::Label { .. } => continue,
+                Intake::Label { .. } => unreachable!("labels were taken out"),
             };
             endings[ending as usize] += 1;
         }
