@@ -132,7 +132,7 @@ impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
-        into.expect(self.likely_bytes(touched.as_ref().map(|(list, _)| list.len())));
+        into.expect(self.likely_bytes(touched.as_ref().map(|(list, _)| list.len())), self.share);
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
             into.push(group, &Entry::<_, ()>::Watermark(&watermark));
         }
@@ -179,7 +179,7 @@ impl Survive for Patients {
 }
 
 impl Patients {
-    /// Bytes that the block of a key group is likely to take with so many patients touched, or with all of them, and half as much again.
+    /// Bytes that patients are likely to take: so many that were touched, or all.
     fn likely_bytes(&mut self, touched: Option<usize>) -> usize {
         let contributions = self.contributions();
         let before = std::mem::replace(&mut self.touched.contributions, contributions);
@@ -188,8 +188,7 @@ impl Patients {
             Some(touched) => (touched, contributions.saturating_sub(before)),
             None => (self.patients(), contributions),
         };
-        let groups = KEY_GROUPS as usize / self.share.workers.max(1);
-        (patients * PATIENT_BYTES + contributions * CONTRIBUTION_BYTES) / groups.max(1) * 3 / 2
+        patients * PATIENT_BYTES + contributions * CONTRIBUTION_BYTES
     }
 
     /// What was measured before can change no window any more.
@@ -222,10 +221,9 @@ impl Patient {
     /// Has the contributions of what was saved `before` as well, apart from those that it has newer.
     fn follow(&mut self, before: Patient) {
         let Some(mut before) = before.active else { return };
-        let mut active = self.active.take().unwrap_or_default();
+        let active = self.active.get_or_insert_default();
         before.contributions.update(std::mem::take(&mut active.contributions));
         active.contributions = before.contributions;
-        self.active = Some(active);
     }
 }
 

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::source::Share;
+
 /// Which worker owns a block, modulo the number of workers.
 pub type Route = u64;
 
@@ -80,10 +82,11 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Says how long a block is likely to get that is begun from now on. Room that is not used costs nothing, because it is never touched;
-    /// a block that must grow is copied into fresh pages.
-    pub fn expect(&mut self, bytes: usize) {
-        self.likely_bytes = bytes;
+    /// Says how much keyed state this worker is likely to append: a block that is begun from now on has room for its part of it, and half as much again.
+    /// Room that is not used costs nothing, because it is never touched; a block that must grow is copied into fresh pages.
+    pub fn expect(&mut self, bytes: usize, share: Share) {
+        let groups = KEY_GROUPS as usize / share.workers.max(1);
+        self.likely_bytes = bytes / groups.max(1) * 3 / 2;
     }
 
     /// Appends an entry.

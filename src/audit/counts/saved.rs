@@ -75,9 +75,7 @@ impl Survive for Counts {
             into.push(saver, &Entry::Pane { saver, pane, held, released });
         }
         if let Some(ledger) = &mut self.ledger {
-            into.expect(
-                ledger.likely_bytes(extent == Extent::All) * 3 / 2 / KEY_GROUPS as usize * self.share.workers.max(1),
-            );
+            into.expect(ledger.likely_bytes(extent == Extent::All), self.share);
             ledger.save(extent == Extent::All, |of_patient| {
                 into.push(key_group(of_patient.patient().hash64()), &Entry::Patient(Cow::Borrowed(of_patient)));
             });
