@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::decode::Settings;
 use crate::runtime::store::Place;
+use crate::sink::elasticsearch::document::check_index;
 use crate::time::EventSpan;
 
 mod spec;
@@ -270,18 +271,9 @@ fn check_elasticsearch(spec: &ElasticsearchSpec) -> Result<(), String> {
     if !spec.url.starts_with("http://") && !spec.url.starts_with("https://") {
         return Err(format!("sink.elasticsearch.url must begin with http:// or https://, got {:?}", spec.url));
     }
-    // Elasticsearch's own rules for index names, less what nobody needs.
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | '.');
-    let sound = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && name.chars().all(plain)
-    };
-    for (key, name) in [("index", &spec.index), ("audit", &spec.audit)] {
-        let none = key == "audit" && name.is_empty();
-        if !none && !sound(name) {
-            return Err(format!(
-                "sink.elasticsearch.{key} must be lower-case letters, digits, _, - and ., got {name:?}"
-            ));
-        }
+    check_index("sink.elasticsearch.index", &spec.index).map_err(|error| error.to_string())?;
+    if !spec.audit.is_empty() {
+        check_index("sink.elasticsearch.audit", &spec.audit).map_err(|error| error.to_string())?;
     }
     if spec.audit.starts_with(&spec.index) {
         return Err(format!(

@@ -54,7 +54,8 @@ impl From<Pseudonym> for DocumentId {
 
 impl fmt::Display for DocumentId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        // As pseudonyms are printed: an observation's document is found by its pseudonym.
+        Pseudonym(self.0).fmt(out)
     }
 }
 
@@ -210,7 +211,7 @@ pub fn is_month_of(stem: &str, name: &str) -> bool {
 }
 
 /// A name that needs no escaping in JSON or a URL, and that Elasticsearch accepts.
-pub(super) fn check_index(key: &str, name: &str) -> Result<(), SinkError> {
+pub fn check_index(key: &str, name: &str) -> Result<(), SinkError> {
     let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     let first = name.bytes().next().unwrap_or(b'.');
     if name.bytes().all(sound) && !b"._-".contains(&first) && name.len() <= INDEX_BYTES_MAX {

@@ -155,14 +155,11 @@ pub fn setup(spec: &ElasticsearchSpec, tables: &Tables, stop: &Stop) -> Result<V
     if let Some(policy) = lifecycle::policy(spec) {
         done.push(template::put_if_due(&mut destination, &policy)?);
     }
-    let planned = template::plan(spec, &documents, tables.schema(TableName::Readings));
-    done.extend(template::install(&mut destination, &planned)?);
-    for table in findings.iter().flat_map(|_| findings::TABLES) {
-        let planned = template::plan_findings(spec, table, tables.schema(table));
-        // The common templates were looked at already.
-        let own = template::install(&mut destination, &planned)?;
-        done.extend(own.into_iter().filter(|own| done.iter().all(|done| done.what != own.what)).collect::<Vec<_>>());
+    let mut planned = vec![template::plan(spec, &documents, tables.schema(TableName::Readings))];
+    if findings.is_some() {
+        planned.extend(findings::TABLES.map(|table| template::plan_findings(spec, table, tables.schema(table))));
     }
+    done.extend(template::install(&mut destination, &planned)?);
     let changed = lifecycle::apply(&mut destination, spec)?;
     done.extend(changed.into_iter().map(|name| Installed { what: format!("index {name}"), changed: true }));
     Ok(done)
@@ -236,16 +233,13 @@ impl ElasticsearchSink {
     }
 
     fn install_templates(&mut self) -> Result<(), SinkError> {
-        while let Some((table, schema)) = self.uninstalled.first_key_value() {
-            let table = *table;
-            let planned: Planned = match table {
-                TableName::Readings => template::plan(&self.spec, &self.documents, schema),
-                _ => template::plan_findings(&self.spec, table, schema),
-            };
-            template::install(&mut self.destination, &planned)?;
-            self.uninstalled.remove(&table);
-            self.installed.insert(table);
-        }
+        let plan = |(table, schema): (&TableName, &SchemaRef)| match table {
+            TableName::Readings => template::plan(&self.spec, &self.documents, schema),
+            _ => template::plan_findings(&self.spec, *table, schema),
+        };
+        let planned: Vec<Planned> = self.uninstalled.iter().map(plan).collect();
+        template::install(&mut self.destination, &planned)?;
+        self.installed.extend(std::mem::take(&mut self.uninstalled).into_keys());
         Ok(())
     }
 

@@ -188,14 +188,24 @@ pub fn field_types(stem: &str) -> Option<BTreeMap<String, String>> {
     Some(fields.filter_map(|(field, mapping)| Some((field, mapping["type"].as_str()?.to_owned()))).collect())
 }
 
-/// Puts what is due; then gives existing indices the fields that they lack.
-pub fn install(destination: &mut Destination, planned: &Planned) -> Result<Vec<Installed>, SinkError> {
-    let Planned { templates, index, by } = planned;
-    let put = |template| put_if_due(destination, template);
-    let installed: Vec<Installed> = templates.iter().map(put).collect::<Result<_, _>>()?;
-    if !installed.iter().any(|installed| installed.changed) {
-        return Ok(installed);
+/// Puts what is due, the templates that several tables have once; then gives existing indices the fields that they lack.
+pub fn install(destination: &mut Destination, planned: &[Planned]) -> Result<Vec<Installed>, SinkError> {
+    let mut installed: Vec<Installed> = Vec::new();
+    for template in planned.iter().flat_map(|planned| &planned.templates) {
+        if installed.iter().all(|known| known.what != template.title()) {
+            installed.push(put_if_due(destination, template)?);
+        }
     }
+    let changed = |template: &Template| installed.iter().any(|known| known.changed && known.what == template.title());
+    for planned in planned.iter().filter(|planned| planned.templates.iter().any(changed)) {
+        extend(destination, planned)?;
+    }
+    Ok(installed)
+}
+
+/// Gives the indices that are there the fields of their templates.
+fn extend(destination: &mut Destination, planned: &Planned) -> Result<(), SinkError> {
+    let Planned { templates, index, by } = planned;
     let fields: Map<String, Value> = templates.iter().flat_map(|template| properties(&template.body)).collect();
     let existing = indices::existing(destination, index, *by)?;
     for names in existing.chunks(EXTENDED_AT_ONCE) {
@@ -206,7 +216,7 @@ pub fn install(destination: &mut Destination, planned: &Planned) -> Result<Vec<I
             warn!(sink = SINK, index, error, "an existing index keeps a mapping that contradicts the template");
         }
     }
-    Ok(installed)
+    Ok(())
 }
 
 /// Puts one if it is absent, older, or of our version with other content.
