@@ -326,14 +326,12 @@ impl Beside {
 mod tests {
     //! Against the definitions, one reading at a time.
 
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
-
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::audit::histogram::Histogram;
+    use crate::audit::tests::compare_with_other_packages;
 
     fn random(rng: &mut ChaCha8Rng) -> (Score, Option<bool>) {
         let thousandths = rng.random_bool(0.9).then(|| rng.random_range(0..=20) * 50);
@@ -423,13 +421,8 @@ mod tests {
     /// Two random groups, scored and labelled, against fairlearn, scikit-learn and scipy: within 1e-9.
     #[test]
     fn other_packages_say_the_same_of_scores() {
-        let Ok(python) = std::env::var("WINDKESSEL_TEST_PYTHON_AUDIT") else {
-            println!("skipped: WINDKESSEL_TEST_PYTHON_AUDIT names no Python with fairlearn, scikit-learn and scipy");
-            return;
-        };
         let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let mut lines = String::new();
-        for _ in 0..40 {
+        let case = |_| {
             let groups = [150, 400].map(|readings| {
                 let whole = |rng: &mut ChaCha8Rng| {
                     std::iter::repeat_with(|| random(rng))
@@ -444,13 +437,9 @@ mod tests {
                 group.iter().map(reading).collect::<Vec<_>>()
             });
             let [first, second] = readings;
-            let case = serde_json::json!({ "first": first, "second": second, "ours": said_of(&groups) });
-            lines += &format!("{case}\n");
-        }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit/other_packages_of_scores.py");
-        let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(child.wait().unwrap().success());
+            serde_json::json!({ "first": first, "second": second, "ours": said_of(&groups) })
+        };
+        compare_with_other_packages("other_packages_of_scores.py", (0..40).map(case));
     }
 
     /// Everything that is compared, by its name in the script.

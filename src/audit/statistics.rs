@@ -279,10 +279,6 @@ fn kolmogorov_survival(x: f64) -> f64 {
 }
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
-
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -290,6 +286,7 @@ mod tests {
     use super::*;
     use crate::audit::judge::Statistic;
     use crate::audit::series::PRESSURE;
+    use crate::audit::tests::compare_with_other_packages;
 
     /// Values 0 to 300, one reading each time a value is named.
     fn sides(reference: &[i64], current: &[i64]) -> Sides {
@@ -397,13 +394,8 @@ mod tests {
     /// Random sides, some of them alike, against scipy, Evidently and NannyML, where the definition is the same: within 1e-9.
     #[test]
     fn other_packages_say_the_same() {
-        let Ok(python) = std::env::var("WINDKESSEL_TEST_PYTHON_AUDIT") else {
-            println!("skipped: WINDKESSEL_TEST_PYTHON_AUDIT names no Python with scipy, evidently and nannyml");
-            return;
-        };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut lines = String::new();
-        for _ in 0..60 {
+        let case = |_| {
             let mut side = |readings: usize| {
                 let (mean, spread) = (rng.random_range(80.0..150.0), rng.random_range(2.0..25.0));
                 let mut values = vec![0i64; PRESSURE.values()];
@@ -417,13 +409,9 @@ mod tests {
             let ours = crate::audit::compare::statistics(&Sides::new(PRESSURE, &reference, &current));
             let of = |statistic: Statistic| (statistic.name().to_owned(), serde_json::json!(statistic.of(&ours)));
             let ours: serde_json::Map<String, serde_json::Value> = Statistic::ALL.map(of).into_iter().collect();
-            let case = serde_json::json!({ "reference": reference, "current": current, "ours": ours });
-            writeln!(lines, "{case}").unwrap();
-        }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit/other_packages.py");
-        let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(child.wait().unwrap().success());
+            serde_json::json!({ "reference": reference, "current": current, "ours": ours })
+        };
+        compare_with_other_packages("other_packages.py", (0..60).map(case));
     }
 
     #[test]

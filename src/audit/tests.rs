@@ -14,7 +14,9 @@ mod scored;
 mod seeded;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -187,6 +189,18 @@ fn random_row(rng: &mut ChaCha8Rng, now: i64, patient: u64, demographics: Demogr
     // The last byte is the key group: it decides which worker has the patient.
     let reading = Reading { patient: Pseudonym([patient as u8; 16]), observation: Pseudonym(observation), facts };
     Row { patient, reading, demographics, assessment, replaces: false }
+}
+
+/// Has a script of `tests/audit` compare cases with what other packages say, if there is a Python that has them (its head says which).
+pub(super) fn compare_with_other_packages(script: &str, cases: impl Iterator<Item = serde_json::Value>) {
+    let Ok(python) = std::env::var("WINDKESSEL_TEST_PYTHON_AUDIT") else {
+        return println!("skipped: WINDKESSEL_TEST_PYTHON_AUDIT names no Python for tests/audit/{script}");
+    };
+    let lines: String = cases.map(|case| format!("{case}\n")).collect();
+    let script = format!("{}/tests/audit/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 fn tick(number: i32, watermark: EventTime) -> Tick {

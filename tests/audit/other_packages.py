@@ -10,18 +10,14 @@ Made for: scipy 1.17.1, evidently 0.7.23, nannyml 0.13.1, numpy 2.4.6, pandas 2.
 (src/audit/statistics.rs) when WINDKESSEL_TEST_PYTHON_AUDIT names a Python that has them.
 """
 
-import json
-import sys
-
 import numpy
 import pandas
 import scipy.spatial
 import scipy.stats
+from deviations import compare
 from evidently.legacy.calculations.stattests import psi, wasserstein_distance_norm
 from evidently.legacy.core import ColumnType
 from nannyml.drift.univariate import methods
-
-LIMIT = 1e-9
 
 
 def scipy_says(reference, current, table):
@@ -78,26 +74,9 @@ def options():
     }
 
 
-def main():
-    worst, cases = {}, 0
-    for line in sys.stdin:
-        case = json.loads(line)
-        sides = [numpy.repeat(numpy.arange(len(case[side])), case[side]).astype(float) for side in ("reference", "current")]
-        table = numpy.array([numpy.bincount((side // 10).astype(int), minlength=31) for side in sides])
-        cases += 1
-        for package in (scipy_says, evidently_says, nannyml_says):
-            for name, theirs in package(*sides, table).items():
-                ours = case["ours"][name]
-                if ours is None:
-                    sys.exit(f"{name}: Windkessel has none, {package.__name__} {theirs} in case {cases}")
-                deviation = abs(ours - float(theirs)) / max(1.0, abs(float(theirs)))
-                key = f"{package.__name__.removesuffix('_says')} {name}"
-                worst[key] = max(worst.get(key, 0.0), deviation)
-    for key, deviation in sorted(worst.items()):
-        print(f"{key:<32} {deviation:.1e}")
-    print(f"{cases} cases")
-    if cases == 0 or max(worst.values()) > LIMIT:
-        sys.exit(f"a statistic deviates by more than {LIMIT}")
+def sides_and_bins(case):
+    sides = [numpy.repeat(numpy.arange(len(case[side])), case[side]).astype(float) for side in ("reference", "current")]
+    return *sides, numpy.array([numpy.bincount((side // 10).astype(int), minlength=31) for side in sides])
 
 
-main()
+compare((scipy_says, evidently_says, nannyml_says), sides_and_bins)

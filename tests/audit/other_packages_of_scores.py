@@ -7,15 +7,12 @@ Made for: fairlearn 0.15.0, scikit-learn 1.9.1, scipy 1.17.1, numpy 2.4.6, panda
 (src/audit/scores.rs) when WINDKESSEL_TEST_PYTHON_AUDIT names a Python that has them.
 """
 
-import json
-import sys
-
 import numpy
 import scipy.stats
 import sklearn.metrics
+from deviations import compare
 from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate
 
-LIMIT = 1e-9
 RATES = {
     "selection_rate": selection_rate,
     "tpr": true_positive_rate,
@@ -50,23 +47,10 @@ def scipy_says(groups, probability, selected, happened):
     return {"selection_rate low": interval.low, "selection_rate high": interval.high}
 
 
-def main():
-    worst, cases = {}, 0
-    for line in sys.stdin:
-        case = json.loads(line)
-        readings = [(group, *reading) for group in ("first", "second") for reading in case[group]]
-        groups, probability, selected, happened = (numpy.array(column) for column in zip(*readings, strict=True))
-        cases += 1
-        for package in (fairlearn_says, sklearn_says, scipy_says):
-            for name, theirs in package(groups, probability, selected.astype(int), happened.astype(int)).items():
-                deviation = abs(case["ours"][name] - float(theirs))
-                key = f"{package.__name__.removesuffix('_says')} {name}"
-                worst[key] = max(worst.get(key, 0.0), deviation)
-    for key, deviation in sorted(worst.items()):
-        print(f"{key:<36} {deviation:.1e}")
-    print(f"{cases} cases")
-    if cases == 0 or max(worst.values()) > LIMIT:
-        sys.exit(f"a figure deviates by more than {LIMIT}")
+def columns(case):
+    readings = [(group, *reading) for group in ("first", "second") for reading in case[group]]
+    groups, probability, selected, happened = (numpy.array(column) for column in zip(*readings, strict=True))
+    return groups, probability, selected.astype(int), happened.astype(int)
 
 
-main()
+compare((fairlearn_says, sklearn_says, scipy_says), columns)

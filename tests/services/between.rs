@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::flows::{End, RESIDENT_MAX_BYTES, Stage, accounted, waiting};
+use crate::flows::{Stage, accounted, waiting};
 use crate::proxy::Proxy;
 use crate::servers::{certify, servers};
 use crate::support::{DEADLINE, Running, finish};
@@ -45,12 +45,7 @@ fn a_certificate_that_is_rotated_while_documents_are_written_loses_none() {
     running.until("sinks that go on", |_| (waiting(&url) == 0.0).then_some(()));
 
     generator.wait(DEADLINE).succeeded();
-    let messages = stage.messages().len() as f64;
-    running.until("all messages", |_| (accounted(&url) >= messages).then_some(()));
-    running.signal("TERM");
-    let finished = running.wait(DEADLINE).succeeded();
-    assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
-    stage.check(&finished, End::Stopped);
+    stage.stop_when_all_is_accounted_for(running, &url);
 }
 
 #[test]
@@ -77,9 +72,5 @@ fn a_broker_that_is_slow_and_then_stands_still_loses_nothing() {
     assert!(part < messages && still < messages, "it was slow: {part}, {still} of {messages}");
     proxy.slow_down(4 << 20);
     proxy.stand_still(false);
-    running.until("all messages", |_| (accounted(&url) >= messages).then_some(()));
-    running.signal("TERM");
-    let finished = running.wait(DEADLINE).succeeded();
-    assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
-    stage.check(&finished, End::Stopped);
+    stage.stop_when_all_is_accounted_for(running, &url);
 }

@@ -19,7 +19,7 @@ const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, late
 /// What the NDJSON sink writes, to compare the others with.
 const TABLES: [&str; 7] = ["readings", "windows", "rejected", "shifts", "performance", "fairness", "alerts"];
 /// A debug build with Parquet, NDJSON, Elasticsearch and Kafka sinks, two workers and everything in flight that the flow's limits allow.
-pub(crate) const RESIDENT_MAX_BYTES: u64 = 800 << 20;
+const RESIDENT_MAX_BYTES: u64 = 800 << 20;
 
 /// One test's flow: a topic, an index and a folder of its own.
 pub(crate) struct Stage {
@@ -48,6 +48,16 @@ impl Stage {
         command.args(["generate", "--brokers", &self.kafka, "--topic", &self.name, "--seed", "5"]);
         command.args(["--observations", &observations.to_string(), "--rate", &rate.to_string()]);
         command
+    }
+
+    /// Waits until a run, whose page is at `url`, has accounted for every message of the topic; asks it to stop, and checks its memory and all that it wrote.
+    pub(crate) fn stop_when_all_is_accounted_for(&self, mut running: Running, url: &str) {
+        let messages = self.messages().len() as f64;
+        running.until("all messages", |_| (accounted(url) >= messages).then_some(()));
+        running.signal("TERM");
+        let finished = running.wait(DEADLINE).succeeded();
+        assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
+        self.check(&finished, End::Stopped);
     }
 
     /// The reference flow, from this stage's topic to all sinks.
@@ -278,12 +288,7 @@ fn elasticsearch_stopped_in_the_middle_loses_nothing() {
     servers.elasticsearch.restart();
     running.until("sinks that go on", |_| (waiting(&url) == 0.0).then_some(()));
     generator.wait(DEADLINE).succeeded();
-    let messages = stage.messages().len() as f64;
-    running.until("all messages", |_| (accounted(&url) >= messages).then_some(()));
-    running.signal("TERM");
-    let finished = running.wait(DEADLINE).succeeded();
-    assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
-    stage.check(&finished, End::Stopped);
+    stage.stop_when_all_is_accounted_for(running, &url);
 }
 
 #[test]

@@ -20,6 +20,14 @@ const SECOND: i64 = 1_000_000;
 const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
 const OBSERVATIONS: &str = "6000";
 
+/// Makes a model; the setting that names it.
+fn train(folder: &Path) -> String {
+    let mut train = windkessel(folder);
+    train.args(["train", "--output", "model.json", "--patients", "60", "--observations", "4000"]);
+    finish(&mut train).succeeded();
+    format!("model.file={:?}", folder.join("model.json"))
+}
+
 /// A run of one flow.
 struct Flow<'a> {
     servers: &'a Servers,
@@ -141,12 +149,9 @@ fn the_panels_over_readings_show_what_the_oracle_computes() {
     let name = format!("panels-{}", std::process::id());
     let flow = Flow { servers: &servers, folder: folder.path(), topic: name.clone() };
     flow.generate("bare");
-    let mut train = windkessel(folder.path());
-    train.args(["train", "--output", "model.json", "--patients", "60", "--observations", "4000"]);
-    finish(&mut train).succeeded();
     let index = format!("bp-readings-{name}");
     let settings = [
-        format!("model.file={:?}", folder.path().join("model.json")),
+        train(folder.path()),
         format!("sink.parquet.path={:?}", folder.path().join("parquet")),
         "sink.ndjson.tables=[\"readings\"]".into(),
         format!("sink.kafka.brokers={:?}", servers.kafka.address),
@@ -194,11 +199,8 @@ fn the_panels_over_the_audit_show_what_another_sink_wrote() {
     let name = format!("audit-panels-{}", std::process::id());
     let flow = Flow { servers: &servers, folder: folder.path(), topic: name.clone() };
     flow.generate("bare");
-    let mut train = windkessel(folder.path());
-    train.args(["train", "--output", "model.json", "--patients", "60", "--observations", "4000"]);
-    finish(&mut train).succeeded();
     let settings = [
-        format!("model.file={:?}", folder.path().join("model.json")),
+        train(folder.path()),
         format!("sink.parquet.path={:?}", folder.path().join("parquet")),
         "sink.ndjson.tables=[\"shifts\", \"performance\", \"fairness\", \"alerts\"]".into(),
         // The name that the data views have: this test is the only one with these indices.
@@ -278,18 +280,15 @@ fn anomalies(expected: &Expected, field: &str, labels: [&str; 4]) -> Vec<Row> {
 fn the_panels_of_the_drop_in_flows_show_what_the_oracle_computes() {
     let Some(servers) = servers("the_panels_of_the_drop_in_flows_show_what_the_oracle_computes") else { return };
     let all = panels(&std::fs::read_to_string(repository("docker/kibana/windkessel.ndjson")).unwrap());
-    let mut train = windkessel(std::env::temp_dir().as_path());
     let folder = tempfile::tempdir().unwrap();
-    train.current_dir(folder.path());
-    train.args(["train", "--output", "model.json", "--patients", "60", "--observations", "4000"]);
-    finish(&mut train).succeeded();
+    let model = train(folder.path());
     for (name, pattern, field, labels) in DROP_INS {
         let place = folder.path().join(name);
         std::fs::create_dir(&place).unwrap();
         let flow = Flow { servers: &servers, folder: &place, topic: format!("{name}-{}", std::process::id()) };
         flow.generate(if name == "readings_envelope" { "envelope" } else { "bare" });
         let index = format!("{}-panels-{}", pattern.trim_end_matches('*'), std::process::id());
-        flow.run(name, &index, &[format!("model.file={:?}", folder.path().join("model.json"))]);
+        flow.run(name, &index, std::slice::from_ref(&model));
         let (messages, expected) = flow.expected();
         assert!(messages.len() >= 6_000, "{}", messages.len());
         let mut documents = anomalies(&expected, field, labels);

@@ -163,9 +163,6 @@ fn a_run_that_is_continued_after_the_end_comes_to_the_rows_of_one_that_was_not_i
 
 #[test]
 fn a_window_that_the_end_of_input_closed_is_emitted_again_only_if_it_changes() {
-    let mut script = Script::new(&spec(), hours(48));
-    let mut saves = Saves::default();
-    let mut text = String::new();
     let lines = [
         "ann a 10:00 120/80; bob b 10:10 130/80; tick 10:05",
         "end",
@@ -173,14 +170,6 @@ fn a_window_that_the_end_of_input_closed_is_emitted_again_only_if_it_changes() {
         "ann c 10:30 150/80; tick 10:40",
         "tick 11:00",
     ];
-    for (epoch, line) in lines.into_iter().enumerate() {
-        text += &print(epoch, &mut script.epoch(epoch as u64, line).unwrap());
-        let mut workers = [script.patients];
-        saves.save(if epoch == 0 { Extent::All } else { Extent::Changed }, &mut workers);
-        let mut loaded = machines(1, &settings(&spec(), hours(48)));
-        saves.load(&mut loaded);
-        script.patients = loaded.remove(0);
-    }
     expect![[r#"
         0: a 10:00 120/80 final OnTime
         0: b 10:10 130/80 final OnTime
@@ -189,7 +178,7 @@ fn a_window_that_the_end_of_input_closed_is_emitted_again_only_if_it_changes() {
         3: c 10:30 150/80 final OnTime
         4: ann [10:00, 11:00) n=2 mean=135 above=1800 below=0 r0
     "#]]
-    .assert_eq(&text);
+    .assert_eq(&told(hours(48), &lines, true));
 }
 
 #[test]
@@ -243,23 +232,28 @@ fn a_contribution_is_saved_once_until_it_changes_or_everything_is_saved() {
     assert!(saved(&mut script.patients, Extent::All) > base);
 }
 
-/// The lines' output, if nothing is saved, and if everybody is saved and loaded after every line.
-fn whether_saved_or_not(horizon: EventSpan, lines: &[&str]) -> [String; 2] {
-    [false, true].map(|saved| {
-        let (mut script, mut saves) = (Script::new(&spec(), horizon), Saves::default());
-        let mut text = String::new();
-        for (epoch, line) in lines.iter().enumerate() {
-            text += &print(epoch, &mut script.epoch(epoch as u64, line).unwrap());
-            if saved {
-                let mut workers = [script.patients];
-                saves.save(if epoch == 0 { Extent::All } else { Extent::Changed }, &mut workers);
-                let mut loaded = machines(1, &settings(&spec(), horizon));
-                saves.load(&mut loaded);
-                script.patients = loaded.remove(0);
-            }
+/// The lines' output; if `saved`, everybody is saved and loaded after every line.
+fn told(horizon: EventSpan, lines: &[&str], saved: bool) -> String {
+    let (mut script, mut saves) = (Script::new(&spec(), horizon), Saves::default());
+    let mut text = String::new();
+    for (epoch, line) in lines.iter().enumerate() {
+        text += &print(epoch, &mut script.epoch(epoch as u64, line).unwrap());
+        if saved {
+            let mut workers = [script.patients];
+            saves.save(if epoch == 0 { Extent::All } else { Extent::Changed }, &mut workers);
+            let mut loaded = machines(1, &settings(&spec(), horizon));
+            saves.load(&mut loaded);
+            script.patients = loaded.remove(0);
         }
-        text
-    })
+    }
+    text
+}
+
+/// The lines' output, which is the same whether anything is saved or not.
+fn told_in_either_case(horizon: EventSpan, lines: &[&str]) -> String {
+    let alone = told(horizon, lines, false);
+    assert_eq!(told(horizon, lines, true), alone);
+    alone
 }
 
 #[test]
@@ -270,18 +264,16 @@ fn a_version_that_held_until_another_partition_had_a_higher_one_is_loaded_as_one
         "ann a 10:00 140/80 v3 @1",
         "tick 11:00; tick 11:00 @1",
     ];
-    let [alone, saved] = whether_saved_or_not(hours(48), &lines);
-    assert_eq!(saved, alone);
-    assert!(alone.contains("n=1 mean=140"), "{alone}");
+    let told = told_in_either_case(hours(48), &lines);
+    assert!(told.contains("n=1 mean=140"), "{told}");
 }
 
 #[test]
 fn a_version_that_moved_beyond_the_horizon_is_not_loaded_as_it_was_before() {
     let lines =
         ["ann a 10:00 120/80 v1; tick 12:00", "ann a 07:00 120/80 v2 late", "ann a 11:50 150/80 v1; tick 13:00"];
-    let [alone, saved] = whether_saved_or_not(hours(3), &lines);
-    assert_eq!(saved, alone);
-    assert!(alone.contains("2: a 11:50 150/80"), "{alone}");
+    let told = told_in_either_case(hours(3), &lines);
+    assert!(told.contains("2: a 11:50 150/80"), "{told}");
 }
 
 /// Both in one epoch: the correction is still within the horizon, and behind it when the epoch is saved.
@@ -293,9 +285,8 @@ fn a_version_that_was_forgotten_before_it_was_saved_leaves_none_that_it_replaced
         "ann a 14:40 150/80 v1; tick 14:45",
         "tick 16:00",
     ];
-    let [alone, saved] = whether_saved_or_not(hours(3), &lines);
-    assert_eq!(saved, alone);
-    assert!(alone.contains("2: a 14:40 150/80"), "{alone}");
+    let told = told_in_either_case(hours(3), &lines);
+    assert!(told.contains("2: a 14:40 150/80"), "{told}");
 }
 
 #[test]
