@@ -307,11 +307,20 @@ impl Ledger {
         }
     }
 
+    /// So many patients more are likely to be taken in.
+    pub fn expect(&mut self, patients: usize) {
+        self.accounts.reserve(patients);
+    }
+
     /// Takes in what was saved; it was counted then.
     pub fn load(&mut self, Saved { patient, standing, gone, labels }: Saved) {
         let account = self.accounts.entry(patient).or_default();
-        account.entries.retain(|entry| !gone.contains(&Account::order(entry)));
-        account.entries.extend(standing);
+        if account.entries.is_empty() {
+            account.entries = standing;
+        } else {
+            account.entries.retain(|entry| !gone.contains(&Account::order(entry)));
+            account.entries.extend(standing);
+        }
         account.entries.sort_unstable_by_key(Account::order);
         if let Some(labels) = labels {
             account.labels = labels;

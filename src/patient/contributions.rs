@@ -125,6 +125,13 @@ fn tag(observation: &Pseudonym) -> u32 {
 }
 
 impl Contributions {
+    /// Makes room for exactly so many versions more.
+    pub(super) fn expect(&mut self, versions: usize, stride: usize) {
+        self.tags.reserve_exact(versions);
+        self.versions.reserve_exact(versions);
+        self.values.reserve_exact(versions * stride);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.versions.len()
     }
@@ -203,16 +210,12 @@ impl Contributions {
         self.values.drain(place * stride..(place + 1) * stride);
     }
 
-    /// Adds what was saved later, each in place of an earlier version of the same observation and partition.
-    pub(super) fn update(&mut self, later: Contributions) {
-        let stride = later.values.len().checked_div(later.versions.len()).unwrap_or(0);
-        for (place, version) in later.versions.iter().enumerate() {
-            let known = self.known(&version.observation, version.partition, EventTime::MIN);
-            if let Some(own) = known.own {
-                self.remove(own, stride);
-            }
-            self.insert(*version, later.values(place, stride));
+    /// Adds a version in place of the one of the same observation and partition, if there is one.
+    pub(super) fn replace(&mut self, version: Version, values: &[f64]) {
+        if let Some(own) = self.known(&version.observation, version.partition, EventTime::MIN).own {
+            self.remove(own, values.len());
         }
+        self.insert(version, values);
     }
 
     /// Where the versions measured in `[start, end)` are.

@@ -17,13 +17,14 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::contributions::{Contributions, Version};
 use super::history::{Chain, Slot};
 use super::state::{Active, Patient};
 use super::window::{Whose, Windows};
 use super::{Closings, Patients, Settings, state};
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, in_the_other_blocks, key_group};
 use crate::signals::SignalId;
 use crate::time::EventTime;
 use crate::vocabulary::{self, Demographics, Measured, Partition, Pseudonym, Sex, Status};
@@ -45,20 +46,20 @@ enum Entry<W, P> {
     Patient(P),
 }
 
-/// One patient: lists laid end to end, so that one buffer serves all.
+/// One patient: lists laid end to end, so that one buffer serves all. Those that are short as a rule are in place: a million patients are read at a start.
 #[derive(Default, Serialize, Deserialize)]
 struct SavedPatient {
     patient: Pseudonym,
     demographics: Option<Demographics>,
     /// Those that chains and versions are of, which name them by place.
-    partitions: Vec<Partition>,
-    chains: Vec<SavedChain>,
+    partitions: SmallVec<[Partition; 1]>,
+    chains: SmallVec<[SavedChain; 1]>,
     slots: Vec<Slot>,
     /// The versions are to be added to those in earlier entries.
     added: bool,
     versions: Vec<SavedVersion>,
     measured: Vec<Measured>,
-    open: Vec<EventTime>,
+    open: SmallVec<[EventTime; 2]>,
     revisions: Vec<(EventTime, u32)>,
 }
 
@@ -150,6 +151,7 @@ impl Survive for Patients {
     }
 
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
+        let first = self.index.is_empty();
         entries(block, CORRUPT.what, |entry| match entry {
             Entry::Watermark(saved) => {
                 let saved: SavedWatermark = saved;
@@ -157,7 +159,11 @@ impl Survive for Patients {
                 Ok(())
             }
             Entry::Patient(saved) => self.put(saved),
-        })
+        })?;
+        if first {
+            self.index.reserve(in_the_other_blocks(self.index.len(), self.share));
+        }
+        Ok(())
     }
 
     /// What follows from the watermark: windows that closed meanwhile, and what has fallen behind the horizon.
@@ -198,7 +204,6 @@ impl Patients {
 
     /// Puts a saved patient in its place, or in that of what was loaded of it before.
     fn put(&mut self, saved: SavedPatient) -> Result<(), Corrupt> {
-        let mut patient = saved.restore(&mut self.watermark, &self.settings)?;
         let index = match self.index.get(&saved.patient) {
             Some(index) => *index,
             None if self.slab.len() < u32::MAX as usize => {
@@ -209,21 +214,10 @@ impl Patients {
             None => return Err(CORRUPT),
         };
         let place = self.slab.get_mut(index);
-        if saved.added {
-            patient.follow(std::mem::take(place));
-        }
-        *place = patient;
+        let before = std::mem::take(place).active.filter(|_| saved.added);
+        let before = before.map_or_else(Contributions::default, |active| active.contributions);
+        *place = saved.restore(before, &mut self.watermark, &self.settings)?;
         Ok(())
-    }
-}
-
-impl Patient {
-    /// Has the contributions of what was saved `before` as well, apart from those that it has newer.
-    fn follow(&mut self, before: Patient) {
-        let Some(mut before) = before.active else { return };
-        let active = self.active.get_or_insert_default();
-        before.contributions.update(std::mem::take(&mut active.contributions));
-        active.contributions = before.contributions;
     }
 }
 
@@ -259,7 +253,7 @@ impl SavedPatient {
             }
         }
         let reached = watermark.reached();
-        self.open.extend(active.windows.open.iter().filter(|end| **end > reached));
+        self.open.extend(active.windows.open.iter().copied().filter(|end| *end > reached));
         self.revisions.extend(active.windows.revisions.iter().filter(|(end, _)| *end > until));
     }
 
@@ -302,21 +296,24 @@ impl SavedPatient {
         });
     }
 
-    /// The patient, with the numbers that partitions have on this worker.
-    fn restore(&self, watermark: &mut Watermark, settings: &Settings) -> Result<Patient, Corrupt> {
-        let partitions: Vec<PartitionId> =
+    /// The patient, with the numbers that partitions have on this worker, and the contributions that earlier entries had.
+    fn restore(
+        mut self,
+        before: Contributions,
+        watermark: &mut Watermark,
+        settings: &Settings,
+    ) -> Result<Patient, Corrupt> {
+        let partitions: SmallVec<[PartitionId; 2]> =
             self.partitions.iter().map(|partition| watermark.past_id(*partition)).collect();
         let named = |place: u32| partitions.get(place as usize).copied().ok_or(CORRUPT);
         let mut patient = Patient { demographics: self.demographics, ..Patient::default() };
-        let mut slots = self.slots.as_slice();
-        for SavedChain { partition, origin_minutes, slots: count } in &self.chains {
-            let own = take(&mut slots, *count as usize)?;
-            // If the flow now asks for fewer readings, the oldest are left out.
-            let ring = own[own.len().saturating_sub(settings.baseline_readings)..].into();
-            let partition = named(*partition)?;
-            patient.chains.push(Chain { partition, origin_minutes: *origin_minutes, ring });
+        patient.chains.reserve_exact(self.chains.len());
+        for SavedChain { partition, origin_minutes, slots } in std::mem::take(&mut self.chains) {
+            let partition = named(partition)?;
+            let ring = self.ring(slots as usize, settings)?;
+            patient.chains.push(Chain { partition, origin_minutes, ring });
         }
-        let contributions = self.contributions(named, settings)?;
+        let contributions = self.contributions(before, named, settings)?;
         let windows = self.windows()?;
         if contributions.len() > 0 || !windows.is_empty() {
             patient.active = Some(Box::new(Active { contributions, windows }));
@@ -324,14 +321,31 @@ impl SavedPatient {
         Ok(patient)
     }
 
+    /// The next so many slots. If the flow now asks for fewer readings, the oldest are left out.
+    fn ring(&mut self, slots: usize, settings: &Settings) -> Result<Box<[Slot]>, Corrupt> {
+        if slots == self.slots.len() && slots <= settings.baseline_readings {
+            // The only chain, as a rule: nothing is copied.
+            return Ok(std::mem::take(&mut self.slots).into());
+        }
+        if slots > self.slots.len() {
+            return Err(CORRUPT);
+        }
+        let own = self.slots.drain(..slots);
+        let left_out = slots.saturating_sub(settings.baseline_readings);
+        Ok(own.skip(left_out).collect())
+    }
+
+    /// Those `before` and, in place of the same or beside them, those of this entry.
     fn contributions(
         &self,
+        before: Contributions,
         named: impl Fn(u32) -> Result<PartitionId, Corrupt>,
         settings: &Settings,
     ) -> Result<Contributions, Corrupt> {
-        let mut contributions = Contributions::default();
+        let (mut contributions, stride) = (before, settings.signals.len());
+        contributions.expect(self.versions.len(), stride);
         let mut measured = self.measured.as_slice();
-        let mut values = vec![f64::NAN; settings.signals.len()];
+        let mut values: SmallVec<[f64; 8]> = SmallVec::from_elem(f64::NAN, stride);
         for saved in &self.versions {
             values.fill(f64::NAN);
             for Measured { signal, value } in take(&mut measured, usize::from(saved.measured))? {
@@ -343,18 +357,17 @@ impl SavedPatient {
             let SavedVersion { observation, at, version, partition, birth_year, sex, status, flags, .. } = *saved;
             let partition = named(partition)?;
             let version = Version { observation, at, version, partition, birth_year, sex, status, flags };
-            contributions.insert(version, &values);
+            contributions.replace(version, &values);
         }
         Ok(contributions)
     }
 
-    fn windows(&self) -> Result<Windows, Corrupt> {
+    fn windows(self) -> Result<Windows, Corrupt> {
         let ascending = self.open.is_sorted_by(|a, b| a < b) && self.revisions.is_sorted_by(|a, b| a.0 < b.0);
         if !ascending || self.revisions.iter().any(|(_, count)| *count > REVISIONS_MAX) {
             return Err(CORRUPT);
         }
-        let open = self.open.iter().copied().collect();
-        Ok(Windows { open, revisions: self.revisions.as_slice().into() })
+        Ok(Windows { open: self.open, revisions: self.revisions.into() })
     }
 }
 

@@ -32,6 +32,13 @@ pub const fn key_group(hash64: u64) -> Route {
     hash64 % KEY_GROUPS
 }
 
+/// How many keys the other blocks of a worker are likely to hold, if one holds so many: they are spread evenly.
+///
+/// Asked after the first block of a start, a table gets its size once; growing to it would move everything twice.
+pub fn in_the_other_blocks(keys: usize, share: Share) -> usize {
+    keys * (KEY_GROUPS as usize / share.workers.max(1)).saturating_sub(1)
+}
+
 /// How much is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -41,8 +48,8 @@ pub enum Extent {
     Changed,
 }
 
-/// A machine whose state survives the process.
-pub trait Survive {
+/// A machine whose state survives the process. It may be loaded on another thread than the one that uses it.
+pub trait Survive: Send {
     /// Appends what must survive, as of now.
     fn save(&mut self, extent: Extent, into: &mut Blocks);
 

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Counts, add};
 use crate::audit::histogram::Cells;
-use crate::audit::ledger;
+use crate::audit::ledger::{self, Ledger};
 use crate::audit::owned;
 use crate::audit::series::Pane;
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, in_the_other_blocks, key_group};
 use crate::watermark::Watermark;
 
 /// What [`Corrupt`] names.
@@ -83,7 +83,14 @@ impl Survive for Counts {
     }
 
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
-        entries(block, WHAT, |entry| self.take(entry))
+        let patients = |counts: &Counts| counts.ledger.as_ref().map_or(0, Ledger::patients);
+        let first = patients(self) == 0;
+        entries(block, WHAT, |entry| self.take(entry))?;
+        let others = in_the_other_blocks(patients(self), self.share);
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| first) {
+            ledger.expect(others);
+        }
+        Ok(())
     }
 
     fn loaded(&mut self) {
