@@ -52,9 +52,8 @@ const WARM_PATIENTS: usize = 32;
 /// Observations in, readings out.
 pub fn render<'s>(observations: Stream<'s, Observations>, plan: &Plan, desk: &Desk) -> Stream<'s, Intake> {
     let metrics = plan.metrics.clone();
-    let mut machine = Pseudonymiser::new(&plan.key, plan.topics.clone());
-    let seat = desk.seat("pseudonymise", &mut machine);
-    batches(observations, "pseudonymise", (machine, Some(seat)), move |machine, _, observations, out| {
+    let seat = desk.seat("pseudonymise", Pseudonymiser::new(&plan.key, plan.topics.clone()));
+    batches(observations, "pseudonymise", seat, move |machine, _, observations, out| {
         let mut tally = Tally::default();
         machine.pseudonymise(observations, out, &mut tally);
         metrics.add(&mut tally);

@@ -52,7 +52,7 @@ pub(super) fn by_epoch<'s, M: ByEpoch>(
     name: &str,
     restore: Option<Epoch>,
     epoch_of: impl Fn(&M::Left, Epoch) -> Epoch + 'static,
-    (mut machine, mut seat): (M, Option<Seat>),
+    mut seat: Seat<M>,
 ) -> StreamVec<'s, Epoch, M::Output>
 where
     Vec<M::Left>: timely::Container,
@@ -69,7 +69,7 @@ where
             let mut emitted = Vec::new();
             move |(left, left_frontier), (right, right_frontier), output| {
                 if let Some(capability) = restoring.take() {
-                    machine.first(*capability.time(), &mut emitted);
+                    seat.machine().first(*capability.time(), &mut emitted);
                     output.session(&capability).give_iterator(emitted.drain(..));
                 }
                 left.for_each(|travelled, batch| {
@@ -88,16 +88,14 @@ where
                 let first_of = |frontier: AntichainRef<'_, Epoch>| frontier.first().copied();
                 let open = earlier(first_of(left_frontier.frontier()), first_of(right_frontier.frontier()));
                 loop {
-                    if let Some(seat) = &mut seat {
-                        seat.keep(earlier(open, pending.keys().next().copied()), &mut machine);
-                    }
+                    seat.keep(earlier(open, pending.keys().next().copied()));
                     let Some(first) = pending.first_entry() else { break };
                     let epoch = *first.key();
                     if open.is_some_and(|open| open <= epoch) {
                         break;
                     }
                     let Pending { capability, left, right } = first.remove();
-                    machine.apply(epoch, left, right, &mut emitted);
+                    seat.machine().apply(epoch, left, right, &mut emitted);
                     output.session(&capability).give_iterator(emitted.drain(..));
                 }
             }

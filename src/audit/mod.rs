@@ -93,9 +93,9 @@ pub fn render<'s>(
         return empty(assessed.scope());
     }
     let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
-    let (mut counting, mut publishing) = machines(&spec.audit, spec.correction.horizon, share, &plan.metrics);
-    let seats = (desk.seat("audit.counts", &mut counting), desk.seat("audit.publish", &mut publishing));
-    shifts(assessed, ticks, &spec.audit, put_back_at, (counting, Some(seats.0)), (publishing, Some(seats.1)))
+    let (counting, publishing) = machines(&spec.audit, spec.correction.horizon, share, &plan.metrics);
+    let (counting, publishing) = (desk.seat("audit.counts", counting), desk.seat("audit.publish", publishing));
+    shifts(assessed, ticks, &spec.audit, put_back_at, counting, publishing)
 }
 
 /// The same by itself, for measurements: nothing of it survives.
@@ -108,7 +108,7 @@ pub fn alone<'s>(
 ) -> StreamVec<'s, Epoch, Finding> {
     let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
     let (counting, publishing) = machines(spec, horizon, share, metrics);
-    shifts(assessed, ticks, spec, None, (counting, None), (publishing, None))
+    shifts(assessed, ticks, spec, None, Seat::loose(counting), Seat::loose(publishing))
 }
 
 /// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
@@ -126,8 +126,8 @@ fn shifts<'s>(
     ticks: StreamVec<'s, Epoch, Tick>,
     spec: &AuditSpec,
     restore: Option<Epoch>,
-    counting: (impl ByEpoch<Left = Arc<Assessed>, Right = Tick, Output = Update>, Option<Seat>),
-    publishing: (impl ByEpoch<Left = Change, Right = Tick, Output = Finding>, Option<Seat>),
+    counting: Seat<impl ByEpoch<Left = Arc<Assessed>, Right = Tick, Output = Update>>,
+    publishing: Seat<impl ByEpoch<Left = Change, Right = Tick, Output = Finding>>,
 ) -> StreamVec<'s, Epoch, Finding> {
     let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
     let finder = Finder::new(calendar(spec), Judge::new(spec));

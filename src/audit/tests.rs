@@ -291,8 +291,8 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Finding)>, Vec<r
                 tick_stream.broadcast(),
                 &spec(),
                 restore,
-                (counting, None),
-                (publishing, None),
+                Seat::loose(counting),
+                Seat::loose(publishing),
             )
             .inspect_core(move |event| {
                 if let Ok((stamp, found)) = event {
@@ -526,7 +526,8 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
                 let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
                 let share = Share { worker: 0, workers: 1 };
                 let (counting, publishing) = machines(&spec(), horizon, share, &Metrics::new());
-                let shifts = shifts(assessed_stream, tick_stream, &spec(), None, (counting, None), (publishing, None));
+                let shifts =
+                    shifts(assessed_stream, tick_stream, &spec(), None, Seat::loose(counting), Seat::loose(publishing));
                 (assessed, ticks, shifts.probe().0)
             });
             for (at, of_epoch) in script.iter().enumerate() {

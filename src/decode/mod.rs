@@ -69,11 +69,10 @@ pub fn render<'s>(
     desk: &Desk,
 ) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
     let metrics = plan.metrics.clone();
-    let mut decoder = Decoder::new(plan.flow.decode.clone()).with_topics(plan.topics.clone());
-    let seat = desk.seat("decode", &mut decoder);
+    let decoder = Decoder::new(plan.flow.decode.clone()).with_topics(plan.topics.clone());
+    let seat = desk.seat("decode", decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
-    let machine = (decoder, Some(seat));
-    driver::fork(records, "decode", machine, move |decoder, _epoch, records, out| {
+    driver::fork(records, "decode", seat, move |decoder, _epoch, records, out| {
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);

@@ -33,7 +33,8 @@ pub(crate) struct Keeping {
     writer: StateWriter,
     /// For the first worker.
     publisher: Mutex<Option<Publisher>>,
-    restored: Restored,
+    /// One for each worker of the process.
+    restored: Mutex<Vec<Restored>>,
     cipher: Option<Arc<StateKey>>,
     ends: BTreeMap<Partition, i64>,
     checkpoint: Option<Epoch>,
@@ -74,7 +75,7 @@ impl Keeping {
             replay: recovery.replay,
             recorder,
             writer,
-            restored: recovery.restored,
+            restored: Mutex::new(vec![recovery.restored; crew.threads]),
             cipher,
             ends: recovery.ends,
             checkpoint: recovery.checkpoint,
@@ -110,13 +111,12 @@ impl Keeping {
     /// What the graph of one worker needs of it.
     pub(crate) fn of_worker(&self, index: usize) -> graph::Keeping {
         let generation = &self.plan.generation;
-        let start = self.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
         let base_every = self.plan.flow.spec.state.base_every;
         let desk = Desk::new(
             Share { worker: self.crew.number(index), workers: self.crew.workers() },
-            self.restored.clone(),
+            self.restored.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default(),
             self.cipher.clone(),
-            start,
+            self.clock.start(),
             base_every,
             self.writer.clone(),
             (self.plan.metrics.clone(), self.plan.failure.clone()),

@@ -151,10 +151,10 @@ pub fn render<'s>(
     let signals = plan.flow.decode.signals().to_vec();
     let settings = Settings::new(&spec.patient, &spec.correction, signals, partitions_end);
     let share = Share { worker: intakes.scope().index(), workers: intakes.scope().peers() };
-    let mut stage = Stage::new(Patients::new(settings).with_share(share), plan.metrics.clone());
-    let seat = desk.seat("patient", &mut stage);
+    let stage = Stage::new(Patients::new(settings).with_share(share), plan.metrics.clone());
+    let seat = desk.seat("patient", stage);
     let telling = (plan.metrics.clone(), plan.failure.clone());
-    let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
+    let outputs = driver::keyed(intakes, ticks, "patient", telling, seat);
     driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
         let Scorable { readings, withdrawn, labels, progress, .. } = &output.scorable;
         if !readings.is_empty() || !withdrawn.is_empty() || !labels.is_empty() || !progress.is_empty() {

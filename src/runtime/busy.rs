@@ -171,10 +171,15 @@ mod tests {
             watch(worker, told.clone());
             worker.dataflow::<u64, _, _>(|scope| {
                 let slow = (0..20_u64).to_stream(scope).container::<Vec<_>>();
-                let slow = crate::runtime::driver::batches(slow, "decode", ((), None), |(), _, number: u64, out| {
-                    std::thread::sleep(Duration::from_millis(1));
-                    out.push(number);
-                });
+                let slow = crate::runtime::driver::batches(
+                    slow,
+                    "decode",
+                    crate::runtime::checkpoint::Seat::loose(()),
+                    |(), _, number: u64, out| {
+                        std::thread::sleep(Duration::from_millis(1));
+                        out.push(number);
+                    },
+                );
                 slow.broadcast().map(|number| number + 1).probe();
             });
             while worker.has_dataflows() {

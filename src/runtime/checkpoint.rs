@@ -15,7 +15,8 @@
 //!
 //! Limits: [`WRITER_QUEUE_MAX`] stages' blocks wait for the writer; the stage waits then, which bounds memory to so many copies of changed state.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -59,13 +60,28 @@ pub struct Gathered {
     pub staged: Vec<StagedFile>,
 }
 
-/// The state that a run begins with: the objects of a checkpoint and of those that it builds on, oldest first.
+/// The state that a run begins with: the objects of a checkpoint and of those that it builds on, oldest first. What a stage has loaded is let go of.
 #[derive(Clone, Default)]
-pub struct Restored(Arc<Vec<Object>>);
+pub struct Restored {
+    objects: Vec<Arc<Object>>,
+    /// Whether there was anything.
+    found: bool,
+}
 
 struct Object {
     part: StatePart,
     bytes: Vec<u8>,
+}
+
+impl Object {
+    /// Fetches and verifies an object.
+    fn fetch(store: &SharedStore, part: &StatePart, cipher: Option<&StateKey>) -> Result<Object, LogError> {
+        let missing = || LogError::Corrupt { name: part.name.clone(), why: "is missing".into() };
+        let bytes = store.get(&part.name)?.ok_or_else(missing)?;
+        // All of it: a checkpoint is used whole or not at all. What is not encrypted is proved by its checksums; unpacking it would prove no more.
+        state_files::decode(&part.name, &bytes, part, cipher, |_| cipher.is_some(), |_, _| Ok(()))?;
+        Ok(Object { part: part.clone(), bytes })
+    }
 }
 
 impl Restored {
@@ -86,44 +102,43 @@ impl Restored {
         parts: impl IntoIterator<Item = &'a StatePart>,
         cipher: Option<&StateKey>,
     ) -> Result<Restored, LogError> {
-        let mut objects = Vec::new();
-        for part in parts {
-            let missing = || LogError::Corrupt { name: part.name.clone(), why: "is missing".into() };
-            let bytes = store.get(&part.name)?.ok_or_else(missing)?;
-            // All of it: a checkpoint is used whole or not at all.
-            state_files::decode(&part.name, &bytes, part, cipher, |_| true, |_, _| Ok(()))?;
-            objects.push(Object { part: part.clone(), bytes });
-        }
-        Ok(Restored(Arc::new(objects)))
+        let parts: Vec<&StatePart> = parts.into_iter().collect();
+        let objects = host::side_by_side(parts, |part| Object::fetch(store, part, cipher).map(Arc::new));
+        let objects: Vec<Arc<Object>> = objects.into_iter().collect::<Result<_, _>>()?;
+        Ok(Restored { found: !objects.is_empty(), objects })
     }
 
-    /// The objects, oldest first.
+    /// The objects that no stage has loaded, oldest first.
     pub fn parts(&self) -> impl Iterator<Item = &StatePart> {
-        self.0.iter().map(|object| &object.part)
+        self.objects.iter().map(|object| &object.part)
     }
 
-    /// True if the run begins with nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Hands a stage's machine the blocks that this worker owns.
-    fn load(
-        &self,
-        stage: &str,
-        share: Share,
-        cipher: Option<&StateKey>,
-        machine: &mut dyn Survive,
-    ) -> Result<(), String> {
+    /// Takes out the objects of a stage.
+    fn of(&mut self, stage: &str) -> Vec<Arc<Object>> {
         let ending = format!("-{stage}");
-        for Object { part, bytes } in self.0.iter().filter(|object| object.part.name.ends_with(&ending)) {
+        self.objects.extract_if(.., |object| object.part.name.ends_with(&ending)).collect()
+    }
+}
+
+/// A stage's machine that is to be loaded.
+struct Loading<'a> {
+    stage: &'static str,
+    machine: &'a mut dyn Survive,
+    objects: Vec<Arc<Object>>,
+}
+
+impl Loading<'_> {
+    /// Hands the machine the blocks that this worker owns, and lets go of each object as soon as that is done: the state takes its memory.
+    fn load(self, share: Share, cipher: Option<&StateKey>) -> Result<(), String> {
+        let Loading { stage, machine, objects } = self;
+        for object in objects {
+            let Object { part, bytes } = &*object;
             let ours = |route: u64| route % share.workers.max(1) as u64 == share.worker as u64;
             let load = |_, block: &[u8]| machine.load(block).map_err(|corrupt| corrupt.to_string());
-            state_files::decode(&part.name, bytes, part, cipher, ours, load).map_err(|error| error.to_string())?;
+            let loaded = state_files::decode(&part.name, bytes, part, cipher, ours, load);
+            loaded.map_err(|why| format!("could not put back the state of {stage}: {why}"))?;
         }
-        if !self.is_empty() {
-            machine.loaded();
-        }
+        machine.loaded();
         Ok(())
     }
 }
@@ -233,10 +248,13 @@ struct Inner {
     stages: usize,
     sinks: usize,
     borders: BTreeMap<Epoch, Pieces>,
+    /// Machines that were not loaded yet.
+    fresh: Vec<(&'static str, Rc<RefCell<dyn Survive>>)>,
 }
 
 impl Desk {
-    /// For one worker. `start` is the first epoch that can hold something new or repeated.
+    /// For one worker. `start` is the first epoch in which something new is read: what is repeated below it is in the first checkpoint, and need not
+    /// wait for one.
     pub fn new(
         share: Share,
         restored: Restored,
@@ -261,18 +279,38 @@ impl Desk {
             stages: 0,
             sinks: 0,
             borders: BTreeMap::new(),
+            fresh: Vec::new(),
         })))
     }
 
-    /// Gives a stage its place, and its machine what it had saved. If that cannot be read, the run fails.
-    pub fn seat(&self, stage: &'static str, machine: &mut dyn Survive) -> Seat {
+    /// Gives a stage its place. Its machine is loaded when every stage has one ([`gather`]).
+    pub fn seat<M: Survive + 'static>(&self, stage: &'static str, machine: M) -> Seat<M> {
         let mut inner = self.0.borrow_mut();
         inner.stages += 1;
-        let loaded = inner.restored.load(stage, inner.share, inner.cipher.as_deref(), machine);
-        if let Err(why) = loaded {
-            inner.failure.report(format!("could not put back the state of {stage}: {why}"));
+        let machine = Rc::new(RefCell::new(machine));
+        inner.fresh.push((stage, Rc::clone(&machine) as _));
+        let place = Place { desk: self.clone(), stage, border: inner.first_border, count: 0 };
+        Seat { machine, place: Some(place) }
+    }
+
+    /// Puts back what every stage had saved, side by side: the largest decides how long it takes. If one cannot be read, the run fails.
+    fn put_back(&self) {
+        let mut inner = self.0.borrow_mut();
+        let Inner { restored, fresh, share, cipher, failure, .. } = &mut *inner;
+        let (mut restored, fresh) = (std::mem::take(restored), std::mem::take(fresh));
+        if !restored.found {
+            return;
         }
-        Seat { desk: self.clone(), stage, border: inner.first_border, count: 0 }
+        let mut machines: Vec<_> = fresh.iter().map(|(stage, machine)| (*stage, machine.borrow_mut())).collect();
+        let loading = machines.iter_mut();
+        let loading =
+            loading.map(|(stage, machine)| Loading { stage, machine: &mut **machine, objects: restored.of(stage) });
+        let mut loading: Vec<Loading<'_>> = loading.collect();
+        let bytes = |objects: &[Arc<Object>]| objects.iter().map(|object| object.bytes.len()).sum::<usize>();
+        loading.sort_by_key(|loading| Reverse(bytes(&loading.objects)));
+        for loaded in host::side_by_side(loading, |loading| loading.load(*share, cipher.as_deref())) {
+            loaded.unwrap_or_else(|why| failure.report(why));
+        }
     }
 
     /// The border at which a sink stages first; it is expected at every border from now on.
@@ -288,11 +326,6 @@ impl Desk {
         let pieces = inner.borders.entry(border).or_default();
         pieces.sinks += 1;
         pieces.staged.append(&mut files);
-    }
-
-    /// True if the run began with saved state: differential collections are to be put back.
-    pub fn restores(&self) -> bool {
-        !self.0.borrow().restored.is_empty()
     }
 
     /// The pieces of the lowest border, once all are in.
@@ -315,28 +348,43 @@ impl Desk {
     }
 }
 
+/// A stage's machine, with its place at the desk.
+pub struct Seat<M> {
+    machine: Rc<RefCell<M>>,
+    /// `None`: nothing of it survives.
+    place: Option<Place>,
+}
+
+impl<M: Survive> Seat<M> {
+    /// A machine of which nothing survives.
+    pub fn loose(machine: M) -> Self {
+        Seat { machine: Rc::new(RefCell::new(machine)), place: None }
+    }
+
+    /// The machine. It is loaded before the graph runs.
+    pub fn machine(&self) -> RefMut<'_, M> {
+        self.machine.borrow_mut()
+    }
+
+    /// Hands in the machine's state for every border up to `reached`: no input below that can come any more, and all that came is applied.
+    /// `None` when the input has ended: then nothing is left to be handed in.
+    pub fn keep(&mut self, reached: Option<Epoch>) {
+        let Some(place) = &mut self.place else { return };
+        while reached.is_some_and(|reached| reached >= place.border) {
+            place.save(&mut *self.machine.borrow_mut());
+        }
+    }
+}
+
 /// A stage's place at the desk: it knows which border is next.
-pub struct Seat {
+struct Place {
     desk: Desk,
     stage: &'static str,
     border: Epoch,
     count: u32,
 }
 
-impl Seat {
-    /// The next border.
-    pub fn border(&self) -> Epoch {
-        self.border
-    }
-
-    /// Hands in the machine's state for every border up to `reached`: no input below that can come any more, and all that came is applied.
-    /// `None` when the input has ended: then nothing is left to be handed in.
-    pub fn keep(&mut self, reached: Option<Epoch>, machine: &mut dyn Survive) {
-        while reached.is_some_and(|reached| reached >= self.border) {
-            self.save(machine);
-        }
-    }
-
+impl Place {
     fn save(&mut self, machine: &mut dyn Survive) {
         let mut inner = self.desk.0.borrow_mut();
         let started = Instant::now();
@@ -359,8 +407,9 @@ impl Seat {
     }
 }
 
-/// Emits this worker's pieces of each border, at the checkpoint's epoch, as soon as all are in.
+/// Emits this worker's pieces of each border, at the checkpoint's epoch, as soon as all are in. Every stage must have its seat by now: all are loaded here.
 pub fn gather<'s>(scope: Scope<'s, Epoch>, desk: Desk, clock: EpochClock) -> Stream<'s, Gathered> {
+    desk.put_back();
     operator::source::<_, CapacityContainerBuilder<Vec<Gathered>>, _, _>(
         scope,
         "gather",

@@ -76,14 +76,14 @@ pub struct Outputs<A, B, C> {
     pub third: Vec<C>,
 }
 
-/// Maps batches one by one into three streams, with a machine that survives. `None` for a seat if it has no state.
+/// Maps batches one by one into three streams, with a machine that survives.
 ///
 /// Batches come in the order of their epochs, because they come from one operator of the same worker: the machine is saved before
 /// the first one above a border, or when the frontier has come to it.
 pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
-    (mut machine, mut seat): (M, Option<Seat>),
+    mut seat: Seat<M>,
     mut logic: impl FnMut(&mut M, Epoch, In, &mut Outputs<A, B, C>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>, Stream<'s, C>) {
     let mut builder = OperatorBuilder::new(name.to_owned(), input.scope());
@@ -100,9 +100,8 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
             let (mut first, mut second, mut third) = (first.activate(), second.activate(), third.activate());
             input.for_each(|capability, data| {
                 let epoch = *capability.least().expect("a message has a time");
-                if let Some(seat) = &mut seat {
-                    seat.keep(Some(epoch), &mut machine);
-                }
+                seat.keep(Some(epoch));
+                let mut machine = seat.machine();
                 for batch in data.drain(..) {
                     logic(&mut machine, epoch, batch, &mut out);
                 }
@@ -110,9 +109,7 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
                 second.session(&capability).give_iterator(out.second.drain(..));
                 third.session(&capability).give_iterator(out.third.drain(..));
             });
-            if let Some(seat) = &mut seat {
-                seat.keep(frontiers[0].frontier().first().copied(), &mut machine);
-            }
+            seat.keep(frontiers[0].frontier().first().copied());
         }
     });
     (first_stream, second_stream, third_stream)
@@ -122,10 +119,10 @@ pub fn fork<'s, M: Survive + 'static, In: 'static, A: 'static, B: 'static, C: 's
 pub fn batches<'s, M: Survive + 'static, In: 'static, Out: 'static>(
     input: Stream<'s, In>,
     name: &'static str,
-    machine: (M, Option<Seat>),
+    seat: Seat<M>,
     mut logic: impl FnMut(&mut M, Epoch, In, &mut Vec<Out>) + 'static,
 ) -> Stream<'s, Out> {
-    let (out, _, _) = fork::<_, _, _, (), ()>(input, name, machine, move |machine, epoch, batch, out| {
+    let (out, _, _) = fork::<_, _, _, (), ()>(input, name, seat, move |machine, epoch, batch, out| {
         logic(machine, epoch, batch, &mut out.first);
     });
     out
@@ -137,7 +134,7 @@ pub fn split<'s, In: 'static, A: 'static, B: 'static>(
     name: &'static str,
     mut logic: impl FnMut(In, &mut Vec<A>, &mut Vec<B>) + 'static,
 ) -> (Stream<'s, A>, Stream<'s, B>) {
-    let (first, second, _) = fork::<_, _, _, _, ()>(input, name, ((), None), move |(), _epoch, batch, out| {
+    let (first, second, _) = fork::<_, _, _, _, ()>(input, name, Seat::loose(()), move |(), _epoch, batch, out| {
         logic(batch, &mut out.first, &mut out.second)
     });
     (first, second)
@@ -202,7 +199,7 @@ pub fn keyed<'s, K: Keyed + Survive>(
     ticks: Stream<'s, K::Tick>,
     name: &'static str,
     (metrics, failure): (Metrics, Failure),
-    (mut machine, mut seat): (K, Seat),
+    mut seat: Seat<K>,
 ) -> Stream<'s, K::Output> {
     let exchange = Exchange::new(|input: &K::Input| K::route(input));
     input.binary_frontier::<_, CapacityContainerBuilder<Vec<K::Output>>, _, _, _, _>(
@@ -231,7 +228,7 @@ pub fn keyed<'s, K: Keyed + Survive>(
                 let open = earlier(first_of(input_frontier.frontier()), first_of(tick_frontier.frontier()));
                 loop {
                     if !failed {
-                        seat.keep(earlier(open, pending.keys().next().copied()), &mut machine);
+                        seat.keep(earlier(open, pending.keys().next().copied()));
                     }
                     let Some(entry) = pending.first_entry() else { break };
                     let epoch = *entry.key();
@@ -241,7 +238,7 @@ pub fn keyed<'s, K: Keyed + Survive>(
                     let Pending { capability, inputs, ticks } = entry.remove();
                     in_order::<K>(inputs, &mut sorted);
                     records.inc_by(sorted.len() as u64);
-                    match machine.apply(epoch, &mut sorted, &ticks) {
+                    match seat.machine().apply(epoch, &mut sorted, &ticks) {
                         Ok(Some(out)) => output.session(&capability).give(out),
                         Ok(None) => {}
                         Err(error) => {

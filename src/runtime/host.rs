@@ -4,8 +4,10 @@
 //! told to, time goes by in steps, and nobody sleeps. Otherwise this is the system's.
 
 use std::io;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,6 +77,30 @@ pub(super) fn receive<T>(from: &Receiver<T>, at_most: Option<Duration>) -> Resul
     }
 }
 
+/// What comes of each of `items`, in their order; they are begun in this order, on as many threads as there are cores for. This one has the first.
+pub(super) fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    #[cfg(test)]
+    if simulated::host().is_some() {
+        return items.into_iter().map(work).collect();
+    }
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+    let queue = Mutex::new(items.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let turn = |first| {
+        let mine = std::iter::successors(first, |_| None).chain(std::iter::from_fn(next));
+        mine.map(|(place, item)| (place, work(item))).collect::<Vec<_>>()
+    };
+    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let first = next();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| turn(None))).collect();
+        let of_this = turn(first);
+        let of_others = others.into_iter().flat_map(|thread| thread.join().expect("what it does does not panic"));
+        of_this.into_iter().chain(of_others).collect()
+    });
+    results.sort_unstable_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Now.
 pub(super) fn now() -> Instant {
     #[cfg(test)]
@@ -102,7 +128,7 @@ pub(super) fn sleep(duration: Duration) {
 pub(super) mod simulated {
     //! A host whose hands and time somebody else moves. Each thread enters it for itself.
     use std::cell::RefCell;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
 

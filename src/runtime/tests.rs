@@ -399,10 +399,9 @@ impl Keeping {
     }
 
     fn desk(&self, worker: usize, workers: usize) -> Desk {
-        let start = self.recovery.replay.first().map_or(self.clock.start(), |claim| claim.epoch);
         let (restored, writer) = (self.recovery.restored.clone(), self.writer.clone());
         let share = Share { worker, workers };
-        Desk::new(share, restored, None, start, 4, writer, (self.metrics.clone(), self.failure.clone()))
+        Desk::new(share, restored, None, self.clock.start(), 4, writer, (self.metrics.clone(), self.failure.clone()))
     }
 
     fn stamp(&self) -> Stamp {
@@ -458,9 +457,9 @@ fn build(scope: Scope<'_, Epoch>, setup: &Setup, worker: usize, keeping: &Keepin
         Tick { partition, watermark: EventTime::MIN, idle: false }
     });
     let fails = setup.machine_fails;
-    let mut machine = Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
-    let seat = desk.seat("ledger", &mut machine);
-    let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), (machine, seat));
+    let machine = Ledger { worker, fails, seen: seen.clone(), last: None, failed: false, counts: BTreeMap::new() };
+    let seat = desk.seat("ledger", machine);
+    let rows = driver::keyed(positions, ticks.broadcast(), "ledger", telling.clone(), seat);
     let (temper, stop) = (setup.temper.clone(), setup.stop.clone());
     let deliver = Box::new(Scripted { worker, temper, stop, seen, closed: 0 });
     let sink = Sink { name: "scripted", deliver, progress: Progress::default() };

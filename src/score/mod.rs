@@ -65,15 +65,15 @@ const SYSTOLIC_BASELINE: usize = 14;
 /// Scorable readings in, assessed ones out; one `Arc` a batch, for sinks and audit alike.
 pub fn render<'s>(scorable: Stream<'s, Scorable>, plan: &Plan, desk: &Desk) -> Stream<'s, Arc<Assessed>> {
     let metrics = plan.metrics.clone();
-    let mut scorer = match Scorer::new(&plan.flow.spec.score, plan.model.clone()) {
+    let scorer = match Scorer::new(&plan.flow.spec.score, plan.model.clone()) {
         Ok(scorer) => scorer,
         Err(why) => {
             plan.failure.report(why);
             return empty(scorable.scope());
         }
     };
-    let seat = desk.seat("score", &mut scorer);
-    driver::batches(scorable, "score", (scorer, Some(seat)), move |scorer, _, scorable, out| {
+    let seat = desk.seat("score", scorer);
+    driver::batches(scorable, "score", seat, move |scorer, _, scorable, out| {
         let assessed = scorer.score(scorable);
         for (reason, count) in scorer.take_alarms() {
             metrics.alarms.with_label_values(&[reason]).inc_by(count);

@@ -37,6 +37,7 @@ use serde::Serialize;
 
 use crate::config::TableName;
 use crate::graph::Plan;
+use crate::runtime::checkpoint::Seat;
 use crate::runtime::clock::EpochClock;
 use crate::runtime::driver::{self, Stream};
 use crate::runtime::metrics::{Metrics, unix_now};
@@ -81,7 +82,9 @@ struct State {
 /// Shows the live page what is assessed, where there is a page: the batches themselves, before they become rows.
 pub fn render(assessed: Stream<'_, Arc<Assessed>>, plan: &Plan) {
     let Some(live) = plan.live.clone() else { return };
-    driver::batches::<_, _, ()>(assessed, "live::tap", ((), None), move |(), epoch, batch, _| live.see(epoch, batch));
+    driver::batches::<_, _, ()>(assessed, "live::tap", Seat::loose(()), move |(), epoch, batch, _| {
+        live.see(epoch, batch)
+    });
 }
 
 /// A reading for which a rule fired.

@@ -32,6 +32,7 @@ use timely::dataflow::operators::Concatenate;
 
 use crate::config::TableName;
 use crate::graph::Plan;
+use crate::runtime::checkpoint::Seat;
 use crate::runtime::driver::{self, Stream};
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::sink::Rows;
@@ -52,26 +53,31 @@ pub fn render<'s>(
     let of = || Arc::clone(&tables);
     let readings = of();
     let assessed =
-        driver::batches(assessed, "tables::readings", ((), None), move |(), epoch, batch: Arc<Assessed>, out| {
+        driver::batches(assessed, "tables::readings", Seat::loose(()), move |(), epoch, batch: Arc<Assessed>, out| {
             if !batch.assessments.is_empty() {
                 out.push(readings.readings(&batch, epoch));
             }
         });
     let tables_of = of();
     let windows =
-        driver::batches(windows, "tables::windows", ((), None), move |(), epoch, batch: Vec<WindowRow>, out| {
+        driver::batches(windows, "tables::windows", Seat::loose(()), move |(), epoch, batch: Vec<WindowRow>, out| {
             out.push(tables_of.windows(&batch, epoch));
         });
     let tables_of = of();
-    let rejections =
-        driver::batches(rejections, "tables::rejected", ((), None), move |(), epoch, batch: Vec<Rejection>, out| {
+    let rejections = driver::batches(
+        rejections,
+        "tables::rejected",
+        Seat::loose(()),
+        move |(), epoch, batch: Vec<Rejection>, out| {
             out.push(tables_of.rejected(&batch, epoch));
-        });
+        },
+    );
     let found = driver::gather(found, "tables::findings::gather");
     let tables_of = of();
-    let found = driver::batches(found, "tables::findings", ((), None), move |(), epoch, batch: Vec<Finding>, out| {
-        out.extend(tables_of.findings(batch, epoch));
-    });
+    let found =
+        driver::batches(found, "tables::findings", Seat::loose(()), move |(), epoch, batch: Vec<Finding>, out| {
+            out.extend(tables_of.findings(batch, epoch));
+        });
     assessed.scope().concatenate([assessed, windows, rejections, found])
 }
 
