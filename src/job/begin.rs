@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Keep, Options};
 use crate::cli::Failed;
-use crate::config::{Flow, SourceKind, SourceSpec};
+use crate::config::{AuditSpec, Flow, SourceKind, SourceSpec};
 use crate::pseudonymise::Key;
 use crate::runtime::cluster::Peers;
 use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
@@ -193,18 +193,26 @@ fn still_there(replay: &[Claim], topics: &Topics, names: &Topics) -> Result<(), 
 fn shape(flow: &Flow) -> String {
     let spec = &flow.spec;
     let (patient, audit) = (&spec.patient, &spec.audit);
+    // Panes are kept, and patients told apart, as long as the reference needs it. Which profile it is makes no difference to that.
+    let reference = match audit.reference_profile {
+        Some(_) => "audit.reference_profile".to_owned(),
+        None => format!("audit.reference_windows {}", audit.reference_windows),
+    };
     format!(
-        "patient.window {}, patient.hop {}, audit.window {}, audit.reference_windows {}, score.rules {}",
-        patient.window, patient.hop, audit.window, audit.reference_windows, spec.score.rules
+        "patient.window {}, patient.hop {}, audit.window {}, {reference}, score.rules {}",
+        patient.window, patient.hop, audit.window, spec.score.rules
     )
 }
 
 /// What decides the rows of an epoch, as one number: the settings of the stages, the model, the version.
 fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     let spec = &flow.spec;
+    // What is in the profile counts, not where it lies.
+    let audit = AuditSpec { reference_profile: None, ..spec.audit.clone() };
     let settings = serde_json::json!({
-        "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": spec.audit,
+        "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": audit,
         "model": model.map(Logistic::name), "version": env!("CARGO_PKG_VERSION"),
+        "reference": flow.reference.as_ref().map(|reference| &reference.digest),
     });
     format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
 }
