@@ -33,6 +33,7 @@ pub mod explain;
 pub mod generate;
 #[cfg(test)]
 mod manual;
+pub mod profile;
 pub mod report;
 pub mod run;
 pub mod setup;
@@ -70,6 +71,8 @@ pub enum Verb {
     Generate(generate::Args),
     /// Make a page of what the audit found: one HTML file that opens offline and prints, or a PDF.
     Report(report::Args),
+    /// Make a profile: what readings look like, as a reference that `audit.reference_profile` of a flow can name.
+    Profile(profile::Args),
     /// Train a model and write its file.
     Train(train::Args),
     /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
@@ -155,6 +158,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Report(args) => report::run(&args),
+        Verb::Profile(args) => profile::run(&args, terminal),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
         Verb::Setup(args) => setup::run(&args),
         Verb::Top(args) => top::run(&args),
