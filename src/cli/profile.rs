@@ -9,7 +9,7 @@ use super::{Failed, print_line};
 use crate::audit::profile::count::{Counter, Making, SharedSums};
 use crate::audit::profile::{OfFeature, PATIENTS_MIN, Profile, ScoredBy, Source, digest};
 use crate::audit::series::GROUPS;
-use crate::config::{AuditSpec, Flow, SinkSpec};
+use crate::config::{AuditSpec, Flow, SinkSpec, Start};
 use crate::job::{Job, Keep, Options};
 use crate::runtime::progress::Terminal;
 use crate::runtime::stop::Stop;
@@ -82,10 +82,7 @@ fn of_flow(args: &Args, terminal: Terminal) -> Result<Profile, Failed> {
     if !args.columns.is_empty() {
         return Err(Failed::configuration("--column is for Parquet files, and a flow was named"));
     }
-    let mut flow = Flow::read_for_profile(&args.from_where, &args.overrides).map_err(Failed::configuration)?;
-    flow.spec.sink = SinkSpec::default();
-    flow.spec.http.listen = String::new();
-    flow.spec.audit.enabled = true;
+    let flow = apart(Flow::read_for_profile(&args.from_where, &args.overrides).map_err(Failed::configuration)?);
     let (audit, name) = (flow.spec.audit.clone(), flow.spec.name.clone());
     let stop = Stop::default();
     stop.on_signals().map_err(Failed::unavailable)?;
@@ -110,6 +107,17 @@ fn of_flow(args: &Args, terminal: Terminal) -> Result<Profile, Failed> {
     let making = Making { audit, source, scored_by, knows_patients: true, knows_sex: true };
     let sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
     making.make(&sums).map_err(|why| nothing(&args.from_where, &why))
+}
+
+/// The flow, so that it reads everything, writes nothing, and disturbs no run of it: a Kafka group has committed offsets, where a run without state would
+/// begin, and which it would move.
+fn apart(mut flow: Flow) -> Flow {
+    flow.spec.source.start = Start::Earliest;
+    flow.spec.source.group += "-profile";
+    flow.spec.sink = SinkSpec::default();
+    flow.spec.http.listen = String::new();
+    flow.spec.audit.enabled = true;
+    flow
 }
 
 fn of_parquet(args: &Args) -> Result<Profile, Failed> {
@@ -158,4 +166,21 @@ fn summary(profile: &Profile) -> String {
         ));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_read_from_the_beginning_and_apart_from_its_runs() {
+        let overrides = ["audit.reference_profile=absent.json", "audit.enabled=false"].map(str::to_owned);
+        let path = Path::new("dataflows/blood_pressure.toml");
+        // The profile that the flow names is the one to be made.
+        let flow = Flow::read_for_profile(path, &overrides).unwrap();
+        let spec = apart(flow).spec;
+        assert_eq!((spec.source.start, spec.source.group.as_str()), (Start::Earliest, "windkessel-profile"));
+        assert_eq!((spec.sink, spec.http.listen.as_str()), (SinkSpec::default(), ""));
+        assert!(spec.audit.enabled && spec.audit.reference_profile.is_none());
+    }
 }
