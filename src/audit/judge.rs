@@ -10,6 +10,7 @@
 //! Evidently and NannyML know one threshold: what is past it is `act`. Their numbers come from bins of their own; ours are fixed, so that a
 //! value is not the same to the last digit, its meaning is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::statistics;
@@ -171,7 +172,7 @@ impl Judge {
 }
 
 /// How far windows usually are from their reference, in Jensen–Shannon distance.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Usual {
     /// Of so many windows, at least two.

@@ -25,6 +25,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::judge::Usual;
@@ -48,12 +49,12 @@ pub const FILE_BYTES_MAX: u64 = 64 << 20;
 const COUNT_MAX: u64 = super::histogram::COUNT_MAX;
 
 /// A profile, as its file has it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// [`FORMAT`].
+    /// The format: 1. A file of another is refused.
     pub windkessel_profile: u32,
-    /// [`BIN_RULE`].
+    /// The name of the rule by which values are counted; a profile of another is refused.
     pub bin_rule: String,
     /// What it was made of.
     pub source: Source,
@@ -62,6 +63,7 @@ pub struct Profile {
     /// End of the last one.
     pub end: String,
     /// The length of the windows whose distances from the whole are said to be usual.
+    #[schemars(with = "String")]
     pub window: EventSpan,
     /// Windows of fewer readings do not count for that.
     pub readings_min: u64,
@@ -80,7 +82,7 @@ pub struct Profile {
 }
 
 /// What a profile was made of. No path: names of files may name somebody.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// `flow` or `parquet`.
@@ -92,7 +94,7 @@ pub struct Source {
 }
 
 /// How readings were scored: scores are compared with such only as were made alike.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredBy {
     /// The rule set.
@@ -106,7 +108,7 @@ pub struct ScoredBy {
 }
 
 /// The distribution of one feature in one group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfFeature {
     /// The feature's name.
@@ -132,7 +134,7 @@ pub struct OfFeature {
 }
 
 /// What scoring said of the readings of one group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfScores {
     /// The group.

@@ -9,7 +9,7 @@
 //! | 69 | a source, a sink or a port cannot be used; another process of the cluster is missing or has gone |
 //! | 70 | a bug: a worker or a sink panicked; or a process of a cluster that no longer gets on |
 //! | 75 | asked to end, but not everything could be delivered within 20 s; the next run reads it again |
-//! | 78 | the flow, the key, the model or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
+//! | 78 | the flow, the key, the model, the profile or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
 //! | 130 | asked to end a second time |
 
 use std::ffi::OsString;

@@ -184,3 +184,23 @@ fn small_groups_are_left_out_and_cannot_be_got_by_subtraction() {
     check_left_out([50, 60, 4, 0], 8, &[2]);
     check_left_out([5, 0, 0, 0], 0, &[0]);
 }
+
+/// Compares what is generated with what is committed, or rewrites it.
+fn witness(path: &str, text: &str) {
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(path, text).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == text, "{path} is out of date: UPDATE_EXPECT=1 cargo test rewrites it");
+}
+
+#[test]
+fn the_schema_and_the_example_of_profiles_are_the_committed_ones() {
+    let mut schema = schemars::schema_for!(Profile).to_value();
+    let head = schema.as_object_mut().unwrap();
+    head.insert("title".into(), "A profile of Windkessel".into());
+    let about = "What readings looked like: made by `windkessel profile`, named by audit.reference_profile of a flow.";
+    head.insert("description".into(), about.into());
+    witness("schemas/profile.schema.json", &(serde_json::to_string_pretty(&schema).unwrap() + "\n"));
+    witness("schemas/profile.example.json", &profile().text());
+}

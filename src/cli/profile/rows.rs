@@ -333,7 +333,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
     use parquet::arrow::ArrowWriter;
     use rand::{Rng, RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -350,6 +350,7 @@ mod tests {
         observation: u64,
         epoch: i64,
         withdraws: bool,
+        not_recomputed: bool,
         at: i64,
         pressures: [f64; 2],
         probability: Option<f64>,
@@ -375,6 +376,7 @@ mod tests {
                 observation,
                 epoch,
                 withdraws: again.is_some() && rng.random_bool(0.3),
+                not_recomputed: again.is_some() && rng.random_bool(0.2),
                 at: 1_770_000_000_000_000 + rng.random_range(0..20_000) * 1_000_000,
                 pressures: [f64::from(rng.random_range(900..1_600)) / 10.0, f64::from(rng.random_range(50..90))],
                 probability: rng.random_bool(0.5).then(|| rng.random_range(0.0..1.0)),
@@ -393,6 +395,7 @@ mod tests {
             Arc::new(versions.iter().map(number).collect::<Float64Array>()) as ArrayRef
         };
         let shown = |version: &Version, at: usize| (!version.withdraws).then_some(version.pressures[at]);
+        let flags = Arc::new(versions.iter().map(|version| Some(version.not_recomputed)).collect::<BooleanArray>());
         RecordBatch::try_from_iter_with_nullable([
             (patient, texts(&|version| version.patient.to_string()), false),
             ("observation", texts(&|version| version.observation.to_string()), false),
@@ -405,6 +408,7 @@ mod tests {
             (systolic, numbers(&|version| shown(version, 0)), true),
             ("diastolic_mmhg", numbers(&|version| shown(version, 1)), true),
             ("probability", numbers(&|version| version.probability), true),
+            ("not_recomputed", flags, false),
             ("epoch", Arc::new(versions.iter().map(|version| Some(version.epoch)).collect::<Int64Array>()), false),
             (sex_name, texts(&|version| sex(version.patient).code().to_owned()), false),
             (
@@ -441,8 +445,11 @@ mod tests {
     /// What stands, counted as it leaves the score.
     fn of_readings(versions: &[Version]) -> Profile {
         let mut counter = Counter::new(&AuditSpec::default());
-        let newest: std::collections::BTreeMap<u64, &Version> =
-            versions.iter().map(|version| (version.observation, version)).collect();
+        let newest: std::collections::BTreeMap<u64, &Version> = versions
+            .iter()
+            .filter(|version| !version.not_recomputed)
+            .map(|version| (version.observation, version))
+            .collect();
         for (at, version) in newest.into_values().enumerate().filter(|(_, version)| !version.withdraws) {
             let mut signals = Signals::default();
             signals.insert(SYSTOLIC, version.pressures[0]);
