@@ -226,3 +226,39 @@ fn first_epoch() -> Epoch {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as Epoch
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of the replay flow against this profile.
+    fn of(profile: Option<&Path>) -> BTreeMap<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        Key::create_file(&key).unwrap();
+        let mut settings = vec![format!("pseudonymise.key_file={key:?}")];
+        settings.extend(profile.map(|path| format!("audit.reference_profile={path:?}")));
+        let flow = Flow::read(Path::new("dataflows/blood_pressure_replay.toml"), &settings).unwrap();
+        digests(&flow, &Key::read(&flow.spec.pseudonymise).unwrap(), None)
+    }
+
+    #[test]
+    fn what_is_in_a_profile_belongs_to_the_rules_and_that_there_is_one_to_the_shape() {
+        let text = std::fs::read_to_string("schemas/profile.example.json").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            of(Some(&path))
+        };
+        let (one, elsewhere) = (written("a.json", &text), written("b.json", &text));
+        let other = written("a.json", &text.replace("2026-01-12", "2026-01-19"));
+        let trailing = of(None);
+        assert_eq!(one[digest::RULES], elsewhere[digest::RULES]);
+        assert_ne!(one[digest::RULES], other[digest::RULES]);
+        assert_eq!(one[digest::SHAPE], other[digest::SHAPE]);
+        assert_ne!(one[digest::SHAPE], trailing[digest::SHAPE]);
+    }
+}

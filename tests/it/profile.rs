@@ -19,6 +19,9 @@ const SETTINGS: [&str; 5] = [
     "epoch.bytes=200000",
 ];
 
+/// What the log says of scores that cannot be compared.
+const NO_REFERENCE: &str = "is no reference for how scores do";
+
 struct Weeks {
     folder: tempfile::TempDir,
     key: String,
@@ -140,7 +143,7 @@ fn a_profile_of_one_week_finds_what_has_changed_in_the_next_and_nothing_else() {
 
     let profile = "audit.reference_profile=\"flow.json\"";
     let quiet = weeks.run("quiet", "two.ndjson", &[profile]).succeeded();
-    assert!(quiet.err.contains("compared with the profile"), "{}", quiet.err);
+    assert!(quiet.err.contains("compared with the profile") && !quiet.err.contains(NO_REFERENCE), "{}", quiet.err);
     assert_eq!(weeks.rows("quiet", "alerts"), Vec::<Row>::new());
     let shifts = weeks.rows("quiet", "shifts");
     let instant_of = |key: &str| of_flow[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond();
@@ -160,6 +163,7 @@ fn a_profile_of_one_week_finds_what_has_changed_in_the_next_and_nothing_else() {
     assert!(of("diastolic").is_none(), "{alerts:?}");
     report(&weeks);
     goes_on(&weeks, profile);
+    of_another_model(&weeks, profile);
 }
 
 /// The report says which reference it was.
@@ -169,6 +173,19 @@ fn report(weeks: &Weeks) {
         let page = fs::read_to_string(weeks.at().join("page.html")).unwrap();
         assert_eq!(page.contains("a saved profile"), profile, "{data}");
     }
+}
+
+/// Features are compared with a profile that was scored otherwise, probabilities are not.
+fn of_another_model(weeks: &Weeks, profile: &str) {
+    let train = ["train", "--output", "model.json", "--patients", "40", "--observations", "4000"];
+    finish(windkessel(weeks.at()).args(train)).succeeded();
+    let scored = weeks.run("scored", "two.ndjson", &[profile, "model.file=\"model.json\""]).succeeded();
+    assert!(scored.err.contains(NO_REFERENCE) && scored.err.contains("by the model none"), "{}", scored.err);
+    let shifts = weeks.rows("scored", "shifts");
+    let (probability, features): (Vec<_>, Vec<_>) =
+        shifts.iter().partition(|row| text(row, "feature") == "probability");
+    assert!(probability.iter().all(|row| text(row, "verdict") == "insufficient" && row["reference_count"] == 0));
+    assert!(!probability.is_empty() && features.iter().any(|row| text(row, "verdict") == "none"));
 }
 
 /// State goes on with another profile, but not with another kind of reference.

@@ -1,8 +1,9 @@
 //! Proves that a profile of a flow over a real broker is of the whole topic, also after the flow has read it, and leaves the flow's offsets where they are.
 
+use std::time::Duration;
+
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use std::time::Duration;
 
 use crate::servers::servers;
 use crate::support::{finish, key_file, outcomes, windkessel};
@@ -14,7 +15,9 @@ fn committed(brokers: &str, group: &str, topic: &str) -> Vec<Offset> {
     let consumer: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create().unwrap();
     let mut list = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|partition| drop(list.add_partition(topic, partition)));
+    for partition in 0..PARTITIONS {
+        list.add_partition(topic, partition);
+    }
     let answer = consumer.committed_offsets(list, Duration::from_secs(60)).unwrap();
     answer.elements().iter().map(|partition| partition.offset()).collect()
 }

@@ -361,7 +361,7 @@ mod tests {
     }
 
     fn birth_year(patient: usize) -> Option<i16> {
-        (patient % 5 > 0).then(|| 1930 + (patient % 45 * 2) as i16)
+        (!patient.is_multiple_of(5)).then(|| 1930 + (patient % 45 * 2) as i16)
     }
 
     /// Versions of observations, the later ones of higher epochs; some withdraw.
