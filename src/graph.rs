@@ -19,6 +19,7 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::Broadcast;
 
+use crate::audit::profile::count::SharedSums;
 use crate::config::Flow;
 use crate::pseudonymise::Key;
 use crate::runtime::checkpoint::{self, Desk};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub generation: Generation,
     /// The live page, if somebody can look at it.
     pub live: Option<Arc<Live>>,
+    /// Where what the readings look like is summed up, if that is all that is wanted: no window is then audited.
+    pub profile: Option<SharedSums>,
 }
 
 /// A run of a flow, among all that its state has seen.

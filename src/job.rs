@@ -26,6 +26,8 @@ use timely::dataflow::operators::probe::Handle;
 use self::drain::Drain;
 use self::joining::{Cluster, join};
 use self::keeping::publish;
+use crate::audit::profile::ScoredBy;
+use crate::audit::profile::count::{SharedSums, scored_by};
 use crate::cli::Failed;
 use crate::config::Flow;
 use crate::graph::{self, Generation, Plan};
@@ -120,6 +122,7 @@ impl Job {
         let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
         let metrics = Metrics::new();
         let model = load_model(&flow, &metrics)?;
+        say_reference(&flow, model.as_deref());
         let names = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
         let (failure, health) = (Failure::default(), Health::new(options.workers));
         let live = Live::new(&flow.spec.name, metrics.clone());
@@ -148,7 +151,18 @@ impl Job {
         };
         // Nobody could look at the page without a server.
         let live = server.is_some().then_some(live);
-        let plan = Plan { flow: Arc::new(flow), key, model, topics, context, metrics, failure, generation, live };
+        let plan = Plan {
+            flow: Arc::new(flow),
+            key,
+            model,
+            topics,
+            context,
+            metrics,
+            failure,
+            generation,
+            live,
+            profile: None,
+        };
         sink::recover(&plan, &begun.recovery.staged, cluster.is_none()).map_err(Failed::unavailable)?;
         if let Some(cluster) = &cluster {
             // Folders may be shared: nobody writes until everybody has cleaned up.
@@ -171,6 +185,19 @@ impl Job {
         self.progress.push((name, sink.progress.clone()));
         self.hands[0].sinks.push(sink);
         self
+    }
+
+    /// Instead of auditing, sums up what the readings look like.
+    #[must_use]
+    pub fn with_profile(mut self, sums: SharedSums) -> Job {
+        self.plan.profile = Some(sums);
+        self
+    }
+
+    /// How this job's readings are scored.
+    pub fn scored_by(&self) -> ScoredBy {
+        let spec = &self.plan.flow.spec;
+        scored_by(&spec.score, &spec.audit, self.plan.model.as_deref())
     }
 
     /// Telemetry of this job.
@@ -252,6 +279,17 @@ fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, F
         None => metrics.model_info.with_label_values(&["", "none"]).set(0),
     }
     Ok(model)
+}
+
+/// Says which profile windows are compared with, and what of it cannot be.
+fn say_reference(flow: &Flow, model: Option<&Logistic>) {
+    let Some(reference) = &flow.reference else { return };
+    let digest = &reference.digest;
+    tracing::info!(target: "audit", "windows are compared with the profile {digest}, not with those before them");
+    let (_, missed) = reference.for_scores_by(&scored_by(&flow.spec.score, &flow.spec.audit, model));
+    if let Some(why) = missed {
+        tracing::warn!(target: "audit", "the profile {digest} is no reference for how scores do, and their verdicts are insufficient: {why}; make it anew");
+    }
 }
 
 fn serve(

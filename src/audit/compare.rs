@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::histogram::Histogram;
-use crate::audit::judge::{Judge, Statistic};
+use crate::audit::judge::{Judge, Statistic, Usual};
 use crate::audit::ledger;
+use crate::audit::profile::reference::{Fixed, Reference};
 use crate::audit::series::{Block, Calendar, Grid, Pane, Series};
 use crate::audit::statistics::{
     Moments, Sides, chi2, hellinger_distance, jensen_shannon_distance, population_stability_index,
@@ -86,12 +88,12 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares two sides.
-    pub(super) fn of(sides: &Sides, patients: (Option<u64>, Option<u64>), judge: &Judge, chunks: &[Vec<u64>]) -> Self {
+    pub(super) fn of(sides: &Sides, patients: (Option<u64>, Option<u64>), judge: &Judge, usual: Option<Usual>) -> Self {
         let (reference, current) = sides.moments();
         let (reference_bins, current_bins) = sides.bins();
         let enough = judge.enough(reference.readings, current.readings);
         let statistics = if enough { statistics(sides) } else { Statistics::default() };
-        let (decided_by, verdict) = judge.verdict(&statistics, reference.readings, reference_bins, chunks);
+        let (decided_by, verdict) = judge.verdict(&statistics, reference.readings, usual);
         Comparison {
             reference: ExactSide::new(reference, patients.0, reference_bins),
             current: ExactSide::new(current, patients.1, current_bins),
@@ -158,14 +160,16 @@ const REMEMBERED_WINDOWS: usize = 96;
 pub struct Comparer {
     calendar: Calendar,
     judge: Judge,
+    /// If the windows before are not.
+    profile: Option<Arc<Reference>>,
     /// By the hash of what they were made of, 64 bits: that another content has the same is ruled out for practical purposes.
     remembered: BTreeMap<(Series, Pane), (u64, Comparison)>,
 }
 
 impl Comparer {
-    /// With the calendar of the flow and what makes a verdict.
-    pub fn new(calendar: Calendar, judge: Judge) -> Self {
-        Comparer { calendar, judge, remembered: BTreeMap::new() }
+    /// With the calendar of the flow, what makes a verdict, and the profile to compare with, if there is one.
+    pub fn new(calendar: Calendar, judge: Judge, profile: Option<Arc<Reference>>) -> Self {
+        Comparer { calendar, judge, profile, remembered: BTreeMap::new() }
     }
 
     /// All comparisons of a block of one series, ascending by window. `panes` and the `patients` of its group ascending, of this block and the one before.
@@ -196,9 +200,14 @@ impl Comparer {
                 None => {
                     reference.to(self.calendar.reference(window));
                     current.to(self.calendar.current(window));
-                    let sides = Sides::new(*grid, &reference.sum, &current.sum);
-                    let patients = self.patients(window, patients);
-                    Comparison::of(&sides, patients, &self.judge, &self.chunks(grid, window, panes))
+                    let fixed = self.profile.as_deref().and_then(|profile| profile.measured(series));
+                    let sides = Sides::new(*grid, fixed.map_or(&reference.sum, |fixed| &fixed.values), &current.sum);
+                    let patients = self.patients(window, patients, fixed);
+                    let usual = match &self.profile {
+                        Some(_) => fixed.and_then(|fixed| fixed.usual),
+                        None => self.judge.usual(sides.bins().0, &self.chunks(grid, window, panes)),
+                    };
+                    Comparison::of(&sides, patients, &self.judge, usual)
                 }
             };
             self.remembered.insert((series, window), (hash, comparison.clone()));
@@ -209,12 +218,24 @@ impl Comparer {
     }
 
     /// Patients of reference and window, if they are counted.
-    fn patients(&self, window: Pane, patients: &[(Pane, &Histogram)]) -> (Option<u64>, Option<u64>) {
+    fn patients(
+        &self,
+        window: Pane,
+        patients: &[(Pane, &Histogram)],
+        fixed: Option<&Fixed>,
+    ) -> (Option<u64>, Option<u64>) {
+        if !self.judge.counts_patients() {
+            return (None, None);
+        }
         let of = |(start, end): (Pane, Pane)| {
             let panes = within(patients, start, end).iter().map(|(pane, gaps)| (*pane, *gaps));
-            self.judge.counts_patients().then(|| ledger::patients(panes, end))
+            Some(ledger::patients(panes, end))
         };
-        (of(self.calendar.reference(window)), of(self.calendar.current(window)))
+        let reference = match &self.profile {
+            Some(_) => fixed.and_then(|fixed| fixed.patients),
+            None => of(self.calendar.reference(window)),
+        };
+        (reference, of(self.calendar.current(window)))
     }
 
     fn forget(&mut self, series: Series) {
@@ -358,16 +379,17 @@ mod tests {
                     .map(|from| Sides::new(PRESSURE, &dense(&counted, from, from + window_panes), &current).bins().0.to_vec())
                     .collect();
                 let sides = Sides::new(PRESSURE, &reference, &current);
-                expected.push((window, Comparison::of(&sides, (None, None), &judge, &chunks)));
+                expected.push((window, Comparison::of(&sides, (None, None), &judge, judge.usual(sides.bins().0, &chunks))));
             }
-            prop_assert_eq!(Comparer::new(calendar, judge).compare(Series(0), &PRESSURE, block, &delivered, &[]), expected);
+            let compared = Comparer::new(calendar, judge, None).compare(Series(0), &PRESSURE, block, &delivered, &[]);
+            prop_assert_eq!(compared, expected);
         }
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_changes_with_the_readings() {
         let hop = EventSpan::from_seconds(60);
-        let mut comparer = Comparer::new(Calendar::new(hop, hop, 4), judge(DriftPreset::Industry));
+        let mut comparer = Comparer::new(Calendar::new(hop, hop, 4), judge(DriftPreset::Industry), None);
         let of = |count| Histogram::from_counts(vec![(Value(120), count)]);
         for block in 0..200 {
             let (before, now) = (of(5), of(6));
@@ -391,7 +413,7 @@ mod tests {
         };
         for (reference, current, enough) in [(2, 3, false), (3, 2, false), (3, 3, true), (4, 4, true)] {
             let sides = Sides::new(PRESSURE, &side(reference), &side(current));
-            let comparison = Comparison::of(&sides, (None, None), &judge(DriftPreset::Industry), &[]);
+            let comparison = Comparison::of(&sides, (None, None), &judge(DriftPreset::Industry), None);
             for statistic in [Statistic::Psi, Statistic::JensenShannon, Statistic::Hellinger] {
                 assert_eq!(comparison.statistic(statistic).is_some(), enough, "{reference} {current}");
             }

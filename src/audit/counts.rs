@@ -142,6 +142,13 @@ impl Counts {
         }
     }
 
+    /// Everything that stands, told or not, by pane; and how many patients have it, see [`Ledger::standing`].
+    pub(super) fn standing(&self) -> (BTreeMap<Pane, Cells>, ledger::Standing) {
+        let mut panes = self.released.clone();
+        self.held.iter().for_each(|(pane, cells)| add(&mut panes, *pane, cells.clone()));
+        (panes, self.ledger.as_ref().map(Ledger::standing).unwrap_or_default())
+    }
+
     /// The first pane whose counts can still change a comparison that may be published.
     fn first_kept(&self) -> Pane {
         let first_live = self.calendar.pane_of(self.watermark.frozen(self.horizon));

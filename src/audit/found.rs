@@ -4,6 +4,7 @@
 //! differential: figures travel packed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::audit::compare::{Comparer, Comparison, hash, hashes, within};
 use crate::audit::histogram::Histogram;
 use crate::audit::judge::Judge;
 use crate::audit::ledger;
+use crate::audit::profile::reference::Reference;
 use crate::audit::scores::{Beside, Summary, performance_verdict};
 use crate::audit::series::{ATTRIBUTES, Block, Calendar, GROUPS, Kind, PROBABILITY, Pane, SCORES, Series, Subject};
 use crate::audit::statistics::Sides;
@@ -147,15 +149,18 @@ const REMEMBERED_WINDOWS: usize = 96;
 pub struct Finder {
     calendar: Calendar,
     judge: Judge,
+    /// If the windows before are not the reference.
+    profile: Option<Arc<Reference>>,
     comparer: Comparer,
     /// Scores of all groups, by the hash of what they were made of.
     remembered: BTreeMap<Pane, (u64, Vec<(Series, Found)>)>,
 }
 
 impl Finder {
-    /// With the calendar of the flow and what makes a verdict.
-    pub fn new(calendar: Calendar, judge: Judge) -> Self {
-        Finder { calendar, judge, comparer: Comparer::new(calendar, judge), remembered: BTreeMap::new() }
+    /// With the calendar of the flow, what makes a verdict, and the profile to compare with, if there is one.
+    pub fn new(calendar: Calendar, judge: Judge, profile: Option<Arc<Reference>>) -> Self {
+        let comparer = Comparer::new(calendar, judge, profile.clone());
+        Finder { calendar, judge, profile, comparer, remembered: BTreeMap::new() }
     }
 
     /// What is found of a subject, in no order that matters. `counts` ascending, of this block and the one before.
@@ -183,7 +188,7 @@ impl Finder {
     fn scores(&mut self, block: Block, counts: &BTreeMap<Series, Panes<'_>>) -> Vec<(Series, Pane, Found)> {
         let hashes: Vec<(Series, Vec<(Pane, u64)>)> =
             counts.iter().map(|(series, panes)| (*series, hashes(panes))).collect();
-        let groups = Groups { counts };
+        let groups = Groups { counts, profile: self.profile.as_deref() };
         let mut found = Vec::new();
         for window in self.calendar.panes_of(block) {
             let (reference, current) = (self.calendar.reference(window), self.calendar.current(window));
@@ -209,6 +214,7 @@ impl Finder {
 /// The scores of all groups.
 struct Groups<'a> {
     counts: &'a BTreeMap<Series, Panes<'a>>,
+    profile: Option<&'a Reference>,
 }
 
 impl Groups<'_> {
@@ -228,7 +234,9 @@ impl Groups<'_> {
         let mut found = Vec::new();
         let mut summaries: BTreeMap<usize, Summary> = BTreeMap::new();
         for group in 0..GROUPS.len() {
-            let (reference, summary) = (self.summary(group, of_reference), self.summary(group, of_current));
+            let reference = || self.summary(group, of_reference);
+            let reference = self.profile.map_or_else(reference, |profile| profile.scores(group));
+            let summary = self.summary(group, of_current);
             if summary.readings == 0 {
                 continue;
             }
@@ -238,7 +246,7 @@ impl Groups<'_> {
             if summary.scored + reference.scored > 0 {
                 let (reference, current) = (reference.probabilities(), summary.probabilities());
                 let sides = Sides::new(PROBABILITY.grid, &reference, &current);
-                let comparison = Comparison::of(&sides, (None, None), judge, &[]);
+                let comparison = Comparison::of(&sides, (None, None), judge, None);
                 found.push((Series::probability(group), Found::Shift(Box::new(comparison))));
             }
             summaries.insert(group, summary);

@@ -10,6 +10,7 @@
 //! Evidently and NannyML know one threshold: what is past it is `act`. Their numbers come from bins of their own; ours are fixed, so that a
 //! value is not the same to the last digit, its meaning is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::statistics;
@@ -123,14 +124,8 @@ impl Judge {
         self.preset == DriftPreset::Nannyml
     }
 
-    /// Which statistic decides, and how. `reference` is by bins, and `chunks` are the windows that it is made of.
-    pub fn verdict(
-        &self,
-        statistics: &Statistics,
-        readings: u64,
-        reference: &[u64],
-        chunks: &[Vec<u64>],
-    ) -> (Statistic, Verdict) {
+    /// Which statistic decides, and how. `readings` are those of the reference, and `usual` is how far its own windows are from it, if that is known.
+    pub fn verdict(&self, statistics: &Statistics, readings: u64, usual: Option<Usual>) -> (Statistic, Verdict) {
         let (decides, watch, act) = match self.preset {
             DriftPreset::Industry => (Statistic::Psi, self.psi_watch, self.psi_act),
             DriftPreset::Whylogs => (Statistic::Hellinger, WHYLOGS_HELLINGER.0, WHYLOGS_HELLINGER.1),
@@ -146,8 +141,7 @@ impl Judge {
                 return (Statistic::KolmogorovSmirnovP, verdict);
             }
             DriftPreset::Nannyml => {
-                let limit = self.usual_distance(reference, chunks);
-                let verdict = match (statistics.jensen_shannon, limit) {
+                let verdict = match (statistics.jensen_shannon, usual.map(|usual| usual.limit())) {
                     (Some(distance), Some(limit)) if distance > limit => Verdict::Act,
                     (Some(_), Some(_)) => Verdict::None,
                     _ => Verdict::Insufficient,
@@ -164,8 +158,8 @@ impl Judge {
         (decides, verdict)
     }
 
-    /// Mean and three standard deviations (of the population, n) of the Jensen–Shannon distances of the chunks from the whole; `None` below two chunks.
-    fn usual_distance(&self, whole: &[u64], chunks: &[Vec<u64>]) -> Option<f64> {
+    /// How far the windows of a reference are from the whole, both by bins; `None` below two windows with enough readings.
+    pub fn usual(&self, whole: &[u64], chunks: &[Vec<u64>]) -> Option<Usual> {
         let full = chunks.iter().filter(|chunk| chunk.iter().sum::<u64>() >= self.readings_min);
         let distances: Vec<f64> = full.filter_map(|chunk| statistics::jensen_shannon_distance(whole, chunk)).collect();
         if distances.len() < 2 {
@@ -173,7 +167,32 @@ impl Judge {
         }
         let mean = distances.iter().sum::<f64>() / distances.len() as f64;
         let variance = distances.iter().map(|distance| (distance - mean).powi(2)).sum::<f64>() / distances.len() as f64;
-        Some(mean + 3.0 * variance.sqrt())
+        Some(Usual { windows: distances.len() as u64, mean, standard_deviation: variance.sqrt() })
+    }
+}
+
+/// How far windows usually are from their reference, in Jensen–Shannon distance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Usual {
+    /// Of so many windows, at least two.
+    pub windows: u64,
+    /// Their mean distance from all of it, 0 to 1.
+    pub mean: f64,
+    /// Their standard deviation (of the population, n).
+    pub standard_deviation: f64,
+}
+
+impl Usual {
+    /// What is further away is unusual: three standard deviations above the mean. Source: NannyML 0.13, `StandardDeviationThreshold`.
+    fn limit(&self) -> f64 {
+        self.mean + 3.0 * self.standard_deviation
+    }
+
+    /// Whether what was read from outside can be what it says.
+    pub fn is_sound(&self) -> bool {
+        let distance = |value: f64| (0.0..=1.0).contains(&value);
+        self.windows >= 2 && distance(self.mean) && distance(self.standard_deviation)
     }
 }
 
@@ -186,7 +205,7 @@ mod tests {
     }
 
     fn check(preset: DriftPreset, readings: u64, statistics: Statistics, expected: (&str, &str)) {
-        let (statistic, verdict) = judge(preset).verdict(&statistics, readings, &[], &[]);
+        let (statistic, verdict) = judge(preset).verdict(&statistics, readings, None);
         assert_eq!((statistic.name(), verdict.name()), expected, "{preset:?} {statistics:?}");
     }
 
@@ -232,11 +251,13 @@ mod tests {
         let limit = mean + 3.0 * (distances.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 3.0).sqrt();
         for (distance, expected) in [(limit - 1e-9, Verdict::None), (limit + 1e-9, Verdict::Act)] {
             let statistics = Statistics { jensen_shannon: Some(distance), ..Statistics::default() };
-            let judged = judge(DriftPreset::Nannyml).verdict(&statistics, 300, &whole, &chunks);
+            let judge = judge(DriftPreset::Nannyml);
+            let judged = judge.verdict(&statistics, 300, judge.usual(&whole, &chunks));
             assert_eq!(judged, (Statistic::JensenShannon, expected), "the chunk of one reading does not count");
         }
-        let alone = judge(DriftPreset::Nannyml).verdict(&Statistics::default(), 300, &whole, &chunks[..1]);
-        assert_eq!(alone.1, Verdict::Insufficient);
+        assert_eq!(judge(DriftPreset::Nannyml).usual(&whole, &chunks[..1]), None);
+        let statistics = Statistics { jensen_shannon: Some(0.9), ..Statistics::default() };
+        check(DriftPreset::Nannyml, 300, statistics, ("jensen_shannon", "insufficient"));
     }
 
     #[test]

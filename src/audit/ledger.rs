@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{Calendar, Cell, GROUPS, Pane, Series, Value};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Pane, Series, Value};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
@@ -133,6 +133,15 @@ impl Ending {
     }
 }
 
+/// Patients with readings that stand, over all panes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// By group.
+    pub of: [u64; GROUPS.len()],
+    /// By attribute: those with a reading that is in none of its groups.
+    pub without: [u64; ATTRIBUTES.len()],
+}
+
 /// All patients of one worker.
 #[derive(Debug)]
 pub struct Ledger {
@@ -198,6 +207,20 @@ impl Ledger {
     /// Patients kept.
     pub fn patients(&self) -> usize {
         self.accounts.len()
+    }
+
+    /// How many patients have readings that stand.
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        for account in self.accounts.values() {
+            let groups = account.entries.iter().fold(0, |groups, entry| groups | entry.groups);
+            groups_of(groups).for_each(|group| standing.of[group] += 1);
+            for (without, (_, groups)) in standing.without.iter_mut().zip(ATTRIBUTES) {
+                let bits = groups.fold(0, |bits, group| bits | 1 << group);
+                *without += u64::from(account.entries.iter().any(|entry| entry.groups & bits == 0));
+            }
+        }
+        standing
     }
 
     /// Something of each patient's newest entry, for the cache's sake: one line after the other would be waited for, these come together.

@@ -8,12 +8,13 @@
 //! ```
 //!
 //! For every feature, group and window of event time: how far is the distribution of the window from that of the
-//! `audit.reference_windows` windows before it? Late readings, new versions and withdrawals change the answer for a window and for all
+//! `audit.reference_windows` windows before it, or from a saved profile? Late readings, new versions and withdrawals change the answer for a window and for all
 //! windows that have it in their reference; differential finds out which.
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
 //! * [`ledger`]: what must be known by patient: patients by window, scores, labels. [`scores`]: performance and fairness.
 //! * [`found`], [`compare`], [`statistics`], [`judge`]: what `reduce` computes. [`alerts`]: verdicts that hold. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
+//! * [`profile`]: the saved reference: how it is made, and what is compared with it.
 //! * `epochs`, `machines`: the operator for both ends, and what it drives.
 //!
 //! Invariants:
@@ -42,6 +43,7 @@ pub mod histogram;
 pub mod judge;
 pub mod ledger;
 mod machines;
+pub mod profile;
 pub mod publish;
 pub mod scores;
 pub mod series;
@@ -65,6 +67,7 @@ use crate::audit::found::{Finder, Found};
 use crate::audit::histogram::Histogram;
 use crate::audit::judge::Judge;
 use crate::audit::machines::{Counting, Publishing};
+use crate::audit::profile::reference::Reference;
 use crate::audit::publish::Publisher;
 use crate::audit::series::{Block, Calendar, Pane, Series, Subject};
 use crate::config::AuditSpec;
@@ -92,10 +95,18 @@ pub fn render<'s>(
     if !spec.audit.enabled {
         return empty(assessed.scope());
     }
+    if let Some(sums) = &plan.profile {
+        return profile::count::render(assessed, &spec.audit, sums.clone());
+    }
     let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
-    let (counting, publishing) = machines(&spec.audit, spec.correction.horizon, share, &plan.metrics);
+    let reference = plan.flow.reference.as_ref().map(|reference| {
+        let scored_by = profile::count::scored_by(&spec.score, &spec.audit, plan.model.as_deref());
+        Arc::new(reference.for_scores_by(&scored_by).0)
+    });
+    let (counting, publishing) =
+        machines(&spec.audit, reference.as_deref(), spec.correction.horizon, share, &plan.metrics);
     let (counting, publishing) = (desk.seat("audit.counts", counting), desk.seat("audit.publish", publishing));
-    shifts(assessed, ticks, &spec.audit, put_back_at, counting, publishing)
+    shifts(assessed, ticks, (&spec.audit, reference), put_back_at, counting, publishing)
 }
 
 /// The same by itself, for measurements: nothing of it survives.
@@ -107,16 +118,23 @@ pub fn alone<'s>(
     metrics: &Metrics,
 ) -> StreamVec<'s, Epoch, Finding> {
     let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
-    let (counting, publishing) = machines(spec, horizon, share, metrics);
-    shifts(assessed, ticks, spec, None, Seat::loose(counting), Seat::loose(publishing))
+    let (counting, publishing) = machines(spec, None, horizon, share, metrics);
+    shifts(assessed, ticks, (spec, None), None, Seat::loose(counting), Seat::loose(publishing))
 }
 
 /// The machines of one worker, as they are before every reading. `horizon` is how long after its end a window can be corrected.
-fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metrics) -> (Counting, Publishing) {
+fn machines(
+    spec: &AuditSpec,
+    reference: Option<&Reference>,
+    horizon: EventSpan,
+    share: Share,
+    metrics: &Metrics,
+) -> (Counting, Publishing) {
     let calendar = calendar(spec);
     let by_patient = ByPatient { selected: spec.selected, label_horizon: spec.outcomes.horizon };
     let counts = Counts::new(calendar, horizon, share, spec.patients.then_some(by_patient));
     let publisher = Publisher::new(calendar, horizon, share, spec.alert_windows);
+    let publisher = publisher.profiled(reference.map(|reference| reference.span));
     (Counting::new(counts, metrics.clone()), Publishing::new(publisher, metrics.clone()))
 }
 
@@ -124,19 +142,21 @@ fn machines(spec: &AuditSpec, horizon: EventSpan, share: Share, metrics: &Metric
 fn shifts<'s>(
     assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
     ticks: StreamVec<'s, Epoch, Tick>,
-    spec: &AuditSpec,
+    (spec, reference): (&AuditSpec, Option<Arc<Reference>>),
     restore: Option<Epoch>,
     counting: Seat<impl ByEpoch<Left = Arc<Assessed>, Right = Tick, Output = Update>>,
     publishing: Seat<impl ByEpoch<Left = Change, Right = Tick, Output = Finding>>,
 ) -> StreamVec<'s, Epoch, Finding> {
     let histograms = by_epoch(assessed, ticks.clone(), "audit::counts", restore, |_, under| under, counting);
-    let finder = Finder::new(calendar(spec), Judge::new(spec));
+    let finder = Finder::new(calendar(spec), Judge::new(spec), reference);
     let found = find(histograms.as_collection(), calendar(spec), finder);
     by_epoch(found.inner, ticks, "audit::publish", restore, |(_, epoch, _), _| *epoch, publishing)
 }
 
+/// Where a profile is the reference, no window looks back.
 fn calendar(spec: &AuditSpec) -> Calendar {
-    Calendar::new(spec.window, spec.hop.unwrap_or(spec.window), spec.reference_windows)
+    let reference_windows = if spec.reference_profile.is_some() { 0 } else { spec.reference_windows };
+    Calendar::new(spec.window, spec.hop.unwrap_or(spec.window), reference_windows)
 }
 
 /// A change of one series' pane, as differential takes it: histograms are the multiplicity.

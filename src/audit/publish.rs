@@ -28,7 +28,7 @@ use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entr
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
-use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Shift};
+use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Shift, Span};
 use crate::watermark::Watermark;
 
 /// A change of what is found: it appears (+1) or stands no longer (−1).
@@ -73,6 +73,8 @@ pub struct Publisher {
     calendar: Calendar,
     horizon: EventSpan,
     alert_windows: u32,
+    /// The span of the reference, if it is always the same.
+    profiled: Option<Span>,
     watermark: Watermark,
     published: BTreeMap<(Series, Pane), Said>,
     /// What was found of windows that have not closed: their panes may have.
@@ -92,6 +94,7 @@ impl Publisher {
             calendar,
             horizon,
             alert_windows,
+            profiled: None,
             watermark: Watermark::new(),
             published: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -100,6 +103,17 @@ impl Publisher {
             unsaved: None,
             clock_moved: false,
         }
+    }
+
+    /// The same, where every window is compared with a profile of this span.
+    #[must_use]
+    pub fn profiled(self, profiled: Option<Span>) -> Self {
+        Publisher { profiled, ..self }
+    }
+
+    /// The span that a window is compared with.
+    fn reference(&self, window: Pane) -> Span {
+        self.profiled.unwrap_or_else(|| self.calendar.span(self.calendar.reference(window)))
     }
 
     /// What the gauges show, of every series that has been published here.
@@ -243,7 +257,7 @@ impl Publisher {
             feature: feature.name,
             unit: feature.unit,
             group: series.group().to_owned(),
-            reference: self.calendar.span(self.calendar.reference(window)),
+            reference: self.reference(window),
             current: self.calendar.span(self.calendar.current(window)),
             reference_side: comparison.reference.side(),
             current_side: comparison.current.side(),
@@ -259,7 +273,7 @@ impl Publisher {
         let patient_days = figures.patients.map(|patients| patients as f64 * days);
         Performance {
             group: series.group(),
-            reference: self.calendar.span(self.calendar.reference(window)),
+            reference: self.reference(window),
             current: self.calendar.span(self.calendar.current(window)),
             readings: figures.readings,
             patients: figures.patients,

@@ -58,7 +58,7 @@ impl Score {
     }
 
     /// What a code says.
-    fn of_code(code: u16) -> (Self, Option<bool>) {
+    pub(super) fn of_code(code: u16) -> (Self, Option<bool>) {
         let (flags, rest) = (code % FLAGS, code / FLAGS);
         let thousandths = Some(rest / LABELS).filter(|thousandths| *thousandths < UNSCORED);
         let label = [None, Some(false), Some(true)][usize::from(rest % LABELS)];
@@ -133,6 +133,14 @@ impl Summary {
         of.selected += if score.selected { count } else { 0 };
         if let Some(happened) = label {
             of.labelled[usize::from(happened)] += count;
+        }
+    }
+
+    /// Takes away who was selected and what came of it; probabilities stay.
+    pub(super) fn forget_outcomes(&mut self) {
+        (self.selected, self.confusion) = (0, [[0; 2]; 2]);
+        for of in &mut self.by_probability {
+            (of.selected, of.labelled) = (0, [0; 2]);
         }
     }
 

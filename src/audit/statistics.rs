@@ -210,7 +210,7 @@ pub struct Moments {
 
 impl Moments {
     /// Of counts by value. The sums are of whole steps, so nothing is lost before the division.
-    fn of(grid: &Grid, values: &[i64]) -> Self {
+    pub(super) fn of(grid: &Grid, values: &[i64]) -> Self {
         let (mut readings, mut sum, mut squares) = (0i128, 0i128, 0i128);
         for (step, count) in (0i128..).zip(values.iter().map(|count| i128::from(*count))) {
             readings += count;

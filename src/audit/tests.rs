@@ -3,12 +3,14 @@
 //! * *Workers*: the same script on 1, 2 and 4 workers, stepped in different rhythms, gives the same rows in the same epochs.
 //! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand (`naive.rs`) and the labels that do (`scored.rs`);
 //!   counts exactly, statistics within 1e-9.
+//! * *Profile* (`profiled.rs`): the same with a saved profile as the reference.
 //! * *Restarts* (`restarts.rs`): a run that is broken off and goes on from saved state, on other workers, gives the same rows.
 //! * *Bounds*: with a horizon, the arrangements stay as small at the end of a long run as they were soon after its start.
 //!
 //! A script is seeded; a failing test names its seed.
 
 mod naive;
+mod profiled;
 mod restarts;
 mod scored;
 mod seeded;
@@ -85,8 +87,13 @@ impl Row {
 
 /// Random patients whose pressure creeps up; a tenth of the readings late, some of them by hours; a tenth withdrawn again.
 fn script(seed: u64, epochs: usize) -> Vec<EpochOfScript> {
+    script_of(seed, epochs, 30)
+}
+
+/// The same of so many patients, at most 255.
+fn script_of(seed: u64, epochs: usize, patients: usize) -> Vec<EpochOfScript> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let patients: Vec<Demographics> = (0..30)
+    let patients: Vec<Demographics> = (0..patients)
         .map(|_| Demographics {
             birth_year: rng.random_bool(0.9).then(|| rng.random_range(1930..2015)),
             sex: [Sex::Female, Sex::Male, Sex::Other, Sex::Unknown][rng.random_range(0..4)],
@@ -239,6 +246,13 @@ struct Run {
     saved: Vec<restarts::Saved>,
     /// Where the machines are saved.
     borders: Vec<Epoch>,
+    /// What windows are compared with, if not with those before.
+    reference: Option<Arc<Reference>>,
+}
+
+/// The settings of a flow that names this profile.
+fn spec_against(reference: Option<&Reference>) -> AuditSpec {
+    AuditSpec { reference_profile: reference.map(|_| "profile.json".into()), ..spec() }
 }
 
 /// Runs a whole script, see [`run_part`]; what is found of drift.
@@ -266,7 +280,8 @@ fn run_all(
     metrics: &Metrics,
 ) -> Vec<(Epoch, Finding)> {
     let (metrics, epochs) = (metrics.clone(), 0..script.len());
-    run_part(script, Run { workers, rhythm, horizon, metrics, epochs, saved: Vec::new(), borders: Vec::new() }).0
+    let (saved, borders, reference) = (Vec::new(), Vec::new(), None);
+    run_part(script, Run { workers, rhythm, horizon, metrics, epochs, saved, borders, reference }).0
 }
 
 /// Rows with their epochs, ascending by epoch, key and worker; and what was saved.
@@ -278,7 +293,8 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Finding)>, Vec<r
     let guards = timely::execute(config, move |worker| {
         let first = run.epochs.start as Epoch;
         let share = Share { worker: worker.index(), workers };
-        let (counting, publishing) = machines(&spec(), run.horizon, share, &run.metrics);
+        let spec = spec_against(run.reference.as_deref());
+        let (counting, publishing) = machines(&spec, run.reference.as_deref(), run.horizon, share, &run.metrics);
         let counting = restarts::Kept::new("counts", counting, share, &run, &saving);
         let publishing = restarts::Kept::new("publish", publishing, share, &run, &saving);
         let restore = (!run.saved.is_empty()).then(|| first - 1);
@@ -289,7 +305,7 @@ fn run_part(script: &[EpochOfScript], run: Run) -> (Vec<(Epoch, Finding)>, Vec<r
             let shifts = shifts(
                 assessed_stream,
                 tick_stream.broadcast(),
-                &spec(),
+                (&spec, run.reference.clone()),
                 restore,
                 Seat::loose(counting),
                 Seat::loose(publishing),
@@ -499,7 +515,7 @@ fn gauges_show_the_newest_window_and_vanish_without_a_statistic() {
 /// Counts the updates that all arrangements hold, as differential itself reports them.
 #[test]
 fn arrangements_do_not_grow_with_the_length_of_the_run() {
-    fn updates_held_max(epochs: usize, horizon: EventSpan) -> isize {
+    fn updates_held_max(epochs: usize, horizon: EventSpan, reference: Option<Arc<Reference>>) -> isize {
         let script = script(60, epochs);
         let held_max = timely::execute_directly(move |worker| {
             let held = std::rc::Rc::new(std::cell::RefCell::new((0isize, 0isize)));
@@ -525,9 +541,10 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
                 let (assessed, assessed_stream) = scope.new_input::<Vec<Arc<Assessed>>>();
                 let (ticks, tick_stream) = scope.new_input::<Vec<Tick>>();
                 let share = Share { worker: 0, workers: 1 };
-                let (counting, publishing) = machines(&spec(), horizon, share, &Metrics::new());
-                let shifts =
-                    shifts(assessed_stream, tick_stream, &spec(), None, Seat::loose(counting), Seat::loose(publishing));
+                let spec = spec_against(reference.as_deref());
+                let (counting, publishing) = machines(&spec, reference.as_deref(), horizon, share, &Metrics::new());
+                let (against, counting) = ((&spec, reference.clone()), Seat::loose(counting));
+                let shifts = shifts(assessed_stream, tick_stream, against, None, counting, Seat::loose(publishing));
                 (assessed, ticks, shifts.probe().0)
             });
             for (at, of_epoch) in script.iter().enumerate() {
@@ -543,8 +560,11 @@ fn arrangements_do_not_grow_with_the_length_of_the_run() {
         held_max
     }
     let horizon = EventSpan::from_seconds(1_800);
-    let (short, long) = (updates_held_max(60, horizon), updates_held_max(180, horizon));
+    let (short, long) = (updates_held_max(60, horizon, None), updates_held_max(180, horizon, None));
     assert!(long < short * 3 / 2, "{short} updates in a short run, {long} in one three times as long");
-    let unbounded = updates_held_max(180, EventSpan::UNBOUNDED);
+    let unbounded = updates_held_max(180, EventSpan::UNBOUNDED, None);
     assert!(unbounded > long * 2, "the measure sees growth: {unbounded} without a horizon, {long} with one");
+    // Half an hour and a window of ten minutes, without the half hour of a reference; and each pane is in one block less often.
+    let profiled = updates_held_max(60, horizon, Some(Arc::new(profiled::reference(7))));
+    assert!(profiled < short * 3 / 4, "{profiled} updates against a profile, {short} against the windows before");
 }

@@ -124,10 +124,11 @@ fn stages(flow: &Flow) -> Vec<(&'static str, String)> {
             Some(_) => format!("; scores against {:?} within {}", outcomes.outcome, outcomes.horizon),
             None => String::new(),
         };
-        stages.push((
-            "audit",
-            format!("{} against the {} windows before{labels}", spec.audit.window, spec.audit.reference_windows),
-        ));
+        let reference = match &flow.reference {
+            Some(reference) => format!("the profile {}", reference.digest),
+            None => format!("the {} windows before", spec.audit.reference_windows),
+        };
+        stages.push(("audit", format!("{} against {reference}{labels}", spec.audit.window)));
     }
     stages
 }

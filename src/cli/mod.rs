@@ -9,7 +9,7 @@
 //! | 69 | a source, a sink or a port cannot be used; another process of the cluster is missing or has gone |
 //! | 70 | a bug: a worker or a sink panicked; or a process of a cluster that no longer gets on |
 //! | 75 | asked to end, but not everything could be delivered within 20 s; the next run reads it again |
-//! | 78 | the flow, the key, the model or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
+//! | 78 | the flow, the key, the model, the profile or the hosts file cannot be used, offsets or a topic that the state knows are gone, or the processes of a cluster differ in them |
 //! | 130 | asked to end a second time |
 
 use std::ffi::OsString;
@@ -33,6 +33,7 @@ pub mod explain;
 pub mod generate;
 #[cfg(test)]
 mod manual;
+pub mod profile;
 pub mod report;
 pub mod run;
 pub mod setup;
@@ -70,6 +71,8 @@ pub enum Verb {
     Generate(generate::Args),
     /// Make a page of what the audit found: one HTML file that opens offline and prints, or a PDF.
     Report(report::Args),
+    /// Make a profile: what readings look like, as a reference that `audit.reference_profile` of a flow can name.
+    Profile(profile::Args),
     /// Train a model and write its file.
     Train(train::Args),
     /// Put what a flow needs into Elasticsearch: templates and lifecycle policy. A second time changes nothing.
@@ -155,6 +158,7 @@ fn dispatch(verb: Verb, terminal: Terminal) -> Result<(), Failed> {
         Verb::Explain(args) => explain::run(args),
         Verb::Generate(args) => generate::run(&args).map_err(Failed::unavailable),
         Verb::Report(args) => report::run(&args),
+        Verb::Profile(args) => profile::run(&args, terminal),
         Verb::Train(args) => train::run(&args).map_err(Failed::configuration),
         Verb::Setup(args) => setup::run(&args),
         Verb::Top(args) => top::run(&args),

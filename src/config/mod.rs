@@ -8,9 +8,11 @@
 //! `schemas/flow.schema.json`, is generated from `Spec`; another test regenerates and compares it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::{Table, Value};
 
+use crate::audit::profile::reference::Reference;
 use crate::decode::Settings;
 use crate::runtime::store::Place;
 use crate::sink::elasticsearch::document::check_index;
@@ -36,6 +38,8 @@ pub struct Flow {
     pub spec: Spec,
     /// `[decode]`, checked: the table of signals in force, and the signals of this flow.
     pub decode: Settings,
+    /// The profile that `audit.reference_profile` names.
+    pub reference: Option<Arc<Reference>>,
 }
 
 /// A flow that cannot run: one sentence with the place and a hint.
@@ -52,6 +56,15 @@ impl Flow {
         let fail = |why: String| FlowError { flow: path.display().to_string(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
         let spec = parse(&text, overrides).map_err(fail)?;
+        Self::check(spec).map_err(fail)
+    }
+
+    /// As [`Flow::read`], to make the profile of: the one that it names need not be there yet.
+    pub fn read_for_profile(path: &Path, overrides: &[String]) -> Result<Flow, FlowError> {
+        let fail = |why: String| FlowError { flow: path.display().to_string(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let mut spec = parse(&text, overrides).map_err(fail)?;
+        spec.audit.reference_profile = None;
         Self::check(spec).map_err(fail)
     }
 
@@ -77,7 +90,8 @@ impl Flow {
         let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
         let decode = decode.with_outcomes(&spec.audit.outcomes);
         spec.source.outcomes = spec.audit.outcomes.inputs();
-        Ok(Flow { spec, decode })
+        let reference = load_reference(&spec.audit)?;
+        Ok(Flow { spec, decode, reference })
     }
 }
 
@@ -194,6 +208,11 @@ fn check_audit(audit: &AuditSpec) -> Result<(), String> {
         ));
     }
     at_least("audit.reference_windows", audit.reference_windows as usize, 1)
+}
+
+fn load_reference(audit: &AuditSpec) -> Result<Option<Arc<Reference>>, String> {
+    let path = audit.reference_profile.as_deref().filter(|_| audit.enabled);
+    path.map(|path| Reference::load(path, audit)).transpose()
 }
 
 fn check_outcomes(spec: &Spec) -> Result<(), String> {

@@ -338,6 +338,8 @@ pub struct AuditSpec {
     pub hop: Option<EventSpan>,
     /// The reference: this many windows (that do not overlap) right before the current one.
     pub reference_windows: u32,
+    /// The reference instead: a profile as `windkessel profile` writes it; `reference_windows` is then not used.
+    pub reference_profile: Option<PathBuf>,
     /// Fewer readings than this on either side: the verdict is `insufficient`.
     pub readings_min: u64,
     /// Which statistic makes the verdict, and its thresholds.
@@ -410,6 +412,7 @@ impl Default for AuditSpec {
             window: EventSpan::from_seconds(3_600),
             hop: None,
             reference_windows: 24,
+            reference_profile: None,
             readings_min: 500,
             preset: DriftPreset::Industry,
             psi_watch: 0.1,

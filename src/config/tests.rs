@@ -47,6 +47,10 @@ fn what_cannot_work_is_refused_by_name() {
         ("audit.outcomes={topics=[\"bp-obs\"],outcome=\"x\"}", "none of source.topics"),
         ("audit.outcomes={paths=[\"o\"],outcome=\"x\"}", "topics with source.kind \"kafka\""),
         ("audit={patients=false,outcomes={topics=[\"o\"],outcome=\"x\"}}", "needs audit.enabled and audit.patients"),
+        (
+            "audit.reference_profile=absent.json",
+            "audit.reference_profile: could not use the profile \"absent.json\": No such file",
+        ),
         ("patient.baseline_readings_min=13", "1..=12"),
         ("correction.horizon=1h", "correction.horizon must be at least"),
         ("decode.signals=[\"systolic\",\"pressure\"]", "there is no"),
@@ -81,7 +85,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 15] = [
+const OPTIONAL: [&str; 16] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -97,6 +101,7 @@ const OPTIONAL: [&str; 15] = [
     "state.region",
     "state.secret_key_file",
     "audit.hop",
+    "audit.reference_profile",
 ];
 
 /// What the reference flow sets to something else than the default, and why.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Keep, Options};
 use crate::cli::Failed;
-use crate::config::{Flow, SourceKind, SourceSpec};
+use crate::config::{AuditSpec, Flow, SourceKind, SourceSpec};
 use crate::pseudonymise::Key;
 use crate::runtime::cluster::Peers;
 use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
@@ -193,18 +193,26 @@ fn still_there(replay: &[Claim], topics: &Topics, names: &Topics) -> Result<(), 
 fn shape(flow: &Flow) -> String {
     let spec = &flow.spec;
     let (patient, audit) = (&spec.patient, &spec.audit);
+    // Panes are kept, and patients told apart, as long as the reference needs it. Which profile it is makes no difference to that.
+    let reference = match audit.reference_profile {
+        Some(_) => "audit.reference_profile".to_owned(),
+        None => format!("audit.reference_windows {}", audit.reference_windows),
+    };
     format!(
-        "patient.window {}, patient.hop {}, audit.window {}, audit.reference_windows {}, score.rules {}",
-        patient.window, patient.hop, audit.window, audit.reference_windows, spec.score.rules
+        "patient.window {}, patient.hop {}, audit.window {}, {reference}, score.rules {}",
+        patient.window, patient.hop, audit.window, spec.score.rules
     )
 }
 
 /// What decides the rows of an epoch, as one number: the settings of the stages, the model, the version.
 fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     let spec = &flow.spec;
+    // What is in the profile counts, not where it lies.
+    let audit = AuditSpec { reference_profile: None, ..spec.audit.clone() };
     let settings = serde_json::json!({
-        "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": spec.audit,
+        "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": audit,
         "model": model.map(Logistic::name), "version": env!("CARGO_PKG_VERSION"),
+        "reference": flow.reference.as_ref().map(|reference| &reference.digest),
     });
     format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
 }
@@ -217,4 +225,40 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
 fn first_epoch() -> Epoch {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as Epoch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of the replay flow against this profile.
+    fn of(profile: Option<&Path>) -> BTreeMap<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        Key::create_file(&key).unwrap();
+        let mut settings = vec![format!("pseudonymise.key_file={key:?}")];
+        settings.extend(profile.map(|path| format!("audit.reference_profile={path:?}")));
+        let flow = Flow::read(Path::new("dataflows/blood_pressure_replay.toml"), &settings).unwrap();
+        digests(&flow, &Key::read(&flow.spec.pseudonymise).unwrap(), None)
+    }
+
+    #[test]
+    fn what_is_in_a_profile_belongs_to_the_rules_and_that_there_is_one_to_the_shape() {
+        let text = std::fs::read_to_string("schemas/profile.example.json").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            of(Some(&path))
+        };
+        let (one, elsewhere) = (written("a.json", &text), written("b.json", &text));
+        let other = written("a.json", &text.replace("2026-01-12", "2026-01-19"));
+        let trailing = of(None);
+        assert_eq!(one[digest::RULES], elsewhere[digest::RULES]);
+        assert_ne!(one[digest::RULES], other[digest::RULES]);
+        assert_eq!(one[digest::SHAPE], other[digest::SHAPE]);
+        assert_ne!(one[digest::SHAPE], trailing[digest::SHAPE]);
+    }
 }

@@ -21,7 +21,7 @@ mod gather;
 mod numbers;
 mod page;
 pub mod pdf;
-mod read;
+pub(crate) mod read;
 mod rows;
 mod standing;
 #[cfg(test)]

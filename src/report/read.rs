@@ -222,7 +222,7 @@ fn nullable(schema: &Schema, without: &[&str]) -> SchemaRef {
 }
 
 /// The files of whole checkpoints of a table, in the order of their names. Hidden files are a sink's own.
-fn files(folder: &Path, table: TableName, ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path, table: TableName, ending: &str) -> Vec<PathBuf> {
     let listed = newest_list(folder, ending);
     let entries = std::fs::read_dir(folder.join(table.name())).into_iter().flatten().flatten();
     let shown = |path: &PathBuf| {

@@ -10,6 +10,7 @@
 //! * [`memory`]: under a real limit.
 //! * [`outcomes`]: what came of patients, and what that makes of the scores.
 //! * [`page`]: the live page in a real browser.
+//! * [`profile`]: a saved reference.
 //! * [`prometheus`]: a real one scrapes a run.
 //! * [`reads`]: how far an answer of a run reaches, over restarts.
 //! * [`canary`]: nothing that identifies anybody gets out.
@@ -33,6 +34,7 @@ mod memory;
 mod oracle;
 mod outcomes;
 mod page;
+mod profile;
 mod prometheus;
 mod reads;
 mod replay;

@@ -9,6 +9,7 @@
 //! * [`kafka_sink`]: a broker that dies while the Kafka sink publishes.
 //! * [`kibana`]: what every panel shows.
 //! * [`poison`]: what nobody should send.
+//! * [`profile`]: a saved reference of a whole topic.
 //! * [`clients`]: plain clients of the two servers.
 //! * [`setup`]: what is put into Elasticsearch beforehand.
 //! * [`s3`]: state in a bucket.
@@ -27,6 +28,7 @@ mod lens;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod poison;
+mod profile;
 mod proxy;
 mod s3;
 mod servers;

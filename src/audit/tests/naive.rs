@@ -96,7 +96,7 @@ impl Naive {
     }
 
     /// All values of a key between two times, ascending, and how many patients they are of.
-    fn values(&self, (group, feature, _): &Key, from: EventTime, to: EventTime) -> (Vec<f64>, u64) {
+    pub(super) fn values(&self, (group, feature, _): &Key, from: EventTime, to: EventTime) -> (Vec<f64>, u64) {
         let Some(counted) = self.0.get(&(group.clone(), *feature)) else { return Default::default() };
         let times = || counted.range((from, 0, 0)..(to, 0, 0)).filter(|(_, count)| **count > 0);
         let mut values: Vec<f64> =
@@ -117,6 +117,34 @@ impl Naive {
         let mut line = line(&reference, &current);
         (line.counts[2], line.counts[3]) = (of_reference, of_current);
         line
+    }
+
+    /// The same, against everything of another script, unless the key's group is left out there.
+    pub(super) fn row_against(&self, key: &Key, reference: &Naive, left_out: &[String]) -> Line {
+        let (current, of_current) = self.values(key, key.2, key.2 + spec().window);
+        let (reference, of_reference) = match current.is_empty() || left_out.contains(&key.0) {
+            true => Default::default(),
+            false => reference.values(key, EventTime::MIN, EventTime::MAX),
+        };
+        let mut line = line(&reference, &current);
+        (line.counts[2], line.counts[3]) = (of_reference, of_current);
+        line
+    }
+
+    /// How many patients have readings of a group, ever.
+    pub(super) fn patients(&self, group: &str) -> u64 {
+        self.values(&(group.to_owned(), "systolic", EventTime::MIN), EventTime::MIN, EventTime::MAX).1
+    }
+
+    /// The Jensen–Shannon distances of windows of a length from all values of a key; of those with enough readings.
+    pub(super) fn distances(&self, group: &str, feature: &'static str, length: EventSpan) -> Vec<f64> {
+        let key = (group.to_owned(), feature, EventTime::MIN);
+        let (all, _) = self.values(&key, EventTime::MIN, EventTime::MAX);
+        let times = self.0[&(key.0.clone(), feature)].iter().filter(|(_, count)| **count > 0);
+        let starts: BTreeSet<EventTime> = times.map(|((at, _, _), _)| at.floor_to(length)).collect();
+        let windows = starts.into_iter().map(|start| self.values(&key, start, start + length).0);
+        let full = windows.filter(|window| window.len() as u64 >= spec().readings_min);
+        full.map(|window| line(&all, &window).numbers[1].unwrap()).collect()
     }
 
     /// The keys of all windows that have readings.

@@ -110,10 +110,10 @@ fn assert_same(expected: &[(Epoch, Finding)], rows: &[(Epoch, Finding)], epochs:
 
 #[test]
 fn a_run_that_starts_again_on_other_workers_goes_on_as_if_it_had_not_ended() {
-    for seed in 0..2 {
+    for (seed, reference) in [(0, None), (1, None), (3, Some(Arc::new(profiled::reference(7))))] {
         let script = script(seed, 50);
         let horizon = if seed % 2 == 0 { EventSpan::UNBOUNDED } else { EventSpan::from_seconds(1_800) };
-        let whole = run_all(&script, 1, 1, horizon, &Metrics::new());
+        let whole = profiled::run_against(&script, (1, 1), horizon, reference.clone());
         let mut rng = ChaCha8Rng::seed_from_u64(100 + seed);
         for workers in [[1, 2, 3], [4, 1, 2]] {
             let ends = [rng.random_range(8..20), rng.random_range(28..42), script.len()];
@@ -121,8 +121,8 @@ fn a_run_that_starts_again_on_other_workers_goes_on_as_if_it_had_not_ended() {
             let (mut start, mut saved) = (0, Vec::new());
             for (workers, end) in workers.into_iter().zip(ends) {
                 let (rhythm, metrics) = (rng.random_range(1..9), Metrics::new());
-                let begun =
-                    Run { workers, rhythm, horizon, metrics, epochs: start..script.len(), saved, borders: Vec::new() };
+                let (epochs, borders, reference) = (start..script.len(), Vec::new(), reference.clone());
+                let begun = Run { workers, rhythm, horizon, metrics, epochs, saved, borders, reference };
                 let (rows, after) =
                     if end < script.len() { generation(&script, begun, end) } else { run_part(&script, begun) };
                 assert!(!rows.is_empty(), "{context}: a generation is worth running");
@@ -149,6 +149,7 @@ fn gauges_are_set_again_before_anything_is_read() {
                 epochs: 0..0,
                 saved: Vec::new(),
                 borders: Vec::new(),
+                reference: None,
             };
             let (_, saved) = generation(&script, first.clone(), border);
             let again = Run { workers: 3, metrics: metrics.clone(), epochs: border..border, saved, ..first };

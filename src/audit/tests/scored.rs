@@ -55,14 +55,14 @@ fn forgotten_before(watermark: &crate::watermark::Watermark, horizon: EventSpan)
 }
 
 /// The rows that stand at the end, and the labels; how the labels ended.
-struct Standing {
+pub(super) struct Standing {
     rows: Vec<Row>,
     labels: Vec<Label>,
     ends: BTreeMap<Outcome, u64>,
 }
 
 impl Standing {
-    fn of(script: &[EpochOfScript], horizon: EventSpan) -> Self {
+    pub(super) fn of(script: &[EpochOfScript], horizon: EventSpan) -> Self {
         let mut rows: BTreeMap<Pseudonym, Row> = BTreeMap::new();
         let (mut labels, mut ends) = (Labels::new(), BTreeMap::new());
         let mut watermark = crate::watermark::Watermark::new();
@@ -111,7 +111,7 @@ impl Standing {
         }
     }
 
-    fn summary(&self, group: &str, from: EventTime, to: EventTime) -> (Summary, u64) {
+    pub(super) fn summary(&self, group: &str, from: EventTime, to: EventTime) -> (Summary, u64) {
         let mut codes = Vec::new();
         let mut patients = BTreeSet::new();
         for row in &self.rows {
@@ -129,13 +129,17 @@ impl Standing {
 
     fn performance(&self, row: &Performance) {
         let (start, window) = (row.current.0, spec().window);
-        let (current, patients) = self.summary(row.group, start, start + window);
         let length = EventSpan::from_micros(window.micros() * i64::from(spec().reference_windows));
-        let (reference, _) = self.summary(row.group, start - length, start);
+        self.performance_against(row, &self.summary(row.group, start - length, start).0);
+    }
+
+    pub(super) fn performance_against(&self, row: &Performance, reference: &Summary) {
+        let (start, window) = (row.current.0, spec().window);
+        let (current, patients) = self.summary(row.group, start, start + window);
         // Of a window that has lost its last reading nothing stands.
         let expected = match current.readings {
             0 => Performed::default(),
-            _ => Performed::of(&current, &reference, Some(patients), &Judge::new(&spec())),
+            _ => Performed::of(&current, reference, Some(patients), &Judge::new(&spec())),
         };
         let found = Performed {
             readings: row.readings,

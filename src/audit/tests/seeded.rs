@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::audit::counts::{ByPatient, Counts};
+use crate::audit::profile::count::Counter;
 use crate::audit::publish::Publisher;
 use crate::config::{DriftPreset, Selected};
 use crate::vocabulary::findings::{Alert, AlertState};
@@ -63,6 +64,15 @@ fn reading(rng: &mut ChaCha8Rng, hour: i64, disturbance: Disturbance) -> (Readin
 
 /// What one worker counts of it.
 fn counted(seed: u64, disturbance: Disturbance, calendar: Calendar) -> Vec<((Series, Pane), Histogram)> {
+    let batch = assessed(seed, disturbance);
+    let mut updates = Vec::new();
+    let by_patient = ByPatient { selected: Selected::Alarm, label_horizon: spec().outcomes.horizon };
+    let mut counts = Counts::new(calendar, EventSpan::UNBOUNDED, ALONE, Some(by_patient));
+    counts.advance([&batch], &[tick(0, EventTime::MAX)], &mut updates);
+    updates
+}
+
+fn assessed(seed: u64, disturbance: Disturbance) -> Assessed {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut batch = Assessed::default();
     for hour in 0..HOURS {
@@ -73,17 +83,17 @@ fn counted(seed: u64, disturbance: Disturbance, calendar: Calendar) -> Vec<((Ser
             batch.assessments.push(assessment);
         }
     }
-    let mut updates = Vec::new();
-    let by_patient = ByPatient { selected: Selected::Alarm, label_horizon: spec().outcomes.horizon };
-    let mut counts = Counts::new(calendar, EventSpan::UNBOUNDED, ALONE, Some(by_patient));
-    counts.advance([&batch], &[tick(0, EventTime::MAX)], &mut updates);
-    updates
+    batch
 }
 
 const ALONE: Share = Share { worker: 0, workers: 1 };
 
 /// What is found, in the order of windows.
-fn found(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> (Vec<Shift>, Vec<Alert>) {
+fn found(
+    counted: &[((Series, Pane), Histogram)],
+    spec: &AuditSpec,
+    profile: Option<Reference>,
+) -> (Vec<Shift>, Vec<Alert>) {
     let calendar = calendar(spec);
     let mut by_block: BTreeMap<(Subject, Block), BTreeMap<(Series, Pane), Histogram>> = BTreeMap::new();
     for ((series, pane), histogram) in counted {
@@ -93,13 +103,14 @@ fn found(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> (Vec<Shif
             }
         }
     }
-    let mut finder = Finder::new(calendar, Judge::new(spec));
+    let span = profile.as_ref().map(|profile| profile.span);
+    let mut finder = Finder::new(calendar, Judge::new(spec), profile.map(Arc::new));
     let mut changes = Vec::new();
     for ((subject, block), counts) in &by_block {
         let counts: Vec<(&(Series, Pane), Histogram)> = counts.iter().map(|(key, h)| (key, h.clone())).collect();
         changes.extend(finder.find(*subject, *block, &counts).into_iter().map(|found| (found, 1)));
     }
-    let mut publisher = Publisher::new(calendar, EventSpan::UNBOUNDED, ALONE, spec.alert_windows);
+    let mut publisher = Publisher::new(calendar, EventSpan::UNBOUNDED, ALONE, spec.alert_windows).profiled(span);
     let (mut shifts, mut alerts) = (Vec::new(), Vec::new());
     for published in publisher.advance(changes, &[tick(0, EventTime::MAX)]) {
         match published.finding {
@@ -113,7 +124,7 @@ fn found(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> (Vec<Shif
 
 fn run_seed(seed: u64, disturbance: Disturbance, preset: DriftPreset) -> (Vec<Shift>, Vec<Alert>) {
     let spec = spec_of(preset);
-    found(&counted(seed, disturbance, calendar(&spec)), &spec)
+    found(&counted(seed, disturbance, calendar(&spec)), &spec, None)
 }
 
 /// The hour of a window.
@@ -128,7 +139,7 @@ fn nobody_is_told_anything_on_undisturbed_seeds() {
         // Evidently's threshold of 0.1 deviations is within the noise of smaller groups.
         for (preset, readings_min) in [(DriftPreset::Industry, 300), (DriftPreset::Evidently, 700)] {
             let spec = AuditSpec { readings_min, ..spec_of(preset) };
-            let (shifts, alerts) = found(&counted, &spec);
+            let (shifts, alerts) = found(&counted, &spec, None);
             assert!(shifts.iter().any(|shift| shift.verdict.name() == "none"), "seed {seed}: something was compared");
             assert_eq!(alerts, [], "seed {seed}, {preset:?}");
         }
@@ -171,4 +182,35 @@ fn an_older_population_moves_the_whole_and_no_age_group() {
     let named: BTreeSet<(&str, &str)> = alerts.iter().map(|alert| (alert.feature, alert.group)).collect();
     assert!(named.contains(&("systolic", "all")), "{named:?}");
     assert!(named.iter().all(|(_, group)| !group.starts_with("age=")), "{named:?}");
+}
+
+/// The profile is of another seed; so short a reference as in the trailing case is not needed.
+#[test]
+fn against_a_profile_a_shift_never_becomes_what_is_usual_and_without_one_nobody_is_told_anything() {
+    for preset in [DriftPreset::Industry, DriftPreset::Evidently, DriftPreset::Nannyml, DriftPreset::Whylogs] {
+        // NannyML's limit is of the noise of single windows: it tells of one in some hundreds by chance, and three in a row are rare.
+        let spec = AuditSpec { readings_min: 700, ..spec_of(preset) };
+        let mut counter = Counter::new(&spec);
+        counter.add(&assessed(40, Disturbance::Nothing));
+        let profile = profiled::making(&spec).make(&counter.sums()).unwrap();
+        let spec = AuditSpec { reference_profile: Some("profile.json".into()), ..spec };
+        let against = |disturbance| {
+            let reference = Reference::of(&profile, String::new()).unwrap();
+            found(&counted(41, disturbance, calendar(&spec)), &spec, Some(reference))
+        };
+        let (shifts, alerts) = against(Disturbance::Nothing);
+        assert_eq!(alerts, [], "{preset:?}");
+        let from_the_first = shifts.iter().any(|shift| hour(shift.current) == 0 && shift.verdict.name() == "none");
+        assert!(from_the_first, "{preset:?}: there is no time without a reference");
+        if preset == DriftPreset::Whylogs {
+            // 8 mmHg are a Hellinger distance of 0.2: `watch`.
+            continue;
+        }
+        let (shifts, alerts) = against(Disturbance::Bias);
+        let of_all = |alert: &&Alert| (alert.feature, alert.group) == ("diastolic", "all");
+        let alert = alerts.iter().find(of_all).unwrap_or_else(|| panic!("{preset:?}: {alerts:?}"));
+        assert_eq!((alert.state, hour(alert.current)), (AlertState::Raised, ONSET + 2), "{preset:?}");
+        let span = Reference::of(&profile, String::new()).unwrap().span;
+        assert!(shifts.iter().all(|shift| shift.reference == span), "{preset:?}");
+    }
 }

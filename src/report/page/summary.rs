@@ -32,8 +32,9 @@ pub(super) fn header(audit: &Audit, flow: &str) -> Markup {
                         @if let Some(Series { now, .. }) = all { br; (of_patients(now.current_side.readings, now.current_side.patients)) }
                     }))
                 }
-                @if let Some(Series { now, .. }) = all {
+                @if let Some(series @ Series { now, .. }) = all {
                     (fact("Reference", html! {
+                        @if is_profile(series) { "a saved profile, of " }
                         (numbers::span(now.reference)) " UTC" br;
                         (of_patients(now.reference_side.readings, now.reference_side.patients))
                     }))
@@ -45,6 +46,12 @@ pub(super) fn header(audit: &Audit, flow: &str) -> Markup {
             }
         }
     }
+}
+
+/// A window follows right after its reference, unless that is always the same.
+fn is_profile(series: &Series<Shift>) -> bool {
+    let apart = |row: &Shift| row.reference != Default::default() && row.reference.1 != row.current.0;
+    series.history.iter().any(apart)
 }
 
 fn fact(name: &str, value: Markup) -> Markup {

@@ -360,5 +360,6 @@ fn plan(flow: &Arc<Flow>, key: Key, topics: Topics, generation: Generation) -> P
         failure: Failure::default(),
         generation,
         live: None,
+        profile: None,
     }
 }
