@@ -70,6 +70,7 @@ impl Flow {
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
+        check_alerts(&spec)?;
         check_state(&spec.state)?;
         at_least("cluster.silence_seconds", spec.cluster.silence_seconds as usize, 1)?;
         at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
@@ -255,14 +256,34 @@ fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
     if let Some(elasticsearch) = &sink.elasticsearch {
         check_elasticsearch(elasticsearch)?;
     }
-    match &sink.kafka {
-        Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => {
-            Err("sink.kafka names neither topic nor dead_letter_topic".into())
-        }
-        Some(kafka) if kafka.progress_topic.is_empty() => Err("sink.kafka.progress_topic must not be empty".into()),
-        Some(kafka) if [&kafka.topic, &kafka.dead_letter_topic].contains(&&kafka.progress_topic) => {
-            Err(format!("sink.kafka.progress_topic must be a topic of its own, got {:?}", kafka.progress_topic))
-        }
+    sink.kafka.as_ref().map_or(Ok(()), check_kafka)
+}
+
+fn check_kafka(kafka: &KafkaSinkSpec) -> Result<(), String> {
+    let KafkaSinkSpec { topic, dead_letter_topic, alerts_topic, progress_topic, .. } = kafka;
+    if [topic, dead_letter_topic, alerts_topic].iter().all(|topic| topic.is_empty()) {
+        return Err("sink.kafka names neither topic nor dead_letter_topic nor alerts_topic".into());
+    }
+    if progress_topic.is_empty() {
+        return Err("sink.kafka.progress_topic must not be empty".into());
+    }
+    if [topic, dead_letter_topic, alerts_topic].contains(&progress_topic) {
+        return Err(format!("sink.kafka.progress_topic must be a topic of its own, got {progress_topic:?}"));
+    }
+    if !alerts_topic.is_empty() && [topic, dead_letter_topic].contains(&alerts_topic) {
+        return Err(format!("sink.kafka.alerts_topic must be a topic of its own, got {alerts_topic:?}"));
+    }
+    Ok(())
+}
+
+/// What tells of alerts needs some to tell of.
+fn check_alerts(spec: &Spec) -> Result<(), String> {
+    let kafka = spec.sink.kafka.as_ref().filter(|kafka| !kafka.alerts_topic.is_empty());
+    let silent = !spec.audit.enabled || spec.audit.alert_windows == 0;
+    match kafka.map(|_| "sink.kafka.alerts_topic") {
+        Some(key) if silent => Err(format!(
+            "{key} needs audit.enabled = true and audit.alert_windows of at least 1: without them there are no alerts"
+        )),
         _ => Ok(()),
     }
 }

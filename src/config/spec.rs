@@ -460,7 +460,7 @@ pub struct SinkSpec {
     pub ndjson: Option<NdjsonSpec>,
     /// Elasticsearch documents.
     pub elasticsearch: Option<ElasticsearchSpec>,
-    /// Kafka topics: assessed readings and dead letters.
+    /// Kafka topics: assessed readings, dead letters, alerts.
     pub kafka: Option<KafkaSinkSpec>,
 }
 
@@ -660,6 +660,8 @@ pub struct KafkaSinkSpec {
     pub readings: ReadingFilter,
     /// Dead-letter topic for rejections; `auto` is `error.<source topic>.<group>`, empty for none.
     pub dead_letter_topic: String,
+    /// Topic for the audit's alerts as JSON, keyed by table, feature, group and window; empty for none.
+    pub alerts_topic: String,
     /// Topic in which each transaction notes how far it goes, so that a restart publishes no row twice; made, compacted, if it is missing. Flows may share it.
     pub progress_topic: String,
     /// Any further librdkafka setting, passed through.
@@ -675,6 +677,7 @@ impl Default for KafkaSinkSpec {
             topic: "bp-assessed".into(),
             readings: ReadingFilter::Anomalies,
             dead_letter_topic: "auto".into(),
+            alerts_topic: String::new(),
             progress_topic: "windkessel-progress".into(),
             client: BTreeMap::new(),
             client_files: BTreeMap::new(),

@@ -9,6 +9,7 @@
 
 pub mod tables;
 
+mod alerts;
 pub mod filter;
 pub mod json;
 
