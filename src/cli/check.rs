@@ -26,7 +26,7 @@ use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
 use crate::sink::elasticsearch::{self, document::Documents};
 use crate::sink::filter::Filter;
-use crate::sink::{Deliver, Rows, SinkError, json};
+use crate::sink::{Deliver, Rows, SinkError, json, webhook};
 use crate::source::{self, Opening, Share};
 use crate::time::Epoch;
 
@@ -86,6 +86,10 @@ fn connect(flow: &Flow) -> Result<(), Failed> {
     if let Some(spec) = &flow.spec.sink.elasticsearch {
         elasticsearch::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
         print_line("elasticsearch: answers");
+    }
+    if let Some(spec) = flow.spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on()) {
+        webhook::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
+        print_line("webhook: answers");
     }
     Ok(())
 }

@@ -97,6 +97,10 @@ fn sink_names(flow: &Flow) -> Vec<String> {
             [&*kafka.topic, &kafka.alerts_topic].into_iter().filter(|topic| !topic.is_empty()).collect();
         format!("kafka {} ({})", topics.join(", "), kafka.brokers)
     }));
+    names.extend(sink.webhook.as_ref().filter(|webhook| webhook.is_on()).map(|webhook| match &webhook.url_file {
+        Some(file) => format!("webhook (as {} says)", file.display()),
+        None => format!("webhook {}", webhook.url),
+    }));
     names
 }
 

@@ -256,7 +256,18 @@ fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
     if let Some(elasticsearch) = &sink.elasticsearch {
         check_elasticsearch(elasticsearch)?;
     }
+    sink.webhook.as_ref().map_or(Ok(()), check_webhook)?;
     sink.kafka.as_ref().map_or(Ok(()), check_kafka)
+}
+
+fn check_webhook(webhook: &WebhookSpec) -> Result<(), String> {
+    if !webhook.url.is_empty() && webhook.url_file.is_some() {
+        return Err("sink.webhook has both url and url_file; which one is meant?".into());
+    }
+    if !webhook.url.is_empty() {
+        crate::sink::webhook::check_url("sink.webhook.url", &webhook.url).map_err(|error| error.to_string())?;
+    }
+    at_least("sink.webhook.waiting_max", webhook.waiting_max, 1)
 }
 
 fn check_kafka(kafka: &KafkaSinkSpec) -> Result<(), String> {
@@ -279,8 +290,9 @@ fn check_kafka(kafka: &KafkaSinkSpec) -> Result<(), String> {
 /// What tells of alerts needs some to tell of.
 fn check_alerts(spec: &Spec) -> Result<(), String> {
     let kafka = spec.sink.kafka.as_ref().filter(|kafka| !kafka.alerts_topic.is_empty());
+    let webhook = spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on());
     let silent = !spec.audit.enabled || spec.audit.alert_windows == 0;
-    match kafka.map(|_| "sink.kafka.alerts_topic") {
+    match kafka.map(|_| "sink.kafka.alerts_topic").or(webhook.map(|_| "sink.webhook")) {
         Some(key) if silent => Err(format!(
             "{key} needs audit.enabled = true and audit.alert_windows of at least 1: without them there are no alerts"
         )),

@@ -462,6 +462,8 @@ pub struct SinkSpec {
     pub elasticsearch: Option<ElasticsearchSpec>,
     /// Kafka topics: assessed readings, dead letters, alerts.
     pub kafka: Option<KafkaSinkSpec>,
+    /// Alerts, to whoever is to be told of them.
+    pub webhook: Option<WebhookSpec>,
 }
 
 /// `[sink.parquet]`
@@ -682,6 +684,35 @@ impl Default for KafkaSinkSpec {
             client: BTreeMap::new(),
             client_files: BTreeMap::new(),
         }
+    }
+}
+
+/// `[sink.webhook]`: nothing is sent if neither `url` nor `url_file` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookSpec {
+    /// `http://…` or `https://…`: each of the audit's alerts is POSTed there as JSON (`schemas/webhook`); empty for none.
+    pub url: String,
+    /// A file holding the URL, where it is a secret itself, as those of chats are.
+    pub url_file: Option<PathBuf>,
+    /// A file holding a token, which is sent as `Authorization: Bearer …`.
+    pub token_file: Option<PathBuf>,
+    /// A PEM file with the certificate authority to trust.
+    pub ca_file: Option<PathBuf>,
+    /// So many alerts of each worker may wait for a receiver that does not answer; beyond, the oldest is given up.
+    pub waiting_max: usize,
+}
+
+impl WebhookSpec {
+    /// Whether anybody is to be told.
+    pub fn is_on(&self) -> bool {
+        !self.url.is_empty() || self.url_file.is_some()
+    }
+}
+
+impl Default for WebhookSpec {
+    fn default() -> Self {
+        WebhookSpec { url: String::new(), url_file: None, token_file: None, ca_file: None, waiting_max: 1_000 }
     }
 }
 

@@ -48,6 +48,9 @@ fn what_cannot_work_is_refused_by_name() {
         ("sink.kafka={topic=\"\",dead_letter_topic=\"\"}", "neither topic nor dead_letter_topic nor alerts_topic"),
         ("sink.kafka={alerts_topic=\"bp-assessed\"}", "sink.kafka.alerts_topic must be a topic of its own"),
         ("sink.kafka={alerts_topic=\"windkessel-progress\"}", "sink.kafka.progress_topic must be a topic of its own"),
+        ("sink.webhook={url=\"localhost:9\"}", "sink.webhook.url"),
+        ("sink.webhook={url=\"http://h\",url_file=\"f\"}", "both url and url_file"),
+        ("sink.webhook={url=\"http://h\",waiting_max=0}", "sink.webhook.waiting_max must be at least 1"),
         ("audit.outcomes={paths=[\"o\"],outcome=\"x\"}", "topics with source.kind \"kafka\""),
         ("audit={patients=false,outcomes={topics=[\"o\"],outcome=\"x\"}}", "needs audit.enabled and audit.patients"),
         ("patient.baseline_readings_min=13", "1..=12"),
@@ -84,7 +87,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 15] = [
+const OPTIONAL: [&str; 18] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -100,6 +103,9 @@ const OPTIONAL: [&str; 15] = [
     "state.region",
     "state.secret_key_file",
     "audit.hop",
+    "sink.webhook.url_file",
+    "sink.webhook.token_file",
+    "sink.webhook.ca_file",
 ];
 
 /// What the reference flow sets to something else than the default, and why.
@@ -135,6 +141,7 @@ fn the_reference_flow_holds_every_key_with_its_default() {
             ndjson: Some(NdjsonSpec::default()),
             elasticsearch: Some(ElasticsearchSpec::default()),
             kafka: Some(KafkaSinkSpec::default()),
+            webhook: Some(WebhookSpec::default()),
         },
         ..Spec::default()
     };

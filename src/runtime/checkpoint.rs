@@ -338,11 +338,21 @@ impl Seat {
     }
 
     fn save(&mut self, machine: &mut dyn Survive) {
-        let mut inner = self.desk.0.borrow_mut();
+        let (base_every, metrics) = {
+            let inner = self.desk.0.borrow();
+            (inner.base_every, inner.metrics.clone())
+        };
         let started = Instant::now();
-        let extent = if self.count.is_multiple_of(inner.base_every) { Extent::All } else { Extent::Changed };
+        let extent = if self.count.is_multiple_of(base_every) { Extent::All } else { Extent::Changed };
         let mut blocks = Blocks::default();
         machine.save(extent, &mut blocks);
+        self.hand_in(blocks);
+        metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Hands in what was saved elsewhere, for the next border.
+    pub fn hand_in(&mut self, blocks: Blocks) {
+        let mut inner = self.desk.0.borrow_mut();
         let border = self.border;
         (self.border, self.count) = (border_above(border), self.count + 1);
         let worker = inner.share.worker;
@@ -355,7 +365,6 @@ impl Seat {
             // Fails only when the writer has reported why it is gone.
             let _ = inner.writer.0.send(saved);
         }
-        inner.metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
     }
 }
 
