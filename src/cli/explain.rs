@@ -101,6 +101,7 @@ fn sink_names(flow: &Flow) -> Vec<String> {
         Some(file) => format!("webhook (as {} says)", file.display()),
         None => format!("webhook {}", webhook.url),
     }));
+    names.extend(sink.postgres.as_ref().filter(|spec| spec.is_on()).map(|spec| format!("postgres {}", spec.url)));
     names
 }
 

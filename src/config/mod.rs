@@ -71,6 +71,7 @@ impl Flow {
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
         check_alerts(&spec)?;
+        check_schedule(&spec)?;
         check_state(&spec.state)?;
         at_least("cluster.silence_seconds", spec.cluster.silence_seconds as usize, 1)?;
         at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
@@ -283,6 +284,43 @@ fn check_kafka(kafka: &KafkaSinkSpec) -> Result<(), String> {
     }
     if !alerts_topic.is_empty() && [topic, dead_letter_topic].contains(&alerts_topic) {
         return Err(format!("sink.kafka.alerts_topic must be a topic of its own, got {alerts_topic:?}"));
+    }
+    Ok(())
+}
+
+/// Scheduled audits are made from the files of the audit's tables.
+fn check_schedule(spec: &Spec) -> Result<(), String> {
+    let (audit, sink) = (&spec.audit, &spec.sink);
+    let postgres = sink.postgres.as_ref().filter(|postgres| postgres.is_on());
+    if let Some(postgres) = postgres {
+        crate::sink::postgres::check_url(&postgres.url).map_err(|error| error.to_string())?;
+    }
+    let reports = !audit.schedule.reports.as_os_str().is_empty();
+    let Some(every) = audit.schedule.every else {
+        return match (postgres, reports) {
+            (None, false) => Ok(()),
+            (Some(_), _) => {
+                Err("sink.postgres keeps scheduled audits: it needs audit.schedule.every, for example \"1d\"".into())
+            }
+            (_, true) => Err("audit.schedule.reports needs audit.schedule.every, for example \"1d\"".into()),
+        };
+    };
+    positive("audit.schedule.every", every)?;
+    if every.micros() % audit.window.micros() != 0 {
+        return Err(format!("audit.schedule.every must be a multiple of audit.window ({}), got {every}", audit.window));
+    }
+    if postgres.is_none() && !reports {
+        return Err(
+            "audit.schedule keeps nothing: it needs audit.schedule.reports (a folder) or sink.postgres.url".into()
+        );
+    }
+    let needed = [TableName::Shifts, TableName::Performance, TableName::Fairness, TableName::Alerts];
+    let in_files = sink.parquet.is_some()
+        || sink.ndjson.as_ref().is_some_and(|ndjson| needed.iter().all(|table| ndjson.tables.contains(table)));
+    if !audit.enabled || !in_files {
+        return Err("audit.schedule is made from files of the audit: it needs audit.enabled, and sink.parquet, or sink.ndjson with the \
+                    tables shifts, performance, fairness and alerts"
+            .into());
     }
     Ok(())
 }

@@ -354,6 +354,19 @@ pub struct AuditSpec {
     pub alert_windows: u32,
     /// What came of patients: against it scores are measured.
     pub outcomes: OutcomesSpec,
+    /// Audits that are kept.
+    pub schedule: ScheduleSpec,
+}
+
+/// `[audit.schedule]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSpec {
+    /// When the watermark passes the end of a period of so long, one audit of it is kept: a multiple of `audit.window`. Absent: none.
+    #[schemars(with = "Option<String>")]
+    pub every: Option<EventSpan>,
+    /// A folder for the pages (as `windkessel report` makes them), one a period; empty for none.
+    pub reports: PathBuf,
 }
 
 /// `[audit.outcomes]`: nothing is read if neither topics nor paths are given.
@@ -418,6 +431,7 @@ impl Default for AuditSpec {
             selected: Selected::Alarm,
             alert_windows: 3,
             outcomes: OutcomesSpec::default(),
+            schedule: ScheduleSpec::default(),
         }
     }
 }
@@ -464,6 +478,8 @@ pub struct SinkSpec {
     pub kafka: Option<KafkaSinkSpec>,
     /// Alerts, to whoever is to be told of them.
     pub webhook: Option<WebhookSpec>,
+    /// Rows of scheduled audits.
+    pub postgres: Option<PostgresSpec>,
 }
 
 /// `[sink.parquet]`
@@ -713,6 +729,25 @@ impl WebhookSpec {
 impl Default for WebhookSpec {
     fn default() -> Self {
         WebhookSpec { url: String::new(), url_file: None, token_file: None, ca_file: None, waiting_max: 1_000 }
+    }
+}
+
+/// `[sink.postgres]`: nothing is written without `url`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresSpec {
+    /// `postgresql://user@host:5432/database`: scheduled audits are kept in the table `fairness_reports` there; empty for none.
+    pub url: String,
+    /// A file holding the password.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the certificate authority to trust; given, the connection must be encrypted.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl PostgresSpec {
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        !self.url.is_empty()
     }
 }
 

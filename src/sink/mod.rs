@@ -18,6 +18,7 @@ pub mod files;
 pub mod kafka;
 pub mod ndjson;
 pub mod parquet;
+pub mod postgres;
 pub mod webhook;
 
 #[cfg(test)]
@@ -42,8 +43,11 @@ use crate::runtime::stop::Stop;
 use crate::runtime::survive::Survive;
 use crate::time::Epoch;
 
-/// Sinks that wait for their destinations beside the run, and hold nothing up: what they wait with is in the saved state.
-pub const BESIDE: [&str; 1] = [webhook::SINK];
+/// Sinks that wait for their destinations beside the run, and hold nothing up: what they wait with is in the saved state, or in committed files.
+pub const BESIDE: [&str; 3] = [webhook::SINK, postgres::SINK, REPORTS];
+
+/// The name of the pages of scheduled audits in metrics and logs.
+pub const REPORTS: &str = "reports";
 
 /// Rows of one table, of one epoch, of one worker.
 #[derive(Clone, Debug)]
