@@ -132,7 +132,7 @@ pub fn open(plan: &Plan, worker: usize, stop: &Stop) -> Result<Vec<Sink>, SinkEr
         sinks.push(sink("kafka", Box::new(deliver)));
     }
     if let Some(webhook) = spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on()) {
-        let deliver = WebhookSink::new(webhook, &spec.name, stop.clone(), metrics())?;
+        let deliver = WebhookSink::new(webhook, &spec.name, worker, stop.clone(), metrics())?;
         sinks.push(sink(webhook::SINK, Box::new(deliver)));
     }
     Ok(sinks)

@@ -42,7 +42,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const STATEMENT_MAX: &str = "-c statement_timeout=30000";
 const UPSERT: &str = "INSERT INTO fairness_reports (id, ref_start, ref_end, cur_start, cur_end, report_path, summary) \
     VALUES ($1, $2::text::timestamptz, $3::text::timestamptz, $4::text::timestamptz, $5::text::timestamptz, $6, $7::text::jsonb) \
-    ON CONFLICT (id) DO UPDATE SET ref_start = excluded.ref_start, ref_end = excluded.ref_end, report_path = excluded.report_path, summary = excluded.summary \
+    ON CONFLICT (id) DO UPDATE SET ref_start = excluded.ref_start, ref_end = excluded.ref_end, \
+    report_path = excluded.report_path, summary = excluded.summary \
     WHERE (fairness_reports.summary->>'epoch')::bigint <= (excluded.summary->>'epoch')::bigint";
 
 /// A scheduled audit, as the table has it.

@@ -61,19 +61,26 @@ pub struct WebhookSink {
 }
 
 impl WebhookSink {
-    /// Reads secrets and starts the thread that sends; does not connect. `flow` is the flow's name.
+    /// Reads secrets and starts the thread that sends; does not wait for the receiver. `flow` is the flow's name; the first worker looks whether
+    /// anybody is there.
     ///
     /// # Errors
     /// A URL or a secret that cannot be used; a file that cannot be read; a thread that the system refuses.
-    pub fn new(spec: &WebhookSpec, flow: &str, stop: Stop, metrics: Metrics) -> Result<Self, SinkError> {
-        Self::with(spec, flow, stop, metrics, PACE)
+    pub fn new(spec: &WebhookSpec, flow: &str, worker: usize, stop: Stop, metrics: Metrics) -> Result<Self, SinkError> {
+        Self::with((spec, flow), worker == 0, stop, metrics, PACE)
     }
 
-    fn with(spec: &WebhookSpec, flow: &str, stop: Stop, metrics: Metrics, pace: Pace) -> Result<Self, SinkError> {
+    fn with(
+        (spec, flow): (&WebhookSpec, &str),
+        look: bool,
+        stop: Stop,
+        metrics: Metrics,
+        pace: Pace,
+    ) -> Result<Self, SinkError> {
         let shared = Arc::new(Shared::new(spec.waiting_max));
         let client = Client::new(spec, pace.request)?;
         let poster = Poster::new(Arc::clone(&shared), client, pace, stop, metrics.clone());
-        let poster = std::thread::Builder::new().name("webhook".into()).spawn(move || poster.run());
+        let poster = std::thread::Builder::new().name("webhook".into()).spawn(move || poster.run(look));
         let poster =
             poster.map_err(|source| SinkError::Io { action: "start", path: "the webhook's thread".into(), source })?;
         Ok(WebhookSink { flow: flow.to_owned(), shared, pending: Vec::new(), poster, metrics })

@@ -205,7 +205,6 @@ impl Stage {
         }
         let mut wanted = ndjson(&self.data(), "alerts");
         wanted.sort_by_key(|row| integer(row, "epoch"));
-        assert!(!wanted.is_empty(), "nothing to compare");
         assert_eq!(by_key(sent), by_key(wanted));
     }
 
@@ -295,6 +294,7 @@ fn two_hundred_thousand_observations_are_each_accounted_for_once() {
     let finished = finish(stage.run().args(["--until", "end"])).succeeded();
     assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
     stage.check(&finished, End::Reached);
+    assert!(!ndjson(&stage.data(), "alerts").is_empty(), "no alerts to compare with their topic");
 }
 
 #[test]

@@ -66,10 +66,25 @@ impl Client {
         self.answer(self.agent.run(request.expect("the URL was checked at start")))
     }
 
-    /// Asks whether anybody is there, without telling anything.
-    fn probe(&self) -> Result<Answer, Unanswered> {
+    /// As [`connect`].
+    pub(super) fn look(&self) -> Result<(), SinkError> {
         let request = self.request(Method::HEAD).body(());
-        self.answer(self.agent.run(request.expect("the URL was checked at start")))
+        let why = match self.answer(self.agent.run(request.expect("the URL was checked at start"))) {
+            Err(unanswered) => unanswered.reason().to_owned(),
+            Ok(Answer { status: 401 | 403, .. }) => {
+                "it refuses the token; sink.webhook.token_file must hold a valid one".into()
+            }
+            Ok(Answer { status: 300..=399, .. }) => {
+                "it redirects, which is not followed; name the address that it leads to".into()
+            }
+            Ok(Answer { status: status @ 500..=599, .. }) => format!("it answers with status {status}"),
+            Ok(_) => return Ok(()),
+        };
+        let place = match &self.spec.url_file {
+            Some(file) => format!("the receiver that sink.webhook.url_file {file:?} names"),
+            None => format!("sink.webhook.url {:?}", self.spec.url),
+        };
+        Err(SinkError::Refused(format!("could not reach {place}: {why}")))
     }
 
     fn request(&self, method: Method) -> http::request::Builder {
@@ -96,22 +111,7 @@ impl Client {
 /// # Errors
 /// What cannot work about the settings, that no answer came, or which one.
 pub fn connect(spec: &WebhookSpec, wait_max: Duration) -> Result<(), SinkError> {
-    let place = match &spec.url_file {
-        Some(file) => format!("the receiver that sink.webhook.url_file {file:?} names"),
-        None => format!("sink.webhook.url {:?}", spec.url),
-    };
-    let refused = |why: &str| Err(SinkError::Refused(format!("could not reach {place}: {why}")));
-    match Client::new(spec, wait_max)?.probe() {
-        Err(unanswered) => refused(unanswered.reason()),
-        Ok(Answer { status: 401 | 403, .. }) => {
-            refused("it refuses the token; sink.webhook.token_file must hold a valid one")
-        }
-        Ok(Answer { status: 300..=399, .. }) => {
-            refused("it redirects, which is not followed; name the address that it leads to")
-        }
-        Ok(Answer { status: status @ 500..=599, .. }) => refused(&format!("it answers with status {status}")),
-        Ok(_) => Ok(()),
-    }
+    Client::new(spec, wait_max)?.look()
 }
 
 /// Checks a URL that the key, or the file, gives.

@@ -90,8 +90,11 @@ impl Poster {
         Poster { shared, client, backoff, stop, metrics, waiting: false, renewed: false }
     }
 
-    /// Sends until the end is declared.
-    pub(super) fn run(mut self) {
+    /// Sends until the end is declared. With `look` it says at once what would keep the first alert, which may be weeks away.
+    pub(super) fn run(mut self, look: bool) {
+        if let Some(why) = look.then(|| self.client.look().err()).flatten() {
+            tracing::warn!(target: "sink::webhook", "{why}; alerts will wait for it");
+        }
         while let Some(notice) = self.shared.next() {
             if self.stop.abandon() {
                 return;

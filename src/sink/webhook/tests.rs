@@ -108,7 +108,7 @@ fn until<T>(mut seen: impl FnMut() -> Option<T>) -> T {
 }
 
 fn sink(spec: &WebhookSpec, metrics: &Metrics) -> WebhookSink {
-    WebhookSink::with(spec, "bp", Stop::default(), metrics.clone(), QUICK).unwrap()
+    WebhookSink::with((spec, "bp"), false, Stop::default(), metrics.clone(), QUICK).unwrap()
 }
 
 fn spec(url: &str) -> WebhookSpec {
@@ -220,7 +220,7 @@ fn nobody_waits_for_a_receiver_that_fails() {
     let metrics = Metrics::new();
     let pace = Pace { request: Duration::from_millis(100), backoff_first: DEADLINE, backoff_max: DEADLINE };
     let spec = spec(&format!("http://{}", hanging.local_addr().unwrap()));
-    let mut sink = WebhookSink::with(&spec, "bp", Stop::default(), metrics.clone(), pace).unwrap();
+    let mut sink = WebhookSink::with((&spec, "bp"), false, Stop::default(), metrics.clone(), pace).unwrap();
     raise(&mut sink, 1..=1);
     until(|| (metrics.sink_waiting.with_label_values(&[SINK]).get() == 1).then_some(()));
     for epoch in 2..1_000 {
