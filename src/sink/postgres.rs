@@ -26,7 +26,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::PostgresSpec;
 use crate::report::instant;
 use crate::sink::SinkError;
-use crate::sink::elasticsearch::client::secret;
+use crate::sink::elasticsearch::client::secret_of;
 use crate::vocabulary::findings::Span;
 
 /// The sink's name in metrics and logs.
@@ -150,7 +150,7 @@ fn open(spec: &PostgresSpec, wait_max: Duration) -> Result<Client, Fault> {
     let mut config: Config = spec.url.parse().expect("it was checked in the line before");
     config.connect_timeout(wait_max).application_name("windkessel").options(STATEMENT_MAX);
     if let Some(file) = &spec.password_file {
-        config.password(secret(file).map_err(refused)?.as_bytes());
+        config.password(secret_of("sink.postgres.password_file", file).map_err(refused)?.as_bytes());
     }
     if spec.ca_file.is_some() {
         config.ssl_mode(SslMode::Require);
@@ -169,7 +169,8 @@ fn tls(spec: &PostgresSpec) -> Result<MakeRustlsConnect, Fault> {
     match &spec.ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(file) => {
-            let pem = fs::read(file).map_err(|error| Fault::Refused(format!("could not read {file:?}: {error}")))?;
+            let pem = fs::read(file)
+                .map_err(|error| Fault::Refused(format!("sink.postgres.ca_file: could not read {file:?}: {error}")))?;
             let found: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
             if roots.add_parsable_certificates(found).0 == 0 {
                 return Err(Fault::Refused(format!(

@@ -270,7 +270,7 @@ fn what_is_wrong_with_a_database_is_said_with_what_helps() {
         ),
         (&*elsewhere, "database \"nowhere\" does not exist (3D000); the database in sink.postgres.url must be there"),
         (&*authority, "sink.postgres.ca_file must hold the authority"),
-        ("sink.postgres.password_file=\"absent\"", "absent"),
+        ("sink.postgres.password_file=\"absent\"", "sink.postgres.password_file: could not read \"absent\""),
     ] {
         let refused = finish(&mut stage.run(&[setting]));
         assert_eq!(refused.code(), Some(69), "{setting}: {}", refused.err);

@@ -276,9 +276,14 @@ fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>, SinkE
 }
 
 /// A secret's file without surrounding white space. Zeroised when dropped; best effort, the header that is made of it is not.
-pub(in crate::sink) fn secret(path: &Path) -> Result<Zeroizing<String>, SinkError> {
+fn secret(path: &Path) -> Result<Zeroizing<String>, SinkError> {
     let text = Zeroizing::new(fs::read_to_string(path).map_err(|source| read_error(path, source))?);
     Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+/// The same, for a setting: an error names it.
+pub(in crate::sink) fn secret_of(setting: &str, path: &Path) -> Result<Zeroizing<String>, SinkError> {
+    secret(path).or_else(|error| refused(format!("{setting}: {error}")))
 }
 
 /// A client for a section of the flow file: it trusts whom `ca_file` names, follows no redirect and takes no proxy from the environment.

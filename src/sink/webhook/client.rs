@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::notice::Notice;
 use crate::config::WebhookSpec;
 use crate::sink::SinkError;
-use crate::sink::elasticsearch::client::{Unanswered, agent, secret};
+use crate::sink::elasticsearch::client::{Unanswered, agent, secret_of};
 
 /// The section of the flow file, for messages.
 const SECTION: &str = "sink.webhook";
@@ -138,14 +138,14 @@ fn url(spec: &WebhookSpec) -> Result<Zeroizing<String>, SinkError> {
         check_url("sink.webhook.url", &spec.url)?;
         return Ok(Zeroizing::new(spec.url.clone()));
     };
-    let url = secret(file)?;
+    let url = secret_of("sink.webhook.url_file", file)?;
     check_url(&format!("what stands in sink.webhook.url_file {file:?}"), &url)?;
     Ok(url)
 }
 
 fn authorization(spec: &WebhookSpec) -> Result<Option<HeaderValue>, SinkError> {
     let Some(file) = &spec.token_file else { return Ok(None) };
-    let token = secret(file)?;
+    let token = secret_of("sink.webhook.token_file", file)?;
     if token.is_empty() {
         return Err(SinkError::Refused(format!("found no token in sink.webhook.token_file {file:?}: it is empty")));
     }
@@ -197,6 +197,10 @@ mod tests {
         let odd = WebhookSpec { token_file: file("odd", "a\u{7}b"), ..good.clone() };
         assert!(error(&odd).contains("characters"), "{}", error(&odd));
         let gone = WebhookSpec { token_file: Some("/nowhere/token".into()), ..good };
-        assert!(error(&gone).contains("/nowhere/token"), "{}", error(&gone));
+        assert!(
+            error(&gone).starts_with("sink.webhook.token_file: could not read \"/nowhere/token\""),
+            "{}",
+            error(&gone)
+        );
     }
 }
