@@ -8,6 +8,7 @@
 //! Everything that can be wrong with the outside (a missing file, an unreachable broker, a port in use) is found here, before the
 //! first worker starts.
 
+mod audits;
 mod begin;
 #[cfg(test)]
 mod damage;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use timely::dataflow::operators::probe::Handle;
 
+use self::audits::Auditor;
 use self::drain::Drain;
 use self::joining::{Cluster, join};
 use self::keeping::publish;
@@ -219,7 +221,12 @@ impl Job {
         let machine = Machine::default();
         memory::announce(&Bound::of(&plan.flow, crew.threads), machine.read().map(|reading| reading.limit), &metrics);
         let memory = Watch::start(move || machine.read(), pressure.clone(), metrics).map_err(Failed::unavailable)?;
-        let keeping = Keeping::start(self.begun, &plan, &options, publish(&plan, crew)).map_err(Failed::unavailable)?;
+        let auditor = match options.keep {
+            Keep::State => Auditor::start(&plan, crew, &store, &options.stop)?,
+            Keep::Nowhere => None,
+        };
+        let publish = publish(&plan, crew, auditor.as_ref().map(Auditor::teller));
+        let keeping = Keeping::start(self.begun, &plan, &options, publish).map_err(Failed::unavailable)?;
         let asked = (self.options.stop.clone(), keeping.clock.clone());
         let drain = Drain::watch(asked, &self.plan.failure, &self.progress, DRAIN_MAX).map_err(Failed::unavailable)?;
         let (wires, cluster) = match self.cluster {
@@ -245,6 +252,9 @@ impl Job {
             drop(watchdog);
         }
         ended.map_err(Failed::of)?;
+        if let Some(auditor) = auditor {
+            auditor.finish(audits::FINISH_MAX);
+        }
         let cut_short = self.options.stop.drain();
         let part = (crew.processes > 1).then_some((crew.process, crew.processes));
         Ok(Report { plan: self.plan, elapsed: started.elapsed(), cut_short, part, server: self.server })

@@ -24,7 +24,7 @@ use crate::audit::found::{Fared, Found, Performed};
 use crate::audit::judge::Statistic;
 use crate::audit::owned;
 use crate::audit::series::{ATTRIBUTES, Calendar, GROUPS, Kind, Pane, SERIES, Series};
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Route, Survive, entries};
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
@@ -330,6 +330,13 @@ pub fn about(series: Series) -> (&'static str, &'static str) {
         }
         Kind::Patients(_) | Kind::Scores(_) => ("performance", "score"),
     }
+}
+
+/// The worker on which a series is published that goes by these names, modulo the workers; `None` if there is none.
+pub fn route(table: &str, feature: &str, group: &str) -> Option<Route> {
+    let mut all = (0..SERIES as u8).map(Series);
+    let named = |series: &Series| about(*series) == (table, feature) && series.group() == group;
+    all.find(named).map(|series| series.subject().0.into())
 }
 
 /// What is said of a window, apart from alerts.
@@ -650,6 +657,15 @@ mod tests {
                 assert_eq!(rows, expected, "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_row_is_named_by_leads_to_the_worker_that_makes_it() {
+        for series in (0..SERIES as u8).map(Series).filter(|series| !matches!(series.kind(), Kind::Patients(_))) {
+            let (table, feature) = about(series);
+            assert_eq!(route(table, feature, series.group()), Some(u64::from(series.subject().0)), "{series:?}");
+        }
+        assert_eq!(route("shifts", "systolic", "nobody"), None);
     }
 
     #[test]

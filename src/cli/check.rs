@@ -20,13 +20,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Failed, print_line};
-use crate::config::{AuditSpec, Flow, NdjsonSpec, OutcomesSpec, PseudonymiseSpec, SinkSpec, SourceKind, TableName};
+use crate::config::{
+    AuditSpec, Flow, NdjsonSpec, OutcomesSpec, PseudonymiseSpec, ScheduleSpec, SinkSpec, SourceKind, TableName,
+};
 use crate::job::{Job, Keep, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
 use crate::sink::elasticsearch::{self, document::Documents};
 use crate::sink::filter::Filter;
-use crate::sink::{Deliver, Rows, SinkError, json};
+use crate::sink::{Deliver, Rows, SinkError, json, postgres, webhook};
 use crate::source::{self, Opening, Share};
 use crate::time::Epoch;
 
@@ -87,6 +89,14 @@ fn connect(flow: &Flow) -> Result<(), Failed> {
         elasticsearch::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
         print_line("elasticsearch: answers");
     }
+    if let Some(spec) = flow.spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on()) {
+        webhook::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
+        print_line("webhook: answers");
+    }
+    if let Some(spec) = flow.spec.sink.postgres.as_ref().filter(|postgres| postgres.is_on()) {
+        postgres::connect(spec, CONNECT_MAX).map_err(Failed::unavailable)?;
+        print_line("postgres: answers");
+    }
     Ok(())
 }
 
@@ -130,7 +140,8 @@ pub fn golden_rows(flow: Flow, input: &Path) -> Result<String, Failed> {
     spec.source.kind = SourceKind::Files;
     spec.source.paths = vec![input.to_owned()];
     spec.pseudonymise = PseudonymiseSpec { key_file: Some(key_file), key_env: None };
-    spec.audit = AuditSpec { enabled: false, outcomes: OutcomesSpec::default(), ..spec.audit };
+    let (outcomes, schedule) = (OutcomesSpec::default(), ScheduleSpec::default());
+    spec.audit = AuditSpec { enabled: false, outcomes, schedule, ..spec.audit };
     spec.model.file = None;
     spec.http.listen = String::new();
     spec.state.path = scratch.0.join("state").display().to_string();

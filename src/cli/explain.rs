@@ -92,7 +92,16 @@ fn sink_names(flow: &Flow) -> Vec<String> {
     names.extend(sink.parquet.as_ref().map(|parquet| format!("parquet {}", parquet.path.display())));
     names.extend(sink.ndjson.as_ref().map(|ndjson| format!("ndjson {}", ndjson.path.display())));
     names.extend(sink.elasticsearch.as_ref().map(|spec| format!("elasticsearch {}/{}", spec.url, spec.index)));
-    names.extend(sink.kafka.as_ref().map(|kafka| format!("kafka {} ({})", kafka.topic, kafka.brokers)));
+    names.extend(sink.kafka.as_ref().map(|kafka| {
+        let topics: Vec<&str> =
+            [&*kafka.topic, &kafka.alerts_topic].into_iter().filter(|topic| !topic.is_empty()).collect();
+        format!("kafka {} ({})", topics.join(", "), kafka.brokers)
+    }));
+    names.extend(sink.webhook.as_ref().filter(|webhook| webhook.is_on()).map(|webhook| match &webhook.url_file {
+        Some(file) => format!("webhook (as {} says)", file.display()),
+        None => format!("webhook {}", webhook.url),
+    }));
+    names.extend(sink.postgres.as_ref().filter(|spec| spec.is_on()).map(|spec| format!("postgres {}", spec.url)));
     names
 }
 

@@ -193,12 +193,12 @@ pub fn eprint_line(text: &str) {
 }
 
 /// The wall clock, where a user asked for it or a page says when it was made.
-fn now() -> EventTime {
+pub(crate) fn now() -> EventTime {
     EventTime::from_micros(i64::try_from(unix_now().as_micros()).unwrap_or(i64::MAX))
 }
 
 /// Writes beside the place, to stable storage, then renames: whoever looks sees all of it, or what was there before.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut beside = OsString::from(path);
     beside.push(".part");
     let mut file = File::create(&beside)?;

@@ -83,6 +83,8 @@ impl Flow {
         check_score(&spec.score)?;
         check_limits(&spec)?;
         check_sinks(&spec.sink)?;
+        check_alerts(&spec)?;
+        check_schedule(&spec)?;
         check_state(&spec.state)?;
         at_least("cluster.silence_seconds", spec.cluster.silence_seconds as usize, 1)?;
         at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
@@ -274,14 +276,83 @@ fn check_sinks(sink: &SinkSpec) -> Result<(), String> {
     if let Some(elasticsearch) = &sink.elasticsearch {
         check_elasticsearch(elasticsearch)?;
     }
-    match &sink.kafka {
-        Some(kafka) if kafka.topic.is_empty() && kafka.dead_letter_topic.is_empty() => {
-            Err("sink.kafka names neither topic nor dead_letter_topic".into())
-        }
-        Some(kafka) if kafka.progress_topic.is_empty() => Err("sink.kafka.progress_topic must not be empty".into()),
-        Some(kafka) if [&kafka.topic, &kafka.dead_letter_topic].contains(&&kafka.progress_topic) => {
-            Err(format!("sink.kafka.progress_topic must be a topic of its own, got {:?}", kafka.progress_topic))
-        }
+    sink.webhook.as_ref().map_or(Ok(()), check_webhook)?;
+    sink.kafka.as_ref().map_or(Ok(()), check_kafka)
+}
+
+fn check_webhook(webhook: &WebhookSpec) -> Result<(), String> {
+    if !webhook.url.is_empty() && webhook.url_file.is_some() {
+        return Err("sink.webhook has both url and url_file; which one is meant?".into());
+    }
+    if !webhook.url.is_empty() {
+        crate::sink::webhook::check_url("sink.webhook.url", &webhook.url).map_err(|error| error.to_string())?;
+    }
+    at_least("sink.webhook.waiting_max", webhook.waiting_max, 1)
+}
+
+fn check_kafka(kafka: &KafkaSinkSpec) -> Result<(), String> {
+    let KafkaSinkSpec { topic, dead_letter_topic, alerts_topic, progress_topic, .. } = kafka;
+    if [topic, dead_letter_topic, alerts_topic].iter().all(|topic| topic.is_empty()) {
+        return Err("sink.kafka names neither topic nor dead_letter_topic nor alerts_topic".into());
+    }
+    if progress_topic.is_empty() {
+        return Err("sink.kafka.progress_topic must not be empty".into());
+    }
+    if [topic, dead_letter_topic, alerts_topic].contains(&progress_topic) {
+        return Err(format!("sink.kafka.progress_topic must be a topic of its own, got {progress_topic:?}"));
+    }
+    if !alerts_topic.is_empty() && [topic, dead_letter_topic].contains(&alerts_topic) {
+        return Err(format!("sink.kafka.alerts_topic must be a topic of its own, got {alerts_topic:?}"));
+    }
+    Ok(())
+}
+
+/// Scheduled audits are made from the files of the audit's tables.
+fn check_schedule(spec: &Spec) -> Result<(), String> {
+    let (audit, sink) = (&spec.audit, &spec.sink);
+    let postgres = sink.postgres.as_ref().filter(|postgres| postgres.is_on());
+    if let Some(postgres) = postgres {
+        crate::sink::postgres::check_url(&postgres.url).map_err(|error| error.to_string())?;
+    }
+    let reports = !audit.schedule.reports.as_os_str().is_empty();
+    let Some(every) = audit.schedule.every else {
+        return match (postgres, reports) {
+            (None, false) => Ok(()),
+            (Some(_), _) => {
+                Err("sink.postgres keeps scheduled audits: it needs audit.schedule.every, for example \"1d\"".into())
+            }
+            (_, true) => Err("audit.schedule.reports needs audit.schedule.every, for example \"1d\"".into()),
+        };
+    };
+    positive("audit.schedule.every", every)?;
+    if every.micros() % audit.window.micros() != 0 {
+        return Err(format!("audit.schedule.every must be a multiple of audit.window ({}), got {every}", audit.window));
+    }
+    if postgres.is_none() && !reports {
+        return Err(
+            "audit.schedule keeps nothing: it needs audit.schedule.reports (a folder) or sink.postgres.url".into()
+        );
+    }
+    let needed = [TableName::Shifts, TableName::Performance, TableName::Fairness, TableName::Alerts];
+    let in_files = sink.parquet.is_some()
+        || sink.ndjson.as_ref().is_some_and(|ndjson| needed.iter().all(|table| ndjson.tables.contains(table)));
+    if !audit.enabled || !in_files {
+        return Err("audit.schedule is made from files of the audit: it needs audit.enabled, and sink.parquet, or sink.ndjson with the \
+                    tables shifts, performance, fairness and alerts"
+            .into());
+    }
+    Ok(())
+}
+
+/// What tells of alerts needs some to tell of.
+fn check_alerts(spec: &Spec) -> Result<(), String> {
+    let kafka = spec.sink.kafka.as_ref().filter(|kafka| !kafka.alerts_topic.is_empty());
+    let webhook = spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on());
+    let silent = !spec.audit.enabled || spec.audit.alert_windows == 0;
+    match kafka.map(|_| "sink.kafka.alerts_topic").or(webhook.map(|_| "sink.webhook")) {
+        Some(key) if silent => Err(format!(
+            "{key} needs audit.enabled = true and audit.alert_windows of at least 1: without them there are no alerts"
+        )),
         _ => Ok(()),
     }
 }

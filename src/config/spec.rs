@@ -356,6 +356,19 @@ pub struct AuditSpec {
     pub alert_windows: u32,
     /// What came of patients: against it scores are measured.
     pub outcomes: OutcomesSpec,
+    /// Audits that are kept.
+    pub schedule: ScheduleSpec,
+}
+
+/// `[audit.schedule]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSpec {
+    /// When the watermark passes the end of a period of so long, one audit of it is kept: a multiple of `audit.window`. Absent: none.
+    #[schemars(with = "Option<String>")]
+    pub every: Option<EventSpan>,
+    /// A folder for the pages (as `windkessel report` makes them), one a period; empty for none.
+    pub reports: PathBuf,
 }
 
 /// `[audit.outcomes]`: nothing is read if neither topics nor paths are given.
@@ -421,6 +434,7 @@ impl Default for AuditSpec {
             selected: Selected::Alarm,
             alert_windows: 3,
             outcomes: OutcomesSpec::default(),
+            schedule: ScheduleSpec::default(),
         }
     }
 }
@@ -463,8 +477,12 @@ pub struct SinkSpec {
     pub ndjson: Option<NdjsonSpec>,
     /// Elasticsearch documents.
     pub elasticsearch: Option<ElasticsearchSpec>,
-    /// Kafka topics: assessed readings and dead letters.
+    /// Kafka topics: assessed readings, dead letters, alerts.
     pub kafka: Option<KafkaSinkSpec>,
+    /// Alerts, to whoever is to be told of them.
+    pub webhook: Option<WebhookSpec>,
+    /// Rows of scheduled audits.
+    pub postgres: Option<PostgresSpec>,
 }
 
 /// `[sink.parquet]`
@@ -663,6 +681,8 @@ pub struct KafkaSinkSpec {
     pub readings: ReadingFilter,
     /// Dead-letter topic for rejections; `auto` is `error.<source topic>.<group>`, empty for none.
     pub dead_letter_topic: String,
+    /// Topic for the audit's alerts as JSON, keyed by table, feature, group and window; empty for none.
+    pub alerts_topic: String,
     /// Topic in which each transaction notes how far it goes, so that a restart publishes no row twice; made, compacted, if it is missing. Flows may share it.
     pub progress_topic: String,
     /// Any further librdkafka setting, passed through.
@@ -678,10 +698,59 @@ impl Default for KafkaSinkSpec {
             topic: "bp-assessed".into(),
             readings: ReadingFilter::Anomalies,
             dead_letter_topic: "auto".into(),
+            alerts_topic: String::new(),
             progress_topic: "windkessel-progress".into(),
             client: BTreeMap::new(),
             client_files: BTreeMap::new(),
         }
+    }
+}
+
+/// `[sink.webhook]`: nothing is sent if neither `url` nor `url_file` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookSpec {
+    /// `http://…` or `https://…`: each of the audit's alerts is POSTed there as JSON (`schemas/webhook`); empty for none.
+    pub url: String,
+    /// A file holding the URL, where it is a secret itself, as those of chats are.
+    pub url_file: Option<PathBuf>,
+    /// A file holding a token, which is sent as `Authorization: Bearer …`.
+    pub token_file: Option<PathBuf>,
+    /// A PEM file with the certificate authority to trust.
+    pub ca_file: Option<PathBuf>,
+    /// So many alerts of each worker may wait for a receiver that does not answer; beyond, the oldest is given up.
+    pub waiting_max: usize,
+}
+
+impl WebhookSpec {
+    /// Whether anybody is to be told.
+    pub fn is_on(&self) -> bool {
+        !self.url.is_empty() || self.url_file.is_some()
+    }
+}
+
+impl Default for WebhookSpec {
+    fn default() -> Self {
+        WebhookSpec { url: String::new(), url_file: None, token_file: None, ca_file: None, waiting_max: 1_000 }
+    }
+}
+
+/// `[sink.postgres]`: nothing is written without `url`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresSpec {
+    /// `postgresql://user@host:5432/database`: scheduled audits are kept in the table `fairness_reports` there; empty for none.
+    pub url: String,
+    /// A file holding the password.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the certificate authority to trust; given, the connection must be encrypted.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl PostgresSpec {
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        !self.url.is_empty()
     }
 }
 

@@ -45,6 +45,18 @@ fn what_cannot_work_is_refused_by_name() {
         ("audit.outcomes={topics=[\"o\"]}", "must name the outcome"),
         ("audit.outcomes={topics=[\"o\"],outcome=\"x\",horizon=\"31d\"}", "at most correction.horizon (30d)"),
         ("audit.outcomes={topics=[\"bp-obs\"],outcome=\"x\"}", "none of source.topics"),
+        ("sink.kafka={topic=\"\",dead_letter_topic=\"\"}", "neither topic nor dead_letter_topic nor alerts_topic"),
+        ("sink.kafka={alerts_topic=\"bp-assessed\"}", "sink.kafka.alerts_topic must be a topic of its own"),
+        ("sink.kafka={alerts_topic=\"windkessel-progress\"}", "sink.kafka.progress_topic must be a topic of its own"),
+        ("sink.webhook={url=\"localhost:9\"}", "sink.webhook.url"),
+        ("sink.webhook={url=\"http://h\",url_file=\"f\"}", "both url and url_file"),
+        ("sink.webhook={url=\"http://h\",waiting_max=0}", "sink.webhook.waiting_max must be at least 1"),
+        ("audit.schedule={every=\"90m\",reports=\"r\"}", "must be a multiple of audit.window (1h), got 90m"),
+        ("audit.schedule={every=\"1d\"}", "it needs audit.schedule.reports (a folder) or sink.postgres.url"),
+        ("audit.schedule={every=\"1d\",reports=\"r\"}", "it needs audit.enabled, and sink.parquet"),
+        ("audit.schedule={reports=\"r\"}", "audit.schedule.reports needs audit.schedule.every"),
+        ("sink.postgres={url=\"postgresql://u@h/d\"}", "it needs audit.schedule.every"),
+        ("sink.postgres={url=\"mysql://u@h/d\"}", "sink.postgres.url"),
         ("audit.outcomes={paths=[\"o\"],outcome=\"x\"}", "topics with source.kind \"kafka\""),
         ("audit={patients=false,outcomes={topics=[\"o\"],outcome=\"x\"}}", "needs audit.enabled and audit.patients"),
         (
@@ -85,7 +97,7 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 16] = [
+const OPTIONAL: [&str; 22] = [
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",
@@ -102,6 +114,12 @@ const OPTIONAL: [&str; 16] = [
     "state.secret_key_file",
     "audit.hop",
     "audit.reference_profile",
+    "sink.webhook.url_file",
+    "sink.webhook.token_file",
+    "sink.webhook.ca_file",
+    "audit.schedule.every",
+    "sink.postgres.password_file",
+    "sink.postgres.ca_file",
 ];
 
 /// What the reference flow sets to something else than the default, and why.
@@ -137,6 +155,8 @@ fn the_reference_flow_holds_every_key_with_its_default() {
             ndjson: Some(NdjsonSpec::default()),
             elasticsearch: Some(ElasticsearchSpec::default()),
             kafka: Some(KafkaSinkSpec::default()),
+            webhook: Some(WebhookSpec::default()),
+            postgres: Some(PostgresSpec::default()),
         },
         ..Spec::default()
     };

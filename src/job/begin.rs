@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Keep, Options};
 use crate::cli::Failed;
-use crate::config::{AuditSpec, Flow, SourceKind, SourceSpec};
+use crate::config::{AuditSpec, Flow, ScheduleSpec, SourceKind, SourceSpec};
 use crate::pseudonymise::Key;
 use crate::runtime::cluster::Peers;
 use crate::runtime::epoch_log::{Claim, EpochLog, History, LogError, Seal};
@@ -207,8 +207,8 @@ fn shape(flow: &Flow) -> String {
 /// What decides the rows of an epoch, as one number: the settings of the stages, the model, the version.
 fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
     let spec = &flow.spec;
-    // What is in the profile counts, not where it lies.
-    let audit = AuditSpec { reference_profile: None, ..spec.audit.clone() };
+    // Not what is kept of an audit, and where, nor where a profile lies: what is in it counts.
+    let audit = AuditSpec { schedule: ScheduleSpec::default(), reference_profile: None, ..spec.audit.clone() };
     let settings = serde_json::json!({
         "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": audit,
         "model": model.map(Logistic::name), "version": env!("CARGO_PKG_VERSION"),

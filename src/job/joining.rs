@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Options;
 use crate::cli::Failed;
-use crate::config::Flow;
+use crate::config::{Flow, WebhookSpec};
 use crate::runtime::cluster::{self, JoinError, Links, Peers, Word};
 use crate::runtime::failure::Failure;
 use crate::runtime::http::Health;
@@ -56,6 +56,7 @@ fn word(flow: &Flow, options: &Options, digests: &BTreeMap<String, String>, name
         ("ndjson", spec.sink.ndjson.is_some()),
         ("elasticsearch", spec.sink.elasticsearch.is_some()),
         ("kafka", spec.sink.kafka.is_some()),
+        ("webhook", spec.sink.webhook.as_ref().is_some_and(WebhookSpec::is_on)),
     ];
     let sinks: Vec<&str> = sinks.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
     let crew = options.crew();

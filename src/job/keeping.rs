@@ -139,11 +139,18 @@ impl Keeping {
     }
 }
 
-/// Gives files of recorded checkpoints their names. Where there are several processes, a file that is missing may be in another's folder.
-pub(super) fn publish(plan: &Plan, crew: Crew) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
+/// Gives files of recorded checkpoints their names, and then tells whoever makes something of them. Where there are several processes, a file that is
+/// missing may be in another's folder.
+pub(super) fn publish(
+    plan: &Plan,
+    crew: Crew,
+    tell: Option<impl Fn(&Recorded) + Send + 'static>,
+) -> impl FnMut(&Recorded) -> Result<(), String> + Send + 'static {
     let (folders, strict) = (sink::folders(&plan.flow.spec.sink), crew.processes == 1);
     move |recorded| {
         let name = |folder: &Folder| folder.publish(recorded.epoch, &recorded.staged, strict);
-        folders.iter().try_for_each(name).map_err(|error| error.to_string())
+        folders.iter().try_for_each(name).map_err(|error| error.to_string())?;
+        tell.iter().for_each(|tell| tell(recorded));
+        Ok(())
     }
 }

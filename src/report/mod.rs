@@ -14,13 +14,17 @@
 //! 5. No pseudonym is read, and no topic of a single file is named.
 //! 6. The page has a bounded size, however long the run was: [`chart::history::POINTS_MAX`], `SERIES_SHOWN_MAX`, `ALERTS_SHOWN_MAX`, [`standing`].
 //!
+//! [`Digest`] is what the history of scheduled audits keeps of the same tables; [`Periods`] says of when.
+//!
 //! It does not judge: verdicts are the engine's. [`chart`] draws for the live page as well.
 
 pub mod chart;
+mod digest;
 mod gather;
 mod numbers;
 mod page;
 pub mod pdf;
+mod periods;
 pub(crate) mod read;
 mod rows;
 mod standing;
@@ -28,7 +32,9 @@ mod standing;
 pub(crate) mod tests;
 mod thresholds;
 
+pub use digest::{Digest, instant, windows};
 pub use gather::{Audit, Question};
 pub use page::render;
+pub use periods::Periods;
 pub use read::{ALWAYS, Folders};
 pub use thresholds::Thresholds;

@@ -101,6 +101,24 @@ impl Source {
         self.rows(TableName::Shifts, &[], |row: &Shift| row.window() == window)
     }
 
+    /// The windows that files of a table say something of which begin with an epoch that is `wanted`.
+    pub(super) fn windows(&mut self, table: TableName, wanted: impl Fn(Epoch) -> bool) -> BTreeSet<Span> {
+        const BOUNDS: [&str; 2] = ["current_start", "current_end"];
+        let schema = self.schemas.schema(table).clone();
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let without: Vec<&str> = names.filter(|name| !BOUNDS.contains(name)).collect();
+        let mut windows = BTreeSet::new();
+        for path in self.files(table).into_iter().filter(|path| first_epoch(path).is_some_and(&wanted)) {
+            let Ok(batches) = self.open(table, &path, &without) else { continue };
+            // A file that is damaged says what it can; who reads its rows says that it is.
+            for batch in batches.map_while(Result::ok) {
+                let columns = Columns::new(&batch, &schema);
+                windows.extend((0..batch.num_rows()).filter_map(|at| columns.window(at)));
+            }
+        }
+        windows
+    }
+
     fn rows<R: Row>(&mut self, table: TableName, without: &[&str], keep: impl Fn(&R) -> bool) -> Standing<R> {
         let mut standing = Standing::default();
         let files = self.files(table);

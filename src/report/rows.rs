@@ -408,6 +408,11 @@ impl Columns {
         Columns(known.collect())
     }
 
+    /// The current window of the row at an index.
+    pub(super) fn window(&self, at: usize) -> Option<Span> {
+        self.row(at).span("current_start", "current_end")
+    }
+
     fn row(&self, at: usize) -> At<'_> {
         At { columns: self, at }
     }

@@ -128,6 +128,10 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
+    fn bytes(&self) -> usize {
+        self.objects.iter().map(|object| object.bytes.len()).sum()
+    }
+
     /// Hands the machine the blocks that this worker owns, and lets go of each object as soon as that is done: the state takes its memory.
     fn load(self, share: Share, cipher: Option<&StateKey>) -> Result<(), String> {
         let Loading { stage, machine, objects } = self;
@@ -285,12 +289,28 @@ impl Desk {
 
     /// Gives a stage its place. Its machine is loaded when every stage has one ([`gather`]).
     pub fn seat<M: Survive + 'static>(&self, stage: &'static str, machine: M) -> Seat<M> {
+        let machine = Rc::new(RefCell::new(machine));
+        self.0.borrow_mut().fresh.push((stage, Rc::clone(&machine) as _));
+        Seat { machine, place: Some(self.place(stage)) }
+    }
+
+    /// Gives the state of a sink a place. It is loaded here, because the sink begins to work before all have their places; it is small.
+    pub fn seat_of_sink(&self, sink: &'static str, state: &mut dyn Survive) -> Place {
+        let mut inner = self.0.borrow_mut();
+        if inner.restored.found {
+            let objects = inner.restored.of(sink);
+            let loading = Loading { stage: sink, machine: state, objects };
+            let loaded = loading.load(inner.share, inner.cipher.as_deref());
+            loaded.unwrap_or_else(|why| inner.failure.report(why));
+        }
+        drop(inner);
+        self.place(sink)
+    }
+
+    fn place(&self, stage: &'static str) -> Place {
         let mut inner = self.0.borrow_mut();
         inner.stages += 1;
-        let machine = Rc::new(RefCell::new(machine));
-        inner.fresh.push((stage, Rc::clone(&machine) as _));
-        let place = Place { desk: self.clone(), stage, border: inner.first_border, count: 0 };
-        Seat { machine, place: Some(place) }
+        Place { desk: self.clone(), stage, border: inner.first_border, count: 0 }
     }
 
     /// Puts back what every stage had saved, side by side: the largest decides how long it takes. If one cannot be read, the run fails.
@@ -302,13 +322,14 @@ impl Desk {
             return;
         }
         let mut machines: Vec<_> = fresh.iter().map(|(stage, machine)| (*stage, machine.borrow_mut())).collect();
-        let loading = machines.iter_mut();
-        let loading =
-            loading.map(|(stage, machine)| Loading { stage, machine: &mut **machine, objects: restored.of(stage) });
-        let mut loading: Vec<Loading<'_>> = loading.collect();
-        let bytes = |objects: &[Arc<Object>]| objects.iter().map(|object| object.bytes.len()).sum::<usize>();
-        loading.sort_by_key(|loading| Reverse(bytes(&loading.objects)));
-        for loaded in host::side_by_side(loading, |loading| loading.load(*share, cipher.as_deref())) {
+        let to_load = machines.iter_mut();
+        let to_load = to_load.map(|(stage, machine)| {
+            let objects = restored.of(stage);
+            Loading { stage, machine: &mut **machine, objects }
+        });
+        let mut to_load: Vec<Loading<'_>> = to_load.collect();
+        to_load.sort_by_key(|loading| Reverse(loading.bytes()));
+        for loaded in host::side_by_side(to_load, |loading| loading.load(*share, cipher.as_deref())) {
             loaded.unwrap_or_else(|why| failure.report(why));
         }
     }
@@ -377,7 +398,7 @@ impl<M: Survive> Seat<M> {
 }
 
 /// A stage's place at the desk: it knows which border is next.
-struct Place {
+pub struct Place {
     desk: Desk,
     stage: &'static str,
     border: Epoch,
@@ -386,11 +407,26 @@ struct Place {
 
 impl Place {
     fn save(&mut self, machine: &mut dyn Survive) {
-        let mut inner = self.desk.0.borrow_mut();
+        let (base_every, metrics) = {
+            let inner = self.desk.0.borrow();
+            (inner.base_every, inner.metrics.clone())
+        };
         let started = Instant::now();
-        let extent = if self.count.is_multiple_of(inner.base_every) { Extent::All } else { Extent::Changed };
+        let extent = if self.count.is_multiple_of(base_every) { Extent::All } else { Extent::Changed };
         let mut blocks = Blocks::default();
         machine.save(extent, &mut blocks);
+        self.hand_in(blocks);
+        metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
+    }
+
+    /// The next border.
+    pub fn border(&self) -> Epoch {
+        self.border
+    }
+
+    /// Hands in what was saved elsewhere, for the next border.
+    pub fn hand_in(&mut self, blocks: Blocks) {
+        let mut inner = self.desk.0.borrow_mut();
         let border = self.border;
         (self.border, self.count) = (border_above(border), self.count + 1);
         let worker = inner.share.worker;
@@ -403,7 +439,6 @@ impl Place {
             // Fails only when the writer has reported why it is gone.
             let _ = inner.writer.0.send(saved);
         }
-        inner.metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
     }
 }
 

@@ -12,7 +12,8 @@
 //!    So the probe behind the sinks tells what is settled, and a dead sink stops the sources.
 //! 3. At every border the thread stages everything below it, before it is given anything above.
 //! 4. The worker never blocks: while the queue is full, rows wait in the operator, whose number the gate of the sources bounds.
-//! 5. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
+//! 5. A sink's own state, if it has one, is saved by the thread at each border and handed in here: like a stage's.
+//! 6. However the thread ends, other than by finishing, the run fails: nobody waits for a settlement that will not come.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -37,6 +38,7 @@ use super::failure::{Cause, Failure};
 use super::host;
 use super::metrics::{Metrics, unix_seconds};
 use super::recorder::checkpoint_of;
+use super::survive::{Blocks, Extent};
 use crate::config::TableName;
 use crate::sink::{Deliver, Rows, SinkError, StagedFile};
 use crate::time::Epoch;
@@ -94,12 +96,13 @@ pub struct Sink {
 pub fn sink<'s>(
     rows: Stream<'s, Rows>,
     claimed: Stream<'s, ()>,
-    sink: Sink,
+    mut sink: Sink,
     desk: &Desk,
     (metrics, failure): (Metrics, Failure),
 ) -> Stream<'s, ()> {
     let scope = rows.scope();
     let name = sink.name;
+    let mut place = sink.deliver.state().map(|state| desk.seat_of_sink(name, state));
     let (desk, border) = (desk.clone(), desk.seat_sink());
     rows.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
         claimed,
@@ -132,8 +135,12 @@ pub fn sink<'s>(
                 if !outbox.flush() {
                     nap.take();
                 }
-                for (border, files) in outbox.staged.try_iter() {
+                for Staged { border, files, state } in outbox.staged.try_iter() {
                     desk.staged(border, files);
+                    if let Some((place, state)) = place.as_mut().zip(state) {
+                        debug_assert_eq!(place.border(), border, "a sink stages at every border");
+                        place.hand_in(state);
+                    }
                 }
                 match progress.settled() {
                     Epoch::MAX => unsettled = None,
@@ -158,9 +165,16 @@ struct Outbox {
     closed: Epoch,
     /// The next one to stage at.
     border: Epoch,
-    /// What the thread has staged, with the border below which.
-    staged: Receiver<(Epoch, Vec<StagedFile>)>,
+    staged: Receiver<Staged>,
     _thread: Thread,
+}
+
+/// What the thread has staged below a border.
+struct Staged {
+    border: Epoch,
+    files: Vec<StagedFile>,
+    /// Of a sink that has a state.
+    state: Option<Blocks>,
 }
 
 /// Joins on drop, so that a run does not end before its sinks have.
@@ -270,7 +284,7 @@ struct Hand {
     deliver: Box<dyn Deliver>,
     name: &'static str,
     progress: Progress,
-    staged: Sender<(Epoch, Vec<StagedFile>)>,
+    staged: Sender<Staged>,
     activator: SyncActivator,
     metrics: Metrics,
     failure: Failure,
@@ -316,8 +330,13 @@ impl Hand {
                 failpoint::hit("sink.stage.before");
                 let files = self.deliver.stage(checkpoint_of(border))?;
                 failpoint::hit("sink.stage.after");
+                let state = self.deliver.state().map(|state| {
+                    let mut blocks = Blocks::default();
+                    state.save(Extent::All, &mut blocks);
+                    blocks
+                });
                 // Fails only when the worker has gone.
-                let _ = self.staged.send((border, files));
+                let _ = self.staged.send(Staged { border, files, state });
                 self.wake();
             }
             Ok(Message::Finish) => {

@@ -18,8 +18,9 @@ use super::cluster::Peers;
 use super::cluster::peers::{Silent, was_stopped};
 use super::failure::{Cause, Failure};
 use super::http::Health;
-use super::metrics::{Metrics, samples};
+use super::metrics::{Metrics, Sample, samples};
 use crate::config::ClusterSpec;
+use crate::sink::BESIDE;
 
 /// After a failure a run ends by itself in less.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -132,7 +133,8 @@ impl Watchdog {
 
 /// True if a sink, or the log, waits for the outside.
 pub fn waits(metrics: &Metrics) -> bool {
-    metrics.epoch_log_waiting.get() > 0 || samples(&metrics.sink_waiting).iter().any(|sample| sample.value > 0.0)
+    let holds_up = |sample: &Sample| sample.value > 0.0 && !BESIDE.contains(&sample.label("sink"));
+    metrics.epoch_log_waiting.get() > 0 || samples(&metrics.sink_waiting).iter().any(holds_up)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Kafka: assessed readings to one topic, rejections to dead-letter topics; each row exactly once for consumers that read committed records.
+//! Kafka: assessed readings to one topic, rejections to dead-letter topics, alerts to one of their own; each row exactly once for consumers that read committed records.
 //!
 //! ```text
 //! readings ─filter─> <topic>                        key = patient's pseudonym, value = the row as JSON, header epoch
 //! rejected ────────> error.<source topic>.<group>   key = topic/partition/offset/entry, value = rule, detail and position as JSON,
 //!                                                   headers x-error-type, x-error-message, x-source-topic, -partition, -offset, epoch
-//! with either ─────> <progress topic>               key = job/generation/worker/workers, value = the epoch up to which all is published
+//! alerts ──────────> <alerts topic>                 key = table/feature/group/start/end of the window, value = the row as JSON, header epoch
+//! with any of them ─> <progress topic>               key = job/generation/worker/workers, value = the epoch up to which all is published
 //! ```
 //!
 //! A close publishes the rows that it settles and a progress record in one transaction. After a crash the same rows come again, with the same
@@ -138,6 +139,17 @@ impl KafkaSink {
         Ok(())
     }
 
+    fn alerts(&mut self, epoch: Epoch, rows: &Rows) -> Result<(), SinkError> {
+        if self.spec.alerts_topic.is_empty() {
+            return Ok(());
+        }
+        let spec = self.spec.clone();
+        let published = self.session()?.published();
+        let messages = message::alerts(&spec, epoch, rows, |route| !published.holds(epoch, route))?;
+        self.hold(epoch, messages);
+        Ok(())
+    }
+
     fn hold(&mut self, epoch: Epoch, messages: Vec<Message>) {
         if messages.is_empty() {
             return;
@@ -168,6 +180,7 @@ impl Deliver for KafkaSink {
         match rows.table {
             TableName::Readings => self.readings(epoch, rows),
             TableName::Rejected => self.dead_letters(epoch, rows),
+            TableName::Alerts => self.alerts(epoch, rows),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! Where rows go: Parquet, NDJSON, Elasticsearch, Kafka, the live page.
+//! Where rows go: Parquet, NDJSON, Elasticsearch, Kafka, the live page; and where alerts go besides, a webhook.
 //!
 //! Every table is an Arrow [`RecordBatch`], made once a batch by [`tables`] and shared by all sinks; a sink is a [`Deliver`]
 //! on a thread of its own (`runtime/delivery.rs`), behind a bounded queue. The sink's frontier moves only when rows are settled.
@@ -9,6 +9,7 @@
 
 pub mod tables;
 
+mod alerts;
 pub mod filter;
 pub mod json;
 
@@ -17,6 +18,8 @@ pub mod files;
 pub mod kafka;
 pub mod ndjson;
 pub mod parquet;
+pub mod postgres;
+pub mod webhook;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,12 +34,20 @@ use self::files::{Folder, Recovered};
 use self::kafka::{KafkaSink, Lane};
 use self::ndjson::NdjsonSink;
 use self::parquet::{ParquetSink, Provenance};
+use self::webhook::WebhookSink;
 use crate::config::{SinkSpec, TableName};
 use crate::graph::{Generation, Plan};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::live::LiveSink;
 use crate::runtime::stop::Stop;
+use crate::runtime::survive::Survive;
 use crate::time::Epoch;
+
+/// Sinks that wait for their destinations beside the run, and hold nothing up: what they wait with is in the saved state, or in committed files.
+pub const BESIDE: [&str; 3] = [webhook::SINK, postgres::SINK, REPORTS];
+
+/// The name of the pages of scheduled audits in metrics and logs.
+pub const REPORTS: &str = "reports";
 
 /// Rows of one table, of one epoch, of one worker.
 #[derive(Clone, Debug)]
@@ -120,6 +131,10 @@ pub fn open(plan: &Plan, worker: usize, stop: &Stop) -> Result<Vec<Sink>, SinkEr
         let deliver = KafkaSink::new(kafka, client, &spec.source.group, lane, stop.clone(), metrics())?;
         sinks.push(sink("kafka", Box::new(deliver)));
     }
+    if let Some(webhook) = spec.sink.webhook.as_ref().filter(|webhook| webhook.is_on()) {
+        let deliver = WebhookSink::new(webhook, &spec.name, worker, stop.clone(), metrics())?;
+        sinks.push(sink(webhook::SINK, Box::new(deliver)));
+    }
     Ok(sinks)
 }
 
@@ -167,6 +182,13 @@ pub trait Deliver: Send {
     /// are returned for its entry in the log; each is returned once.
     fn stage(&mut self, _epoch: Epoch) -> Result<Vec<StagedFile>, SinkError> {
         Ok(Vec::new())
+    }
+
+    /// What of this sink survives the process besides its files. Put back before anything is delivered; saved right after each `stage`.
+    ///
+    /// Saved is always everything ([`Extent::All`](crate::runtime::survive::Extent)), and it must take the place of what an earlier save said of the same.
+    fn state(&mut self) -> Option<&mut dyn Survive> {
+        None
     }
 
     /// The input has ended or the run is being drained; everything was staged before.

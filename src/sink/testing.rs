@@ -10,6 +10,7 @@ use crate::sink::files::Clock;
 use crate::sink::tables::{Context, SignalColumn, Tables};
 use crate::source::Topics;
 use crate::time::{Epoch, EventTime, IngestTime};
+use crate::vocabulary::findings::{Alert, AlertState, Finding};
 use crate::vocabulary::*;
 
 /// 2026-01-01T00:00:00Z in microseconds.
@@ -91,6 +92,26 @@ pub(crate) fn rejected(epoch: Epoch, count: u64) -> Rows {
         position: position(index as i64),
     };
     tables(None, false).rejected(&(0..count).map(rejection).collect::<Vec<_>>(), epoch)
+}
+
+/// An alert about a feature in all readings, in the window of this hour of the new year.
+pub(crate) fn alert(feature: &'static str, hour: i64, state: AlertState) -> Alert {
+    let at = |hour: i64| EventTime::from_micros(NEW_YEAR + hour * 3_600_000_000);
+    Alert {
+        table: "shifts",
+        feature,
+        group: "all",
+        current: (at(hour), at(hour + 1)),
+        statistic: "psi",
+        value: Some(0.31),
+        windows_held: 3,
+        state,
+    }
+}
+
+/// Rows of these alerts.
+pub(crate) fn alerts(epoch: Epoch, alerts: Vec<Alert>) -> Rows {
+    tables(None, false).findings(alerts.into_iter().map(Finding::Alert).collect(), epoch).remove(0)
 }
 
 /// A clock that a test moves.

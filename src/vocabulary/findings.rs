@@ -70,6 +70,9 @@ pub enum AlertState {
 }
 
 impl AlertState {
+    /// All of them.
+    pub const ALL: [AlertState; 3] = [AlertState::Raised, AlertState::Cleared, AlertState::Withdrawn];
+
     /// As rows have it.
     pub fn name(self) -> &'static str {
         match self {

@@ -16,6 +16,7 @@
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
 //! * [`top`]: a run in the terminal.
+//! * [`webhook`]: alerts, to somebody who is not always there.
 //! * [`tidy`]: the rules of the house.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
@@ -43,3 +44,4 @@ mod replay;
 mod support;
 mod tidy;
 mod top;
+mod webhook;

@@ -10,7 +10,7 @@ use crate::findings;
 use crate::oracle::{self, Expected, Message, Times};
 use crate::servers::{Servers, servers};
 use crate::support::{
-    DEADLINE, Finished, KEY, Row, Running, Tables, finish, get, integer, key_file, metric, outcomes, parsed,
+    DEADLINE, Finished, KEY, Row, Running, Tables, finish, get, integer, key_file, metric, ndjson, outcomes, parsed,
     reading_agrees, repository, text, timeless, windkessel,
 };
 
@@ -80,11 +80,15 @@ impl Stage {
             format!("sink.elasticsearch.audit=\"audit-{name}\""),
             format!("sink.kafka.brokers={:?}", self.kafka),
             format!("sink.kafka.topic=\"{name}-assessed\""),
+            format!("sink.kafka.alerts_topic=\"{name}-alerts\""),
             format!("sink.kafka.progress_topic=\"{name}-progress\""),
             format!("state.path={:?}", data.join("state")),
             "http.listen=\"127.0.0.1:0\"".into(),
             "patient.disorder=\"30s\"".into(),
             "patient.lateness=\"2m\"".into(),
+            // Few readings are enough for a verdict, and one window for an alert: there are to be some.
+            "audit.readings_min=20".into(),
+            "audit.alert_windows=1".into(),
             key_file(self.folder.path()),
         ];
         let mut command = windkessel(self.folder.path());
@@ -140,6 +144,7 @@ impl Stage {
         assert!(!found["shifts"].is_empty() && !found["fairness"].is_empty() && !found["performance"].is_empty());
         self.assessed_agree(expected, &tables);
         self.dead_letters_agree(expected);
+        self.alerts_agree();
         assert!(!self.data().join("state/dead_letters").exists(), "Elasticsearch refused a document");
         tables
     }
@@ -179,6 +184,28 @@ impl Stage {
         }
         let (sent, wanted) = (timeless(&sent), timeless(&wanted));
         assert!(sent == wanted, "the topic of assessed readings holds {} rows, not {}", sent.len(), wanted.len());
+    }
+
+    /// Each row of `alerts` once, those of one window in their order.
+    fn alerts_agree(&self) {
+        const ABOUT: [&str; 5] = ["table", "feature", "group", "current_start", "current_end"];
+        let by_key = |rows: Vec<Row>| {
+            let mut by_key = BTreeMap::<String, Vec<Row>>::new();
+            for row in rows {
+                by_key.entry(ABOUT.map(|column| text(&row, column)).join("/")).or_default().push(row);
+            }
+            by_key
+        };
+        let mut sent = Vec::new();
+        for record in topic(&self.kafka, &format!("{}-alerts", self.name)) {
+            let row = parsed(std::str::from_utf8(&record.payload).unwrap());
+            assert_eq!(record.key, ABOUT.map(|column| text(&row, column)).join("/").into_bytes());
+            assert_eq!(record.headers["epoch"], integer(&row, "epoch").to_string());
+            sent.push(row);
+        }
+        let mut wanted = ndjson(&self.data(), "alerts");
+        wanted.sort_by_key(|row| integer(row, "epoch"));
+        assert_eq!(by_key(sent), by_key(wanted));
     }
 
     fn dead_letters_agree(&self, expected: &Expected) {
@@ -267,6 +294,7 @@ fn two_hundred_thousand_observations_are_each_accounted_for_once() {
     let finished = finish(stage.run().args(["--until", "end"])).succeeded();
     assert!(finished.resident_max < RESIDENT_MAX_BYTES, "{} bytes resident", finished.resident_max);
     stage.check(&finished, End::Reached);
+    assert!(!ndjson(&stage.data(), "alerts").is_empty(), "no alerts to compare with their topic");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! The whole program against a real Kafka, a real Elasticsearch and a server that speaks S3, which the tests start themselves.
+//! The whole program against a real Kafka, a real Elasticsearch, a real PostgreSQL and a server that speaks S3, which the tests start themselves.
 //!
 //! Where they cannot be had, each test says `SKIPPED` and passes; with `WINDKESSEL_REQUIRE_SERVICES=1` it fails.
 //!
+//! * [`audits`]: the history of scheduled audits in a real PostgreSQL.
 //! * [`between`]: certificates that change, brokers that are slow.
 //! * [`flows`]: every message is accounted for once, in every sink, also when a server is killed on the way.
 //! * [`findings`]: what the audit's indices must hold.
@@ -17,6 +18,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails as a test does")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod audits;
 mod between;
 mod clients;
 mod crash;

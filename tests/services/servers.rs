@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -222,6 +223,52 @@ pub(crate) fn s3_over_tls() -> Option<(Server, PathBuf)> {
     Some((server, authority))
 }
 
+/// The password of [`postgres`]'s only user.
+pub(crate) const PASSWORD: &str = "word-that-must-not-appear";
+
+/// A PostgreSQL with passwords and TLS, its certificate of `authority.pem` in the folder; or `None` where it cannot be had.
+pub(crate) fn postgres() -> Option<(Server, PathBuf)> {
+    let programs = available("PostgreSQL", installed_postgres)?;
+    let folder = scratch("postgres");
+    let port = free_port();
+    certify(&folder);
+    fs::write(folder.join("password"), PASSWORD).expect("the scratch folder is writable");
+    let (log, home, data) = (folder.join("server.log"), folder.clone(), folder.join("data"));
+    // It refuses to run as root; a user namespace shows it another uid over the same files.
+    let unroot = || {
+        let mut command = Command::new(if is_root() { "unshare" } else { "env" });
+        command.args(is_root().then_some(["--user", "--map-user=1000", "--map-group=1000"]).into_iter().flatten());
+        command
+    };
+    let mut init = unroot();
+    init.arg(programs.join("initdb"))
+        .arg("-D")
+        .arg(&data)
+        .arg(format!("--pwfile={}", folder.join("password").display()));
+    succeed(init.args(["-U", "windkessel", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"])).expect("initdb");
+    fs::set_permissions(folder.join("server.key"), fs::Permissions::from_mode(0o600)).expect("the key is ours");
+    let settings = [
+        format!("port={port}"),
+        "listen_addresses=127.0.0.1".into(),
+        "unix_socket_directories=".into(),
+        "fsync=off".into(),
+        "ssl=on".into(),
+        format!("ssl_cert_file={}", folder.join("server.pem").display()),
+        format!("ssl_key_file={}", folder.join("server.key").display()),
+    ];
+    let program = programs.join("postgres");
+    let start = move || {
+        let mut command = unroot();
+        // After a kill it does not start until the last of its predecessor's processes has gone.
+        command.args(["sh", "-c", "while :; do \"$0\" \"$@\"; sleep 0.3; done"]).arg(&program).arg("-D").arg(&data);
+        command.args(settings.iter().flat_map(|setting| ["-c", setting]));
+        spawn(&command, &home, &log)
+    };
+    let url = format!("postgresql://windkessel@127.0.0.1:{port}/postgres");
+    let server = started(url, folder.clone(), Box::new(start));
+    Some((server, folder))
+}
+
 fn s3_with(scheme: &str, options: impl Fn(&Path) -> Vec<String>) -> Option<Server> {
     let server = available("moto", install_moto)?;
     let folder = scratch("s3");
@@ -264,6 +311,10 @@ fn foreign(address: String) -> Server {
 fn answers(address: &str) -> bool {
     if address.starts_with("https://") {
         return port_is_open(address);
+    }
+    if address.starts_with("postgresql://") {
+        let config = address.parse::<postgres::Config>().map(|mut config| config.password(PASSWORD).clone());
+        return config.is_ok_and(|config| config.connect(postgres::NoTls).is_ok());
     }
     match address.strip_prefix("http://") {
         // One of them is Elasticsearch's, the other moto's.
@@ -330,9 +381,17 @@ fn install_kafka() -> Result<PathBuf, String> {
         .arg(folder.join("pom.xml"))
         .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
         .arg(format!("-DoutputDirectory={}", libraries.display()));
-    succeed(maven)?;
+    succeed(&mut maven)?;
     fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
     Ok(libraries)
+}
+
+/// The programs of the newest PostgreSQL that Debian has installed.
+fn installed_postgres() -> Result<PathBuf, String> {
+    let versions = fs::read_dir("/usr/lib/postgresql").map_err(|error| format!("/usr/lib/postgresql: {error}"))?;
+    let programs = versions.flatten().map(|version| version.path().join("bin"));
+    let newest = programs.filter(|programs| programs.join("initdb").exists()).max();
+    newest.ok_or_else(|| "initdb is not there; the package is postgresql".to_owned())
 }
 
 fn install_moto() -> Result<PathBuf, String> {
@@ -346,10 +405,10 @@ fn install_moto() -> Result<PathBuf, String> {
     }
     let mut environment = Command::new("python3");
     environment.args(["-m", "venv", "--clear"]).arg(&folder);
-    succeed(environment)?;
+    succeed(&mut environment)?;
     let mut install = Command::new(folder.join("bin/pip"));
     install.args(["install", "--quiet", &format!("moto[server]=={MOTO_VERSION}")]);
-    succeed(install)?;
+    succeed(&mut install)?;
     fs::write(folder.join("complete"), "").map_err(|error| error.to_string())?;
     Ok(server)
 }
@@ -367,20 +426,20 @@ fn install_elasticsearch() -> Result<PathBuf, String> {
         .args(["-q", "-B", "dependency:copy"])
         .arg(format!("-Dartifact={artifact}"))
         .arg(format!("-DoutputDirectory={}", parts.display()));
-    succeed(maven)?;
+    succeed(&mut maven)?;
     let mut unzip = Command::new("unzip");
     unzip
         .args(["-q", "-o"])
         .arg(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}.zip")))
         .arg("-d")
         .arg(&parts);
-    succeed(unzip)?;
+    succeed(&mut unzip)?;
     fs::rename(parts.join(format!("elasticsearch-{ELASTICSEARCH_VERSION}")), &folder)
         .map_err(|error| error.to_string())?;
     Ok(folder)
 }
 
-fn succeed(mut command: Command) -> Result<(), String> {
+fn succeed(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("could not run {program}: {error}"))?;
     if output.status.success() {
@@ -416,7 +475,9 @@ fn free_port() -> u16 {
 }
 
 fn port_is_open(address: &str) -> bool {
-    std::net::TcpStream::connect(address.trim_start_matches("http://").trim_start_matches("https://")).is_ok()
+    let place = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let place = place.split_once('@').map_or(place, |(_, rest)| rest);
+    std::net::TcpStream::connect(place.split('/').next().unwrap_or_default()).is_ok()
 }
 
 fn is_root() -> bool {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::runtime::metrics::{Metrics, samples};
+use crate::sink::BESIDE;
 
 /// A worker that has not stepped for this long is stuck.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -148,7 +149,7 @@ impl Health {
         let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting: Vec<String> = samples(&metrics.sink_waiting)
             .iter()
-            .filter(|sample| sample.value > 0.0)
+            .filter(|sample| sample.value > 0.0 && !BESIDE.contains(&sample.label("sink")))
             .map(|sample| sample.label("sink").to_owned())
             .collect();
         blocked.retain(|sink, _| waiting.contains(sink));

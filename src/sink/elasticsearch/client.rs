@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 use crate::config::ElasticsearchSpec;
 use crate::sink::SinkError;
 
+/// The section of the flow file, for messages.
+const SECTION: &str = "sink.elasticsearch";
 /// Until a connection stands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the answer has arrived. Shorter than the minute that Elasticsearch itself waits for a shard: then the request is repeated, which is safe.
@@ -129,12 +131,13 @@ impl Unanswered {
             Unanswered::Unreachable => "the connection was refused",
             Unanswered::Broken => "the connection broke",
             Unanswered::Tls => {
-                "the certificate is not trusted: sink.elasticsearch.ca_file must hold the authority that signed it, which cannot be the server's own certificate"
+                "the certificate is not trusted: ca_file must hold the authority that signed it, which cannot be the server's own certificate"
             }
         }
     }
 
-    fn of(error: &ureq::Error) -> Self {
+    /// Of the client's error.
+    pub(in crate::sink) fn of(error: &ureq::Error) -> Self {
         use ureq::Error;
         match error {
             Error::Timeout(_) => Unanswered::Timeout,
@@ -188,14 +191,14 @@ impl Client {
     /// A URL without `http://` or `https://` or with credentials in it, contradictory credentials, a file that cannot be read.
     pub fn new(spec: &ElasticsearchSpec, timeout: Duration) -> Result<Self, SinkError> {
         let credentials = credentials(spec)?;
-        let agent = agent(spec.ca_file.as_deref(), timeout)?;
+        let agent = agent(SECTION, spec.ca_file.as_deref(), timeout)?;
         let authorization = authorization(&credentials)?;
         Ok(Client { base: base(&spec.url)?, credentials, ca_file: spec.ca_file.clone(), timeout, agent, authorization })
     }
 
     /// Reads certificates and secrets again: they may have been rotated.
     pub fn renew(&mut self) -> Result<(), SinkError> {
-        self.agent = agent(self.ca_file.as_deref(), self.timeout)?;
+        self.agent = agent(SECTION, self.ca_file.as_deref(), self.timeout)?;
         self.authorization = authorization(&self.credentials)?;
         Ok(())
     }
@@ -278,10 +281,16 @@ fn secret(path: &Path) -> Result<Zeroizing<String>, SinkError> {
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
-fn agent(ca_file: Option<&Path>, timeout: Duration) -> Result<Agent, SinkError> {
+/// The same, for a setting: an error names it.
+pub(in crate::sink) fn secret_of(setting: &str, path: &Path) -> Result<Zeroizing<String>, SinkError> {
+    secret(path).or_else(|error| refused(format!("{setting}: {error}")))
+}
+
+/// A client for a section of the flow file: it trusts whom `ca_file` names, follows no redirect and takes no proxy from the environment.
+pub(in crate::sink) fn agent(section: &str, ca_file: Option<&Path>, timeout: Duration) -> Result<Agent, SinkError> {
     let mut tls = TlsConfig::builder();
     if let Some(path) = ca_file {
-        tls = tls.root_certs(certificates(path)?);
+        tls = tls.root_certs(certificates(section, path)?);
     }
     let config = Agent::config_builder()
         .tls_config(tls.build())
@@ -296,7 +305,7 @@ fn agent(ca_file: Option<&Path>, timeout: Duration) -> Result<Agent, SinkError> 
     Ok(config.new_agent())
 }
 
-fn certificates(path: &Path) -> Result<RootCerts, SinkError> {
+fn certificates(section: &str, path: &Path) -> Result<RootCerts, SinkError> {
     let pem = fs::read(path).map_err(|source| read_error(path, source))?;
     let found: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {
@@ -305,7 +314,7 @@ fn certificates(path: &Path) -> Result<RootCerts, SinkError> {
         })
         .collect();
     if found.is_empty() {
-        return refused(format!("found no certificate in sink.elasticsearch.ca_file {path:?}; it must be PEM"));
+        return refused(format!("found no certificate in {section}.ca_file {path:?}; it must be PEM"));
     }
     Ok(RootCerts::new_with_certs(&found))
 }

@@ -11,6 +11,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::config::KafkaSinkSpec;
 use crate::runtime::survive::{Route, key_group};
+use crate::sink::alerts::Alerts;
 use crate::sink::filter::Filter;
 use crate::sink::{Rows, SinkError, json};
 use crate::source;
@@ -92,6 +93,27 @@ pub(super) fn dead_letters(
         Some((rule.to_owned(), message))
     };
     Ok((0..lines.len()).filter_map(letter).collect())
+}
+
+/// The messages of a batch of `alerts`; of those rows only whose route is `wanted`. What is said again of a window has the key of what was said before.
+pub(super) fn alerts(
+    spec: &KafkaSinkSpec,
+    epoch: Epoch,
+    rows: &Rows,
+    wanted: impl Fn(Route) -> bool,
+) -> Result<Vec<Message>, SinkError> {
+    let alerts = Alerts::of(&rows.batch);
+    let lines = encoded(rows, &[], |row| wanted(alerts.route(row)))?;
+    let (topic, epoch): (Arc<str>, _) = (spec.alerts_topic.as_str().into(), epoch.to_string());
+    let message = |row| {
+        Some(Message {
+            topic: Arc::clone(&topic),
+            key: alerts.key(row).into_bytes(),
+            value: Some(lines.object(row)?.to_vec()),
+            headers: Some(OwnedHeaders::new_with_capacity(1).insert(text("epoch", &epoch))),
+        })
+    };
+    Ok((0..lines.len()).filter_map(message).collect())
 }
 
 /// Where rejections of a source topic go; `auto` follows the convention `error.<source topic>.<group>`.

@@ -17,8 +17,10 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
+use crate::audit::series::FEATURES;
 use crate::config::ReadingFilter;
-use crate::sink::testing::{position, readings, tables};
+use crate::sink::testing::{alert, alerts, position, readings, tables};
+use crate::vocabulary::findings::{Alert, AlertState};
 use crate::vocabulary::{Partition, Position, Rejection};
 
 const EPOCHS: Epoch = 6;
@@ -46,12 +48,14 @@ fn real(test: &str, progress: &[(&str, &str)]) -> Option<Real> {
         topic: format!("readings-{suffix}"),
         readings: ReadingFilter::All,
         dead_letter_topic: format!("rejected-{suffix}"),
+        alerts_topic: format!("alerts-{suffix}"),
         progress_topic: format!("progress-{suffix}"),
         ..KafkaSinkSpec::default()
     };
     let real = Real { job: format!("flow-{suffix}"), spec, stop: Stop::default(), metrics: Metrics::new() };
     real.create(&real.spec.topic, PARTITIONS, &[]);
     real.create(&real.spec.dead_letter_topic, PARTITIONS, &[]);
+    real.create(&real.spec.alerts_topic, PARTITIONS, &[]);
     if !progress.is_empty() {
         real.create(&real.spec.progress_topic, 1, progress);
     }
@@ -118,15 +122,18 @@ impl Real {
 
     /// Every row of every epoch is committed once, and those of one key in order.
     fn check(&self) {
-        for (topic, table) in
-            [(&self.spec.topic, readings_of as fn(Epoch) -> Rows), (&self.spec.dead_letter_topic, rejected_of)]
-        {
+        for (topic, table) in [
+            (&self.spec.topic, readings_of as fn(Epoch) -> Rows),
+            (&self.spec.dead_letter_topic, rejected_of),
+            (&self.spec.alerts_topic, alerts_of),
+        ] {
             let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
             let all = |_| true;
             for epoch in 1..=EPOCHS {
                 let rows = table(epoch);
                 let messages = match rows.table {
                     TableName::Readings => message::readings(&self.spec, epoch, &rows, all).unwrap(),
+                    TableName::Alerts => message::alerts(&self.spec, epoch, &rows, all).unwrap(),
                     _ => message::dead_letters(&self.spec, "group", epoch, &rows, all)
                         .unwrap()
                         .into_iter()
@@ -165,12 +172,22 @@ fn rejected_of(epoch: Epoch) -> Rows {
     tables(None, false).rejected(&(0..4).map(rejection).collect::<Vec<_>>(), epoch)
 }
 
+/// Of four features, in the order of their series; of one window, with another value in each epoch.
+fn alerts_of(epoch: Epoch) -> Rows {
+    let of = |feature| Alert { value: Some(epoch as f64), ..alert(feature, 1, AlertState::Raised) };
+    alerts(epoch, FEATURES.map(|feature| of(feature.name)).into())
+}
+
 /// The rows that come to a worker; routes are computed another way than the sink's.
 fn share(rows: Rows, worker: usize, workers: usize) -> Rows {
     let column = |name: &str| rows.batch.column_by_name(name).unwrap();
     let route = |row: usize| match rows.table {
         // All bytes of a test's pseudonym are equal.
         TableName::Readings => column("patient").as_string::<i32>().value(row)[..2].parse::<u64>().unwrap(),
+        TableName::Alerts => {
+            let name = column("feature").as_string::<i32>().value(row);
+            FEATURES.iter().position(|feature| feature.name == name).unwrap() as u64
+        }
         _ => crate::source::route("bp-obs", column("partition").as_primitive::<Int32Type>().value(row)),
     };
     let mine: Vec<bool> = (0..rows.batch.num_rows()).map(|row| route(row) % workers as u64 == worker as u64).collect();
@@ -185,7 +202,8 @@ fn share(rows: Rows, worker: usize, workers: usize) -> Rows {
 fn deliver(sink: &mut KafkaSink, epoch: Epoch) -> Result<(), SinkError> {
     let (worker, workers) = (sink.place.lane.worker, sink.place.lane.workers);
     sink.deliver(epoch, &share(readings_of(epoch), worker, workers))?;
-    sink.deliver(epoch, &share(rejected_of(epoch), worker, workers))
+    sink.deliver(epoch, &share(rejected_of(epoch), worker, workers))?;
+    sink.deliver(epoch, &share(alerts_of(epoch), worker, workers))
 }
 
 /// Where in an epoch a worker dies.

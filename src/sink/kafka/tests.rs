@@ -16,11 +16,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::*;
 use crate::config::ReadingFilter;
 use crate::sink::json;
-use crate::sink::testing::{many, readings, rejected};
+use crate::sink::testing::{alert, alerts, many, readings, rejected};
+use crate::vocabulary::findings::AlertState;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
-const TOPICS: [&str; 3] = ["bp-assessed", "error.bp-obs.windkessel", "windkessel-progress"];
+const TOPICS: [&str; 4] = ["bp-assessed", "error.bp-obs.windkessel", "windkessel-progress", "bp-alerts"];
 
 fn cluster() -> Cluster {
     let cluster = MockCluster::new(1).unwrap();
@@ -108,6 +109,20 @@ fn a_dead_letter_names_the_rule_and_the_place_and_nothing_else() {
 }
 
 #[test]
+fn alerts_go_to_their_topic_under_subject_and_window() {
+    let (cluster, stop, metrics) = (cluster(), Stop::default(), Metrics::new());
+    let mut sink = sink(&cluster, &stop, &metrics, |spec| spec.alerts_topic = TOPICS[3].into());
+    for (epoch, state) in [(7, AlertState::Raised), (8, AlertState::Withdrawn)] {
+        sink.deliver(epoch, &alerts(epoch, vec![alert("systolic", 1, state)])).unwrap();
+        sink.close(epoch).unwrap();
+    }
+    expect_test::expect![[r#"
+        shifts/systolic/all/2026-01-01T01:00:00.000000Z/2026-01-01T02:00:00.000000Z [epoch=7] {"table":"shifts","feature":"systolic","group":"all","current_start":"2026-01-01T01:00:00.000000Z","current_end":"2026-01-01T02:00:00.000000Z","state":"raised","statistic":"psi","value":0.31,"windows_held":3,"epoch":7}
+        shifts/systolic/all/2026-01-01T01:00:00.000000Z/2026-01-01T02:00:00.000000Z [epoch=8] {"table":"shifts","feature":"systolic","group":"all","current_start":"2026-01-01T01:00:00.000000Z","current_end":"2026-01-01T02:00:00.000000Z","state":"withdrawn","statistic":"psi","value":0.31,"windows_held":3,"epoch":8}"#]]
+    .assert_eq(&read(&cluster, TOPICS[3], 2).join("\n"));
+}
+
+#[test]
 fn empty_topics_are_not_written() {
     let (cluster, stop, metrics) = (cluster(), Stop::default(), Metrics::new());
     let mut sink = sink(&cluster, &stop, &metrics, |spec| {
@@ -117,6 +132,7 @@ fn empty_topics_are_not_written() {
     });
     sink.deliver(7, &many(7, 5)).unwrap();
     sink.deliver(7, &rejected(7, 5)).unwrap();
+    sink.deliver(7, &alerts(7, vec![alert("systolic", 1, AlertState::Raised)])).unwrap();
     sink.close(7).unwrap();
     assert_eq!(metrics.sink_bytes.with_label_values(&[NAME]).get(), 0);
 }
