@@ -199,8 +199,12 @@ fn shape(flow: &Flow) -> String {
         None => format!("audit.reference_windows {}", audit.reference_windows),
     };
     format!(
-        "patient.window {}, patient.hop {}, audit.window {}, {reference}, score.rules {}",
-        patient.window, patient.hop, audit.window, spec.score.rules
+        "patient.window {}, patient.hop {}, audit.window {}, audit.hop {}, {reference}, score.rules {}",
+        patient.window,
+        patient.hop,
+        audit.window,
+        audit.hop.unwrap_or(audit.window),
+        spec.score.rules
     )
 }
 
@@ -235,13 +239,27 @@ mod tests {
 
     /// Of the replay flow against this profile.
     fn of(profile: Option<&Path>) -> BTreeMap<String, String> {
+        with(profile.map(|path| format!("audit.reference_profile={path:?}")))
+    }
+
+    /// Of the replay flow with another setting.
+    fn with(setting: Option<String>) -> BTreeMap<String, String> {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key");
         Key::create_file(&key).unwrap();
         let mut settings = vec![format!("pseudonymise.key_file={key:?}")];
-        settings.extend(profile.map(|path| format!("audit.reference_profile={path:?}")));
+        settings.extend(setting);
         let flow = Flow::read(Path::new("dataflows/blood_pressure_replay.toml"), &settings).unwrap();
         digests(&flow, &Key::read(&flow.spec.pseudonymise).unwrap(), None)
+    }
+
+    #[test]
+    fn panes_that_were_cut_otherwise_are_another_shape() {
+        let shape = |setting: Option<&str>| with(setting.map(str::to_owned))[digest::SHAPE].clone();
+        assert_eq!(shape(None), shape(Some("audit.hop=1h")), "as long as a window, if nothing is said");
+        for other in ["audit.hop=30m", "audit.window=2h", "audit.reference_windows=12", "patient.hop=30m"] {
+            assert_ne!(shape(None), shape(Some(other)), "{other}");
+        }
     }
 
     #[test]

@@ -125,6 +125,21 @@ pub(super) fn sleep(duration: Duration) {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_side_by_side_comes_back_in_order_and_the_first_is_done_here() {
+        let here = std::thread::current().id();
+        for count in [0, 1, 2, 100] {
+            let done = side_by_side((0..count).collect(), |item| (item, std::thread::current().id()));
+            assert!(done.iter().map(|(item, _)| *item).eq(0..count));
+            assert!(done.first().is_none_or(|(_, thread)| *thread == here));
+        }
+    }
+}
+
+#[cfg(test)]
 pub(super) mod simulated {
     //! A host whose hands and time somebody else moves. Each thread enters it for itself.
     use std::cell::RefCell;
