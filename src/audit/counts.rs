@@ -37,6 +37,7 @@ use crate::config::Selected;
 use crate::signals::{DIASTOLIC, SYSTOLIC};
 use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
     self, Assessed, Assessment, Demographics, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
 };
@@ -158,7 +159,14 @@ impl Counts {
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let Facts { at, precision, signals, .. } = &reading.facts;
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            self.input(&reading.facts, kept);
             dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
+        }
+        for Flawed { topic, at, flaws, count } in &scorable.flawed {
+            let pane = self.calendar.pane_of(*at);
+            if pane >= kept {
+                self.tally.add_flaws(pane, *topic, *flaws, *count);
+            }
         }
         if self.ledger.is_some() {
             self.enter(batch, kept);
@@ -215,6 +223,14 @@ impl Counts {
             kept + ledger.patients() * ACCOUNT_BYTES
         });
         cells * size_of::<(series::Cell, i64)>() + of_ledger
+    }
+
+    /// Counts a reading for data quality: whatever came of it. One known to the day counts at its start, for a topic of such readings has inputs as well.
+    fn input(&mut self, facts: &Facts, kept: Pane) {
+        let pane = self.calendar.pane_of(facts.at);
+        if facts.is_input() && pane >= kept {
+            self.tally.add_input(pane, facts.position.partition.topic);
+        }
     }
 
     /// `false` if the pane is forgotten.
@@ -508,8 +524,8 @@ mod tests {
             told.retain(|_, histogram| !histogram.as_slice().is_empty());
             told_max = told_max.max(told.len());
         }
-        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 8 series, for the one patient has two groups.
-        assert_eq!(told_max, 5 * 8);
+        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 9 series: 4 features of the two groups of one patient, and the inputs.
+        assert_eq!(told_max, 5 * 9);
         assert!(counts.released.len() <= 5 && counts.held.len() <= 2);
     }
 }

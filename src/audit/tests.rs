@@ -1,13 +1,15 @@
 //! The whole stage through timely, against a naive recomputation.
 //!
 //! * *Workers*: the same script on 1, 2 and 4 workers, stepped in different rhythms, gives the same rows in the same epochs.
-//! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand (`naive.rs`) and the labels that do (`scored.rs`);
+//! * *Oracle*: the last row of every window equals what is recomputed from the readings that still stand (`naive.rs`), the labels that do (`scored.rs`)
+//!   and the inputs that do (`inputs.rs`);
 //!   counts exactly, statistics within 1e-9.
 //! * *Restarts* (`restarts.rs`): a run that is broken off and goes on from saved state, on other workers, gives the same rows.
 //! * *Bounds*: with a horizon, the arrangements stay as small at the end of a long run as they were soon after its start.
 //!
 //! A script is seeded; a failing test names its seed.
 
+mod inputs;
 mod naive;
 mod restarts;
 mod scored;
@@ -32,6 +34,7 @@ use crate::config::OutcomesSpec;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
 use crate::time::EventTime;
 use crate::vocabulary::findings::{Shift, Statistics};
+use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
     Assessment, Demographics, Facts, Label, Partition, Pseudonym, Reading, Sex, Signals, Status, Timeliness, TopicId,
     Version, Withdrawn,
@@ -57,6 +60,8 @@ struct EpochOfScript {
     rows: Vec<Row>,
     withdrawn: Vec<(u64, Withdrawn)>,
     labels: Vec<Label>,
+    /// With the number of the worker, modulo workers, that is told.
+    flawed: Vec<(u64, Flawed)>,
     ticks: Vec<Tick>,
 }
 
@@ -114,12 +119,14 @@ fn random_epoch(rng: &mut ChaCha8Rng, epoch: i64, patients: &[Demographics], sta
         if rng.random_bool(0.2) && !standing.is_empty() {
             let gone = standing.swap_remove(rng.random_range(0..standing.len()));
             of_epoch.withdrawn.push(gone.withdrawn());
+            of_epoch.flawed.push((gone.patient, inputs::taken_back(&gone)));
             row = Row { patient: gone.patient, replaces: true, demographics: gone.demographics, ..row };
             (row.reading.patient, row.reading.observation) = (gone.reading.patient, gone.reading.observation);
             if rng.random_bool(0.5) {
                 (row.reading.facts.status, row.reading.facts.signals) = (Status::EnteredInError, Signals::default());
             }
         }
+        of_epoch.flawed.extend(inputs::flaws(&row).map(|flawed| (patient as u64, flawed)));
         if row.contributes() {
             standing.push(row.clone());
         }
@@ -171,6 +178,7 @@ fn random_row(rng: &mut ChaCha8Rng, now: i64, patient: u64, demographics: Demogr
     }
     let facts = Facts {
         at: EventTime::from_micros(now - behind),
+        position: inputs::position(patient),
         timeliness: if rng.random_bool(0.03) { Timeliness::TooLate } else { Timeliness::OnTime },
         summary: rng.random_bool(0.03),
         signals,
@@ -223,6 +231,8 @@ fn share_of(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assesse
     batches[0].scorable.withdrawn.extend(gone.map(|(_, gone)| gone.clone()));
     let labels = of_epoch.labels.iter().filter(|label| label.patient.hash64() % 256 % workers == worker);
     batches[1].scorable.labels.extend(labels.copied());
+    let flawed = of_epoch.flawed.iter().filter(|(number, _)| number % workers == worker);
+    batches[1].scorable.flawed.extend(flawed.map(|(_, flawed)| *flawed));
     batches.map(Arc::new)
 }
 

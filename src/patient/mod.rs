@@ -156,8 +156,9 @@ pub fn render<'s>(
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, (stage, seat));
     driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
-        let Scorable { readings, withdrawn, labels, progress, .. } = &output.scorable;
-        if !readings.is_empty() || !withdrawn.is_empty() || !labels.is_empty() || !progress.is_empty() {
+        let Scorable { readings, withdrawn, labels, flawed, progress, .. } = &output.scorable;
+        let quiet = readings.is_empty() && withdrawn.is_empty() && labels.is_empty();
+        if !quiet || !flawed.is_empty() || !progress.is_empty() {
             scorable.push(output.scorable);
         }
         if !output.windows.is_empty() {
@@ -444,7 +445,8 @@ impl Patients {
         let whose = Whose { patient: reading.patient, index };
         let watermark = self.watermark.reached();
         let recall = self.watermark.frozen(self.settings.horizon);
-        let moment = Moment { settings: &self.settings, partition, watermark, recall };
+        let partitions = &self.watermark;
+        let moment = Moment { settings: &self.settings, partition, partitions, watermark, recall };
         let patient = self.slab.get_mut(whose.index);
         let before = patient.contributions();
         let saved = patient.forget(watermark, recall - self.settings.grid.window, self.settings.signals.len());

@@ -24,7 +24,12 @@ pub(super) struct Expected {
     pub(super) outcomes: BTreeMap<Outcome, u64>,
     /// Everything withdrawn.
     pub(super) withdrawn: Vec<Taken>,
+    /// What data quality counts: inputs and flaws by topic and time in microseconds.
+    pub(super) inputs: BTreeMap<Counted, i64>,
 }
+
+/// Topic, time in microseconds, what is counted.
+pub(super) type Counted = (u32, i64, &'static str);
 
 /// What is withdrawn: patient, time in microseconds, values as bits.
 pub(super) type Taken = (Pseudonym, i64, Vec<(u8, u64)>);
@@ -37,6 +42,8 @@ struct Standing {
     contributes: bool,
     once_in_time: bool,
     in_ring_once: bool,
+    /// It was late when its observation first came.
+    first_late: bool,
 }
 
 /// A reading as the ring keeps it: seconds, and hundredths of mmHg.
@@ -77,6 +84,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
         }
     }
     oracle.windows();
+    oracle.inputs();
     oracle.expected
 }
 
@@ -95,9 +103,17 @@ impl Oracle<'_> {
         let key = (new.patient, new.observation);
         let old = self.standing.get(&key).cloned();
         if let Some(outcome) = old.as_ref().and_then(|old| settled(&new, old)) {
+            if outcome == Outcome::Duplicate && !withdrawing(new.facts.status) {
+                self.input(&new, &["readings", "duplicate"]);
+            }
             return outcome;
         }
-        let withdraws = matches!(new.facts.status, Status::EnteredInError | Status::Cancelled);
+        let withdraws = withdrawing(new.facts.status);
+        let first_late = match &old {
+            _ if withdraws => false,
+            Some(old) => old.first_late,
+            None => new.facts.timeliness != Timeliness::OnTime,
+        };
         let once_in_time = old.as_ref().is_some_and(|old| old.once_in_time);
         let in_time = new.facts.timeliness != Timeliness::TooLate;
         let admitted = !withdraws && (in_time || once_in_time);
@@ -123,8 +139,32 @@ impl Oracle<'_> {
             self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
         }
         let once_in_time = once_in_time || admitted;
-        self.standing.insert(key, Standing { reading: new, version, contributes, once_in_time, in_ring_once });
+        let standing = Standing { reading: new, version, contributes, once_in_time, in_ring_once, first_late };
+        self.standing.insert(key, standing);
         outcome
+    }
+
+    fn input(&mut self, reading: &Reading, measures: &[&'static str]) {
+        let (topic, at) = (reading.facts.position.partition.topic.0, reading.facts.at.micros());
+        measures.iter().for_each(|measure| *self.expected.inputs.entry((topic, at, measure)).or_default() += 1);
+    }
+
+    /// Everything that stands is an input with its flaws.
+    fn inputs(&mut self) {
+        let standing: Vec<Standing> = self.standing.values().cloned().collect();
+        for Standing { reading, first_late, .. } in standing.iter().filter(|it| !withdrawing(it.reading.facts.status)) {
+            let signals = &reading.facts.signals;
+            let pressures = [SYSTOLIC, DIASTOLIC].iter().filter(|signal| signals.get(**signal).is_some()).count();
+            // Bit 8 is the leniency "unit_assumed".
+            let flaws = [
+                (pressures == 1, "signal_missing"),
+                (reading.facts.leniencies.0 == 256, "unit_assumed"),
+                (*first_late, "late"),
+            ];
+            let flaws = flaws.iter().filter(|(has, _)| *has).map(|(_, name)| *name);
+            let measures: Vec<&str> = ["readings"].into_iter().chain(flaws).collect();
+            self.input(reading, &measures);
+        }
     }
 
     /// Revisions, windows touched, and what is withdrawn.
@@ -231,10 +271,13 @@ impl Oracle<'_> {
     }
 }
 
+fn withdrawing(status: Status) -> bool {
+    matches!(status, Status::EnteredInError | Status::Cancelled)
+}
+
 /// The outcome of an input that changes nothing.
 fn settled(new: &Reading, old: &Standing) -> Option<Outcome> {
-    let withdraws = |status: Status| matches!(status, Status::EnteredInError | Status::Cancelled);
-    let (new_withdraws, old_withdrawn) = (withdraws(new.facts.status), withdraws(old.reading.facts.status));
+    let (new_withdraws, old_withdrawn) = (withdrawing(new.facts.status), withdrawing(old.reading.facts.status));
     let ((kind, number), (old_kind, old_number)) = (rank(new.facts.version), rank(old.version));
     if kind != old_kind || kind == 'u' {
         let same = new.facts.at == old.reading.facts.at

@@ -11,6 +11,7 @@
 //! * [`outcomes`]: what came of patients, and what that makes of the scores.
 //! * [`page`]: the live page in a real browser.
 //! * [`prometheus`]: a real one scrapes a run.
+//! * [`quality`]: flaws of the input, counted.
 //! * [`reads`]: how far an answer of a run reaches, over restarts.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
@@ -34,6 +35,7 @@ mod oracle;
 mod outcomes;
 mod page;
 mod prometheus;
+mod quality;
 mod reads;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]

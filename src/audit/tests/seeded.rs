@@ -84,6 +84,21 @@ const ALONE: Share = Share { worker: 0, workers: 1 };
 
 /// What is found, in the order of windows.
 fn found(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> (Vec<Shift>, Vec<Alert>) {
+    let mut alerts = Vec::new();
+    let shift = |found| match found {
+        Finding::Shift(shift) => Some(shift),
+        Finding::Alert(alert) => {
+            alerts.push(alert);
+            None
+        }
+        _ => None,
+    };
+    let shifts = published(counted, spec).into_iter().filter_map(shift).collect();
+    (shifts, alerts)
+}
+
+/// Everything that is found.
+pub(super) fn published(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> Vec<Finding> {
     let calendar = calendar(spec);
     let mut by_block: BTreeMap<(Subject, Block), BTreeMap<(Series, Pane), Histogram>> = BTreeMap::new();
     for ((series, pane), histogram) in counted {
@@ -100,15 +115,8 @@ fn found(counted: &[((Series, Pane), Histogram)], spec: &AuditSpec) -> (Vec<Shif
         changes.extend(finder.find(*subject, *block, &counts).into_iter().map(|found| (found, 1)));
     }
     let mut publisher = Publisher::new(calendar, EventSpan::UNBOUNDED, ALONE, spec.alert_windows);
-    let (mut shifts, mut alerts) = (Vec::new(), Vec::new());
-    for published in publisher.advance(changes, &[tick(0, EventTime::MAX)]) {
-        match published.finding {
-            Finding::Shift(shift) => shifts.push(shift),
-            Finding::Alert(alert) => alerts.push(alert),
-            _ => {}
-        }
-    }
-    (shifts, alerts)
+    let published = publisher.advance(changes, &[tick(0, EventTime::MAX)]);
+    published.into_iter().map(|published| published.finding).collect()
 }
 
 fn run_seed(seed: u64, disturbance: Disturbance, preset: DriftPreset) -> (Vec<Shift>, Vec<Alert>) {
