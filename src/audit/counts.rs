@@ -39,7 +39,8 @@ use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    self, Assessed, Assessment, Demographics, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+    self, Assessed, Assessment, Demographics, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness,
+    Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -171,6 +172,14 @@ impl Counts {
         if self.ledger.is_some() {
             self.enter(batch, kept);
         }
+        for Moved { measured, before, .. } in &scorable.moved {
+            let Withdrawn { at, precision, signals, demographics, .. } = measured;
+            for (demographics, sign) in [(before, -1), (demographics, 1)] {
+                let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+                // What is forgotten is under no group any more.
+                self.add(measurement, kept, sign);
+            }
+        }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
             dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
@@ -180,7 +189,7 @@ impl Counts {
     /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
     fn enter(&mut self, batch: &Assessed, kept: Pane) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Scorable { readings, demographics, replaces, labels, .. } = &batch.scorable;
+        let Scorable { readings, demographics, replaces, moved, labels, .. } = &batch.scorable;
         for (at, (reading, demographics)) in readings.iter().zip(demographics).enumerate() {
             if at % WARM_PATIENTS == 0 {
                 let next = readings[at..].iter().take(WARM_PATIENTS);
@@ -199,6 +208,10 @@ impl Counts {
             let groups = series::groups_of(facts.at, demographics).into_iter().chain(risk);
             let groups = groups.fold(0, |groups, group| groups | 1 << group);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
+        }
+        // Whatever came of it since: the last of them has the groups that it has now.
+        for Moved { observation, measured, .. } in moved {
+            ledger.regroup(measured.patient, observation.hash64(), &measured.demographics, &mut self.changes);
         }
         for label in labels {
             let (outcome, reason) = ledger.label(*label, kept, &mut self.changes).outcome();
