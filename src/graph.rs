@@ -104,13 +104,13 @@ pub fn build(
     let (records, cuts, tail) = driver::source(scope, "source", source, context);
     let cuts = cuts.broadcast();
     let claimed = recorder::claim(cuts.clone(), recorder.clone(), clock.clone());
-    let (observations, rejections, ticks) = decode::render(records, plan, &desk);
+    let decode::Streams { observations, rejections, flawed, ticks } = decode::render(records, plan, &desk);
     let intakes = pseudonymise::render(observations, plan, &desk);
     let ticks = ticks.broadcast();
     let (scorable, windows) = patient::render(intakes, ticks.clone(), plan, &desk);
     let assessed = score::render(scorable, plan, &desk);
     live::render(assessed.clone(), plan);
-    let found = audit::render(assessed.clone(), ticks, plan, &desk, put_back_at);
+    let found = audit::render((assessed.clone(), flawed), ticks, plan, &desk, put_back_at);
     let rows = tables::render(assessed, windows, rejections, found, plan);
     for sink in sinks {
         let telling = (plan.metrics.clone(), plan.failure.clone());

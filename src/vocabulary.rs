@@ -5,9 +5,10 @@
 //!                          └──> Rejection                                          └─────> WindowRow
 //! ```
 //!
-//! Everything in this file and in [`findings`] may leave the process. What may not is in [`identified`](crate::identified).
+//! Everything in this file, in [`findings`] and in [`flaws`] may leave the process. What may not is in [`identified`](crate::identified).
 
 pub mod findings;
+pub mod flaws;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -17,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::signals::SignalId;
 use crate::time::{EventTime, IngestTime};
+use crate::vocabulary::flaws::Flawed;
 
 // ---------------------------------------------------------------- where things come from
 
@@ -305,6 +307,13 @@ pub struct Facts {
     pub leniencies: Leniencies,
 }
 
+impl Facts {
+    /// Whether data quality counts it as an input of its own: it withdraws nothing, and corrects nothing that is counted and forgotten.
+    pub fn is_input(&self) -> bool {
+        !self.status.withdraws() && !self.not_recomputed
+    }
+}
+
 /// What features and audit may know of a patient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Demographics {
@@ -539,8 +548,12 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// What counts under other groups from now on, because more is known of the patient: audit counts it there instead.
+    pub moved: Vec<Moved>,
     /// Labels, in the order in which they came.
     pub labels: Vec<Label>,
+    /// What data quality counts besides the rows: their flaws, inputs without a row, and what stands no longer.
+    pub flawed: Vec<Flawed>,
     /// Partitions that have come a good way since this was last said, these readings included: what is kept for them may be looked over.
     pub progress: Vec<Tick>,
 }
@@ -592,6 +605,17 @@ pub struct Withdrawn {
     pub signals: Signals,
     /// The group it was counted under.
     pub demographics: Demographics,
+}
+
+/// A contribution whose row stands, while the groups of its patient have changed.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// Which observation.
+    pub observation: Pseudonym,
+    /// What it is, under the groups that it counts under now.
+    pub measured: Withdrawn,
+    /// The group that it was counted under.
+    pub before: Demographics,
 }
 
 /// Readings with their assessments: what `score` emits.

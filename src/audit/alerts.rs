@@ -71,6 +71,8 @@ pub enum By {
     Auroc,
     /// The ratio of the selection rates.
     SelectionRateRatio,
+    /// The share of a topic's inputs that have a flaw.
+    Rate,
 }
 
 impl By {
@@ -80,6 +82,7 @@ impl By {
             By::Drift(statistic) => statistic.name(),
             By::Auroc => "auroc",
             By::SelectionRateRatio => "selection_rate_ratio",
+            By::Rate => "current_rate",
         }
     }
 }

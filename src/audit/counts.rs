@@ -37,8 +37,10 @@ use crate::config::Selected;
 use crate::signals::{DIASTOLIC, SYSTOLIC};
 use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    self, Assessed, Assessment, Demographics, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+    self, Assessed, Assessment, Demographics, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness,
+    Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -165,10 +167,25 @@ impl Counts {
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let Facts { at, precision, signals, .. } = &reading.facts;
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            self.input(&reading.facts, kept);
             dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
+        }
+        for Flawed { topic, at, flaws, count } in &scorable.flawed {
+            let pane = self.calendar.pane_of(*at);
+            if pane >= kept {
+                self.tally.add_flaws(pane, *topic, *flaws, *count);
+            }
         }
         if self.ledger.is_some() {
             self.enter(batch, kept);
+        }
+        for Moved { measured, before, .. } in &scorable.moved {
+            let Withdrawn { at, precision, signals, demographics, .. } = measured;
+            for (demographics, sign) in [(before, -1), (demographics, 1)] {
+                let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+                // What is forgotten is under no group any more.
+                self.add(measurement, kept, sign);
+            }
         }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
@@ -179,7 +196,7 @@ impl Counts {
     /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
     fn enter(&mut self, batch: &Assessed, kept: Pane) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Scorable { readings, demographics, replaces, labels, .. } = &batch.scorable;
+        let Scorable { readings, demographics, replaces, moved, labels, .. } = &batch.scorable;
         for (at, (reading, demographics)) in readings.iter().zip(demographics).enumerate() {
             if at % WARM_PATIENTS == 0 {
                 let next = readings[at..].iter().take(WARM_PATIENTS);
@@ -198,6 +215,10 @@ impl Counts {
             let groups = series::groups_of(facts.at, demographics).into_iter().chain(risk);
             let groups = groups.fold(0, |groups, group| groups | 1 << group);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
+        }
+        // Whatever came of it since: the last of them has the groups that it has now.
+        for Moved { observation, measured, .. } in moved {
+            ledger.regroup(measured.patient, observation.hash64(), &measured.demographics, &mut self.changes);
         }
         for label in labels {
             let (outcome, reason) = ledger.label(*label, kept, &mut self.changes).outcome();
@@ -222,6 +243,14 @@ impl Counts {
             kept + ledger.patients() * ACCOUNT_BYTES
         });
         cells * size_of::<(series::Cell, i64)>() + of_ledger
+    }
+
+    /// Counts a reading for data quality: whatever came of it. One known to the day counts at its start, for a topic of such readings has inputs as well.
+    fn input(&mut self, facts: &Facts, kept: Pane) {
+        let pane = self.calendar.pane_of(facts.at);
+        if facts.is_input() && pane >= kept {
+            self.tally.add_input(pane, facts.position.partition.topic);
+        }
     }
 
     /// `false` if the pane is forgotten.
@@ -515,8 +544,8 @@ mod tests {
             told.retain(|_, histogram| !histogram.as_slice().is_empty());
             told_max = told_max.max(told.len());
         }
-        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 8 series, for the one patient has two groups.
-        assert_eq!(told_max, 5 * 8);
+        // 2 frozen in time + 2 of a reference + 1 because the epoch before decides; 9 series: 4 features of the two groups of one patient, and the inputs.
+        assert_eq!(told_max, 5 * 9);
         assert!(counts.released.len() <= 5 && counts.held.len() <= 2);
     }
 }

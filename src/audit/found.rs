@@ -1,4 +1,5 @@
-//! What `reduce` finds of a subject's block: comparisons of features, or, of all groups' scores together, the drift of probabilities, performance and fairness.
+//! What `reduce` finds of a subject's block: comparisons of features; of all groups' scores together the drift of probabilities, performance and
+//! fairness; of a topic's inputs their quality.
 //!
 //! Groups are compared with each other, so the scores of all groups are one subject, on one worker. Whatever leaves has to be ordered and compared by
 //! differential: figures travel packed.
@@ -14,6 +15,7 @@ use crate::audit::histogram::Histogram;
 use crate::audit::judge::Judge;
 use crate::audit::ledger;
 use crate::audit::profile::reference::Reference;
+use crate::audit::quality::{self, Rates};
 use crate::audit::scores::{Beside, Summary, performance_verdict};
 use crate::audit::series::{ATTRIBUTES, Block, Calendar, GROUPS, Kind, PROBABILITY, Pane, SCORES, Series, Subject};
 use crate::audit::statistics::Sides;
@@ -28,6 +30,8 @@ pub enum Found {
     Performance(Packed),
     /// How the group fares: [`Fared`].
     Fairness(Packed),
+    /// How many inputs of a topic have a flaw: [`Rates`].
+    Quality(Packed),
 }
 
 impl Found {
@@ -36,16 +40,18 @@ impl Found {
         match kind {
             Kind::Measured(..) | Kind::Probability(_) => Found::Shift(Box::default()),
             Kind::Fairness(_) => Found::Fairness(Packed::of(&Fared::default())),
+            Kind::Quality(..) => Found::Quality(Packed::of(&Rates::default())),
             Kind::Patients(_) | Kind::Scores(_) => Found::Performance(Packed::of(&Performed::default())),
         }
     }
 
-    /// Readings in the window.
+    /// Readings in the window; of data quality, inputs.
     pub fn readings(&self) -> u64 {
         match self {
             Found::Shift(comparison) => comparison.current.readings,
             Found::Performance(packed) => packed.open::<Performed>().readings,
             Found::Fairness(packed) => packed.open::<Fared>().readings,
+            Found::Quality(packed) => packed.open::<Rates>().current.0,
         }
     }
 }
@@ -178,11 +184,27 @@ impl Finder {
             return self.scores(block, &by_series);
         }
         let series = Series(subject.0);
-        let Kind::Measured(group, feature) = series.kind() else { unreachable!("subjects below SCORES are measured") };
         let of = |series: Series| by_series.get(&series).map_or(&[][..], Vec::as_slice);
+        let (group, feature) = match series.kind() {
+            Kind::Measured(group, feature) => (group, feature),
+            Kind::Quality(slot, _) => return self.quality(slot, block, of(series)),
+            other => unreachable!("{other:?} is no subject"),
+        };
         let patients = of(Series::patients(group));
         let compared = self.comparer.compare(series, &feature.grid, block, of(series), patients);
         compared.into_iter().map(|(window, comparison)| (series, window, Found::Shift(Box::new(comparison)))).collect()
+    }
+
+    /// Of each window of a topic with inputs.
+    fn quality(&self, slot: usize, block: Block, panes: &[(Pane, &Histogram)]) -> Vec<(Series, Pane, Found)> {
+        let (calendar, inputs_min) = (self.calendar, self.judge.readings_min());
+        let of_window = |window: Pane| {
+            let (reference, current) = (calendar.reference(window), calendar.current(window));
+            let of = |(start, end)| within(panes, start, end);
+            let found = quality::find(slot, of(reference), of(current), inputs_min);
+            found.into_iter().map(move |(series, found)| (series, window, found))
+        };
+        calendar.panes_of(block).flat_map(of_window).collect()
     }
 
     fn scores(&mut self, block: Block, counts: &BTreeMap<Series, Panes<'_>>) -> Vec<(Series, Pane, Found)> {

@@ -9,14 +9,20 @@
 
 use std::sync::Arc;
 
+use prometheus::GaugeVec;
+
 use crate::audit::counts::{self, Counts, Dropped};
 use crate::audit::epochs::ByEpoch;
 use crate::audit::publish::{Newest, Published, Publisher, about};
+use crate::audit::quality;
+use crate::audit::series::{Kind, Series};
 use crate::audit::{Change, Update};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
+use crate::source::Topics;
 use crate::time::Epoch;
 use crate::vocabulary::findings::Finding;
+use crate::vocabulary::flaws::{Flaw, MEASURES};
 use crate::vocabulary::{Assessed, Tick};
 
 /// [`Counts`], and what it dropped as metrics.
@@ -77,25 +83,53 @@ impl Survive for Counting {
 pub(super) struct Publishing {
     publisher: Publisher,
     metrics: Metrics,
+    topics: Topics,
     /// The epoch whose comparisons were published before the start.
     restored: Option<Epoch>,
 }
 
 impl Publishing {
     pub(super) fn new(publisher: Publisher, metrics: Metrics) -> Self {
-        Publishing { publisher, metrics, restored: None }
+        Publishing { publisher, metrics, topics: Topics::default(), restored: None }
+    }
+
+    /// The same, with names for topics: without one the gauges show nothing of it.
+    pub(super) fn with_topics(self, topics: Topics) -> Self {
+        Publishing { topics, ..self }
+    }
+
+    /// Sets what is shown of a series that has something to show.
+    fn show_series(&self, series: Series, newest: &Newest) {
+        match series.kind() {
+            Kind::Quality(slot, measure) if measure != Flaw::Readings as usize => {
+                let topic = quality::topic(slot);
+                if topic.is_none_or(|topic| self.topics.has(topic)) {
+                    let labels = [quality::topic_name(&self.topics, topic), MEASURES[measure]];
+                    set(&self.metrics.quality_rate, &labels, newest.statistics[0]);
+                }
+            }
+            kind => {
+                if let Some(feature) = kind.feature() {
+                    self.show(feature.name, series.group(), newest);
+                }
+            }
+        }
     }
 
     /// Sets the gauges of a series; without a statistic they are absent rather than stale.
     fn show(&self, feature: &str, group: &str, newest: &Newest) {
         let Metrics { drift_psi, drift_js, drift_ks, drift_wasserstein, .. } = &self.metrics;
         for (gauge, value) in [drift_psi, drift_js, drift_ks, drift_wasserstein].into_iter().zip(newest.statistics) {
-            match value {
-                Some(value) => gauge.with_label_values(&[feature, group]).set(value),
-                // An error only says that the gauge was not there.
-                None => drop(gauge.remove_label_values(&[feature, group])),
-            }
+            set(gauge, &[feature, group], value);
         }
+    }
+}
+
+fn set(gauge: &GaugeVec, labels: &[&str], value: Option<f64>) {
+    match value {
+        Some(value) => gauge.with_label_values(labels).set(value),
+        // An error only says that the gauge was not there.
+        None => drop(gauge.remove_label_values(labels)),
     }
 }
 
@@ -117,9 +151,7 @@ impl ByEpoch for Publishing {
     fn first(&mut self, epoch: Epoch, _emit: &mut Vec<Finding>) {
         self.restored = Some(epoch);
         for (series, newest) in self.publisher.newest() {
-            if let Some(feature) = series.kind().feature() {
-                self.show(feature.name, series.group(), &newest);
-            }
+            self.show_series(series, &newest);
         }
         self.show_alerts();
     }
@@ -132,8 +164,8 @@ impl ByEpoch for Publishing {
             return;
         }
         for Published { finding, newest } in self.publisher.advance(changes, &ticks) {
-            if let (Some(newest), Finding::Shift(shift)) = (newest, &finding) {
-                self.show(shift.feature, &shift.group, &newest);
+            if let Some((series, newest)) = newest {
+                self.show_series(series, &newest);
             }
             emit.push(finding);
         }

@@ -1,8 +1,9 @@
-//! The `audit` stage: has the population of readings moved? Drift statistics, kept incrementally as differential collections.
+//! The `audit` stage: has the population of readings moved, has the input? Statistics kept incrementally as differential collections.
 //!
 //! ```text
-//! assessed ─┐                        updates                        changes                    ┌─> shifts, performance, fairness, alerts
-//! labels ───┼─> counts (per worker) ────────> arrange ─> reduce ───────────> publish (per key) ─┤
+//! assessed ─┐                        updates                        changes                    ┌─> shifts, quality, performance, fairness, alerts
+//! labels ───┤
+//! flaws ────┼─> counts (per worker) ────────> arrange ─> reduce ───────────> publish (per key) ─┤
 //! ticks ────┴──────────────────────────────────────────────────────────────────┘               └─> gauges
 //!                                    by (series, block)   window vs reference
 //! ```
@@ -12,7 +13,7 @@
 //! windows that have it in their reference; differential finds out which.
 //!
 //! * [`series`]: what is counted; the bin rule. [`tally`], [`counts`]: readings to updates, and when. [`histogram`]: the difference type.
-//! * [`ledger`]: what must be known by patient: patients by window, scores, labels. [`scores`]: performance and fairness.
+//! * [`ledger`]: what must be known by patient: patients by window, scores, labels. [`scores`]: performance and fairness. [`quality`]: flaws of inputs.
 //! * [`found`], [`compare`], [`statistics`], [`judge`]: what `reduce` computes. [`alerts`]: verdicts that hold. [`publish`]: which comparisons become rows. [`watermark`](crate::watermark): when.
 //! * [`profile`]: the saved reference: how it is made, and what is compared with it.
 //! * `epochs`, `machines`: the operator for both ends, and what it drives.
@@ -32,7 +33,7 @@
 //!
 //! 5. Labels come in any order, before or after the readings that they are about, and long after the rows of their windows; whatever
 //!    they change within the horizon is published again. Where each of them ended is counted here and nowhere else.
-//! 6. A demographic update does not move what a patient contributed before: it counts under the group that it was measured in.
+//! 6. A demographic update moves what its patient contributed within the horizon to the groups that follow from it; what lies further back stays.
 
 pub mod alerts;
 pub mod compare;
@@ -45,6 +46,7 @@ pub mod ledger;
 mod machines;
 pub mod profile;
 pub mod publish;
+pub mod quality;
 pub mod scores;
 pub mod series;
 pub mod statistics;
@@ -59,7 +61,9 @@ use differential_dataflow::trace::implementations::{ValBatcher, ValBuilder, ValS
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::generic::operator::empty;
+use timely::dataflow::operators::vec::Map;
 
 use crate::audit::counts::{ByPatient, Counts};
 use crate::audit::epochs::{ByEpoch, by_epoch};
@@ -74,18 +78,19 @@ use crate::config::AuditSpec;
 use crate::graph::Plan;
 use crate::runtime::checkpoint::{Desk, Seat};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::survive::Route;
+use crate::runtime::survive::{KEY_GROUPS, Route};
 use crate::source::Share;
 use crate::time::{Epoch, EventSpan};
 use crate::vocabulary::findings::Finding;
-use crate::vocabulary::{Assessed, Tick};
+use crate::vocabulary::flaws::Flawed;
+use crate::vocabulary::{Assessed, Scorable, Tick};
 
-/// Drift of the assessed readings. `ticks` must reach every worker; `horizon` is how long after its end a window can be corrected.
+/// Drift of the assessed readings, and the quality of all inputs: `flawed` is of those that ended before. `ticks` must reach every worker; `horizon` is how long after its end a window can be corrected.
 ///
 /// Each row leaves on one worker only, in the epoch of the watermark (or of the correction) that caused it; on a worker and in an
 /// epoch rows ascend by window, group and feature. What was saved is put back in the epoch `put_back_at`, below every other.
 pub fn render<'s>(
-    assessed: StreamVec<'s, Epoch, Arc<Assessed>>,
+    (assessed, flawed): (StreamVec<'s, Epoch, Arc<Assessed>>, StreamVec<'s, Epoch, Vec<Flawed>>),
     ticks: StreamVec<'s, Epoch, Tick>,
     plan: &Plan,
     desk: &Desk,
@@ -98,6 +103,10 @@ pub fn render<'s>(
     if let Some(sums) = &plan.profile {
         return profile::count::render(assessed, &spec.audit, sums.clone());
     }
+    // What ended in `decode` comes as batches without readings.
+    let flawed = flawed
+        .map(|flawed| Arc::new(Assessed { scorable: Scorable { flawed, ..Default::default() }, ..Default::default() }));
+    let assessed = assessed.concat(flawed);
     let share = Share { worker: assessed.scope().index(), workers: assessed.scope().peers() };
     let reference = plan.flow.reference.as_ref().map(|reference| {
         let scored_by = profile::count::scored_by(&spec.score, &spec.audit, plan.model.as_deref());
@@ -105,6 +114,7 @@ pub fn render<'s>(
     });
     let (counting, publishing) =
         machines(&spec.audit, reference.as_deref(), spec.correction.horizon, share, &plan.metrics);
+    let publishing = publishing.with_topics(plan.topics.clone());
     let (counting, publishing) = (desk.seat("audit.counts", counting), desk.seat("audit.publish", publishing));
     shifts(assessed, ticks, (&spec.audit, reference), put_back_at, counting, publishing)
 }
@@ -170,6 +180,11 @@ fn owned(share: Share, end: Route) -> impl Iterator<Item = Route> {
     (share.worker as Route..end).step_by(share.workers)
 }
 
+/// Which worker compares and publishes a subject: the same for its counts, and for what was saved of it.
+fn subject_route(subject: Subject) -> Route {
+    Route::from(subject.0) % KEY_GROUPS
+}
+
 /// Every window against its reference: one finding a series and window, as long as either side has readings.
 ///
 /// All of a subject is on one worker: what comes behind needs no exchange.
@@ -185,7 +200,7 @@ fn find<'s>(
             .flat_map(move |subject| calendar.blocks_needing(pane).map(move |block| ((subject, block), (series, pane))))
     });
     let route =
-        Exchange::new(|(((subject, _), _), _, _): &((Key, (Series, Pane)), Epoch, Histogram)| u64::from(subject.0));
+        Exchange::new(|(((subject, _), _), _, _): &((Key, (Series, Pane)), Epoch, Histogram)| subject_route(*subject));
     arrange_core::<_, _, ValBatcher<Key, (Series, Pane), Epoch, Histogram>, ValSpine<_, _, Epoch, Histogram>>(
         by_block.inner,
         route,

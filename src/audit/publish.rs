@@ -22,13 +22,15 @@ use crate::audit::alerts::{By, News, Run, Said, review};
 use crate::audit::compare::Comparison;
 use crate::audit::found::{Fared, Found, Performed};
 use crate::audit::judge::Statistic;
-use crate::audit::owned;
+use crate::audit::quality::{self, Rates};
 use crate::audit::series::{ATTRIBUTES, Calendar, GROUPS, Kind, Pane, SERIES, Series};
+use crate::audit::{owned, subject_route};
 use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Route, Survive, entries};
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
-use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Shift, Span};
+use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Quality, Shift, Span};
+use crate::vocabulary::flaws::MEASURES;
 use crate::watermark::Watermark;
 
 /// A change of what is found: it appears (+1) or stands no longer (−1).
@@ -39,11 +41,11 @@ pub type Change = ((Series, Pane, Found), isize);
 pub struct Published {
     /// The row.
     pub finding: Finding,
-    /// What the gauges show from now on, if it is the newest window of its feature and group.
-    pub newest: Option<Newest>,
+    /// What the gauges show from now on, and of which series, if it is the newest window of that.
+    pub newest: Option<(Series, Newest)>,
 }
 
-/// What the gauges show of a series: the newest window's statistics.
+/// What the gauges show of a series: the newest window's statistics; of data quality the share with the flaw, in the first place.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Newest {
     /// The window.
@@ -140,7 +142,10 @@ impl Publisher {
         let mut rows = Vec::new();
         for ((window, series), found) in closed {
             if let Some(published) = self.publish(window, series, &found) {
-                touched.insert(series);
+                // Alerts go by groups of patients, which inputs have none of.
+                if !matches!(series.kind(), Kind::Quality(..)) {
+                    touched.insert(series);
+                }
                 rows.push(published);
             }
         }
@@ -209,9 +214,15 @@ impl Publisher {
             Found::Shift(comparison) if course.newest.is_none_or(|shown| shown.window <= window) => {
                 Some(Newest { window, statistics: SHOWN.map(|statistic| comparison.statistic(statistic)) })
             }
+            Found::Quality(_) if course.newest.is_none_or(|shown| shown.window <= window) => {
+                let mut statistics = [None; SHOWN.len()];
+                statistics[0] = said.value;
+                Some(Newest { window, statistics })
+            }
             _ => None,
         };
         course.newest = newest.or(course.newest);
+        let newest = newest.map(|newest| (series, newest));
         Some(Published { newest, finding: self.finding(window, series, found) })
     }
 
@@ -248,6 +259,7 @@ impl Publisher {
             Found::Shift(comparison) => Finding::Shift(self.shift(window, series, comparison)),
             Found::Performance(packed) => Finding::Performance(self.performance(window, series, packed.open())),
             Found::Fairness(packed) => Finding::Fairness(self.fairness(window, series, packed.open())),
+            Found::Quality(packed) => Finding::Quality(self.quality(window, series, packed.open())),
         }
     }
 
@@ -293,6 +305,19 @@ impl Publisher {
         }
     }
 
+    fn quality(&self, window: Pane, series: Series, rates: Rates) -> Quality {
+        let Kind::Quality(slot, measure) = series.kind() else { unreachable!("only inputs have a quality") };
+        Quality {
+            topic: quality::topic(slot),
+            measure: MEASURES[measure],
+            reference: self.calendar.span(self.calendar.reference(window)),
+            current: self.calendar.span(self.calendar.current(window)),
+            reference_counts: rates.reference,
+            current_counts: rates.current,
+            verdict: rates.verdict,
+        }
+    }
+
     fn fairness(&self, window: Pane, series: Series, figures: Fared) -> Fairness {
         let [selection, tpr, fpr, ppv] = figures.rates;
         Fairness {
@@ -328,15 +353,16 @@ pub fn about(series: Series) -> (&'static str, &'static str) {
             let attribute = ATTRIBUTES.iter().find(|(_, groups)| groups.contains(&group));
             ("fairness", attribute.map_or("all", |(name, _)| *name))
         }
+        Kind::Quality(_, measure) => ("quality", MEASURES[measure]),
         Kind::Patients(_) | Kind::Scores(_) => ("performance", "score"),
     }
 }
 
 /// The worker on which a series is published that goes by these names, modulo the workers; `None` if there is none.
 pub fn route(table: &str, feature: &str, group: &str) -> Option<Route> {
-    let mut all = (0..SERIES as u8).map(Series);
+    let mut all = (0..SERIES as u16).map(Series);
     let named = |series: &Series| about(*series) == (table, feature) && series.group() == group;
-    all.find(named).map(|series| series.subject().0.into())
+    all.find(named).map(|series| subject_route(series.subject()))
 }
 
 /// What is said of a window, apart from alerts.
@@ -353,6 +379,10 @@ fn said_of(found: &Found) -> Said {
         Found::Fairness(packed) => {
             let Fared { beside, .. } = packed.open();
             (beside.verdict, By::SelectionRateRatio, beside.ratios[0])
+        }
+        Found::Quality(packed) => {
+            let Rates { current: (inputs, flawed), verdict, .. } = packed.open();
+            (verdict, By::Rate, (inputs > 0).then(|| flawed as f64 / inputs as f64))
         }
     };
     Said { verdict, statistic, value, state: None }
@@ -398,7 +428,7 @@ impl Survive for Publisher {
         }
         for (series, windows) in by_series {
             let course = self.courses.get(&series).copied().unwrap_or_default();
-            into.push(series.subject().0.into(), &Entry::Series { series, windows, course });
+            into.push(subject_route(series.subject()), &Entry::Series { series, windows, course });
         }
     }
 
@@ -661,9 +691,10 @@ mod tests {
 
     #[test]
     fn what_a_row_is_named_by_leads_to_the_worker_that_makes_it() {
-        for series in (0..SERIES as u8).map(Series).filter(|series| !matches!(series.kind(), Kind::Patients(_))) {
+        let alerted = |series: &Series| !matches!(series.kind(), Kind::Patients(_) | Kind::Quality(..));
+        for series in (0..SERIES as u16).map(Series).filter(alerted) {
             let (table, feature) = about(series);
-            assert_eq!(route(table, feature, series.group()), Some(u64::from(series.subject().0)), "{series:?}");
+            assert_eq!(route(table, feature, series.group()), Some(subject_route(series.subject())), "{series:?}");
         }
         assert_eq!(route("shifts", "systolic", "nobody"), None);
     }
@@ -697,7 +728,7 @@ mod tests {
             publisher(ALONE).load(blocks.iter().next().unwrap().1) == Err(Corrupt { what: WHAT })
         };
         let course = Course::default();
-        assert!(refused(Entry::Series { series: Series(SERIES as u8), windows: Vec::new(), course }));
+        assert!(refused(Entry::Series { series: Series(SERIES as u16), windows: Vec::new(), course }));
         let newest = Newest { window: Pane(1), statistics: [None, None, Some(f64::NAN), None] };
         let course = Course { newest: Some(newest), ..course };
         assert!(refused(Entry::Series { series: Series(0), windows: Vec::new(), course }));

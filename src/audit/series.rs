@@ -30,11 +30,13 @@
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use crate::audit::quality;
 use crate::audit::scores::CODES;
 use crate::config::AUDIT_HOPS_MAX;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC};
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Demographics, Precision, Sex, Signals};
+use crate::vocabulary::flaws::MEASURES;
+use crate::vocabulary::{Demographics, Precision, Sex, Signals, TopicId};
 
 /// The name of the rule by which values are binned: part of what a statistic means.
 pub const BIN_RULE: &str = "rounded_1_mmhg_bins_10_mmhg";
@@ -139,7 +141,7 @@ pub const PATIENT_GROUPS: usize = 10;
 /// What groups are formed by, and which of [`GROUPS`] they are.
 pub const ATTRIBUTES: [(&str, std::ops::Range<usize>); 3] = [("sex", 1..5), ("age", 5..10), ("risk", 10..13)];
 
-/// What a [`Series`] is about; the number is an index into [`GROUPS`].
+/// What a [`Series`] is about; the number is an index into [`GROUPS`], but for data quality, which knows none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Counted: the values of a feature.
@@ -152,6 +154,8 @@ pub enum Kind {
     Probability(usize),
     /// Published: how the group fares beside others.
     Fairness(usize),
+    /// Inputs of a topic, by its [`slot`](quality::slot), with a flaw, by its number. Published; that of all readings is counted, with flaws as values.
+    Quality(usize, usize),
 }
 
 impl Kind {
@@ -171,38 +175,49 @@ const FIRST_PATIENTS: usize = MEASURED;
 const FIRST_SCORES: usize = FIRST_PATIENTS + GROUPS.len();
 const FIRST_PROBABILITY: usize = FIRST_SCORES + GROUPS.len();
 const FIRST_FAIRNESS: usize = FIRST_PROBABILITY + GROUPS.len();
+const FIRST_QUALITY: usize = FIRST_FAIRNESS + GROUPS.len();
 /// Number of [`Series`].
-pub const SERIES: usize = FIRST_FAIRNESS + GROUPS.len();
+pub const SERIES: usize = FIRST_QUALITY + quality::SLOTS * MEASURES.len();
 
-/// One thing that is counted or published of one group. Measured series are group-major, so that any number of workers shares the large group `all`
+/// One thing that is counted or published of one group, or topic. Measured series are group-major, so that any number of workers shares the large group `all`
 /// by feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Series(pub u8);
+pub struct Series(pub u16);
 
 impl Series {
     /// The values of a feature, by index into [`GROUPS`] and [`FEATURES`].
     pub fn measured(group: usize, feature: usize) -> Self {
-        Series((group * FEATURES.len() + feature) as u8)
+        Series((group * FEATURES.len() + feature) as u16)
     }
 
     /// The patients of a group.
     pub fn patients(group: usize) -> Self {
-        Series((FIRST_PATIENTS + group) as u8)
+        Series((FIRST_PATIENTS + group) as u16)
     }
 
     /// The scores of a group, and its performance.
     pub fn scores(group: usize) -> Self {
-        Series((FIRST_SCORES + group) as u8)
+        Series((FIRST_SCORES + group) as u16)
     }
 
     /// The drift of a group's probabilities.
     pub fn probability(group: usize) -> Self {
-        Series((FIRST_PROBABILITY + group) as u8)
+        Series((FIRST_PROBABILITY + group) as u16)
     }
 
     /// How a group fares beside others.
     pub fn fairness(group: usize) -> Self {
-        Series((FIRST_FAIRNESS + group) as u8)
+        Series((FIRST_FAIRNESS + group) as u16)
+    }
+
+    /// The inputs of a topic, by all that is counted of them.
+    pub fn inputs(topic: TopicId) -> Self {
+        Series::quality(quality::slot(topic), 0)
+    }
+
+    /// The inputs of a topic, by its slot, that have a flaw, by its number.
+    pub fn quality(slot: usize, measure: usize) -> Self {
+        Series((FIRST_QUALITY + slot * MEASURES.len() + measure) as u16)
     }
 
     /// What it is about. It must be one of [`SERIES`].
@@ -212,23 +227,30 @@ impl Series {
             at if at < FIRST_SCORES => Kind::Patients(at - FIRST_PATIENTS),
             at if at < FIRST_PROBABILITY => Kind::Scores(at - FIRST_SCORES),
             at if at < FIRST_FAIRNESS => Kind::Probability(at - FIRST_PROBABILITY),
-            at => Kind::Fairness(at - FIRST_FAIRNESS),
+            at if at < FIRST_QUALITY => Kind::Fairness(at - FIRST_FAIRNESS),
+            at => Kind::Quality((at - FIRST_QUALITY) / MEASURES.len(), (at - FIRST_QUALITY) % MEASURES.len()),
         }
     }
 
     /// The group's name.
     pub fn group(self) -> &'static str {
-        let (Kind::Measured(group, _)
-        | Kind::Patients(group)
-        | Kind::Scores(group)
-        | Kind::Probability(group)
-        | Kind::Fairness(group)) = self.kind();
-        GROUPS[group]
+        match self.kind() {
+            Kind::Measured(group, _)
+            | Kind::Patients(group)
+            | Kind::Scores(group)
+            | Kind::Probability(group)
+            | Kind::Fairness(group) => GROUPS[group],
+            // Inputs are of topics, whoever they are about.
+            Kind::Quality(..) => GROUPS[0],
+        }
     }
 
     /// What it is compared with: all of a subject is on one worker.
     pub fn subject(self) -> Subject {
-        Subject(self.0.min(SCORES.0))
+        match self.kind() {
+            Kind::Quality(slot, _) => Subject(Series::quality(slot, 0).0),
+            _ => Subject(self.0.min(SCORES.0)),
+        }
     }
 
     /// The subjects that need its counts.
@@ -236,19 +258,19 @@ impl Series {
         let features =
             |group: usize| (0..FEATURES.len()).map(move |feature| Series::measured(group, feature).subject());
         match self.kind() {
-            Kind::Measured(..) => [self.subject()].into_iter().collect(),
+            Kind::Measured(..) | Kind::Quality(..) => [self.subject()].into_iter().collect(),
             Kind::Patients(group) if group < PATIENT_GROUPS => features(group).chain([SCORES]).collect(),
             _ => [SCORES].into_iter().collect(),
         }
     }
 }
 
-/// What is compared in one place: a measured series, or all scores.
+/// What is compared in one place: a measured series, all scores, or the inputs of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Subject(pub u8);
+pub struct Subject(pub u16);
 
 /// The subject of all scores.
-pub const SCORES: Subject = Subject(MEASURED as u8);
+pub const SCORES: Subject = Subject(MEASURED as u16);
 
 /// One value of one series. Ordered by series, then value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -262,7 +284,7 @@ impl Cell {
 
     /// Its series.
     pub fn series(self) -> Series {
-        Series((self.0 >> 16) as u8)
+        Series((self.0 >> 16) as u16)
     }
 
     /// Its value.
@@ -273,11 +295,13 @@ impl Cell {
     /// Whether there is such a cell: what was read from outside may name others.
     pub fn exists(self) -> bool {
         let value = usize::from(self.value().0);
-        self.0 < (FIRST_PROBABILITY as u32) << 16
+        usize::from(self.series().0) < SERIES
             && match self.series().kind() {
                 Kind::Measured(_, feature) => value < feature.grid.values(),
                 Kind::Patients(_) => (1..=AUDIT_HOPS_MAX as usize).contains(&value),
-                _ => value < CODES,
+                Kind::Scores(_) => value < CODES,
+                Kind::Quality(_, measure) => measure == 0 && value < MEASURES.len(),
+                Kind::Probability(_) | Kind::Fairness(_) => false,
             }
     }
 }
@@ -327,7 +351,7 @@ impl Contribution {
 
 /// The cell of a place in an array of [`PLACES`].
 pub fn cell_at(place: usize) -> Cell {
-    Cell::new(Series((place / PRESSURE.values()) as u8), Value((place % PRESSURE.values()) as u16))
+    Cell::new(Series((place / PRESSURE.values()) as u16), Value((place % PRESSURE.values()) as u16))
 }
 
 pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
@@ -505,7 +529,9 @@ mod tests {
             assert!(cell.exists());
             assert_eq!(Cell::new(cell.series(), cell.value()), cell);
         }
-        for (series, value) in [(0, 301), (40, 0), (40, 10_001), (53, CODES as u16), (66, 0), (255, 0)] {
+        for (series, value) in
+            [(0, 301), (40, 0), (40, 10_001), (53, CODES as u16), (66, 0), (79, 10), (80, 0), (729, 0), (65_535, 0)]
+        {
             assert!(!Cell::new(Series(series), Value(value)).exists(), "{series} {value}");
         }
         assert_eq!(Series::measured(9, 3).kind(), Kind::Measured(9, &FEATURES[3]));
@@ -515,7 +541,12 @@ mod tests {
             assert_eq!(Series::scores(group).kind(), Kind::Scores(group));
             assert_eq!(Series::probability(group).kind(), Kind::Probability(group));
             assert_eq!(Series::fairness(group).kind(), Kind::Fairness(group));
-            assert!(usize::from(Series::fairness(group).0) < SERIES);
+        }
+        for (slot, measure) in [(0, 0), (0, 9), (1, 0), (64, 9)] {
+            let series = Series::quality(slot, measure);
+            assert_eq!((series.kind(), usize::from(series.0) < SERIES), (Kind::Quality(slot, measure), true));
+            assert_eq!(series.subject().0, Series::inputs(TopicId(slot as u32)).0);
+            assert_eq!(Cell::new(series, Value(9)).exists(), measure == 0);
         }
     }
 

@@ -12,7 +12,10 @@ use smallvec::SmallVec;
 
 use crate::audit::histogram::{Cells, Counted};
 use crate::audit::ledger::{Change, What};
-use crate::audit::series::{Cell, Contribution, PLACES, Pane, cell_at};
+use crate::audit::quality;
+use crate::audit::series::{Cell, Contribution, PLACES, Pane, Series, Value, cell_at};
+use crate::vocabulary::TopicId;
+use crate::vocabulary::flaws::{Flaw, Flaws, MEASURES};
 
 /// Panes of one epoch that are counted densely.
 pub const DENSE_PANES_MAX: usize = 8;
@@ -29,7 +32,28 @@ pub struct Tally {
     sparse: Vec<(Pane, Contribution, i32)>,
     /// Counts that are no feature's: of patients and scores.
     others: HashMap<(Pane, u16, What), i64>,
+    /// Inputs by pane and slot of their topic, apart from the last run of them.
+    inputs: HashMap<(Pane, usize), Inputs>,
+    /// Readings of one pane and topic in a row: hardly a reading begins another.
+    run: Run,
 }
+
+/// Readings of one pane and topic, by its slot.
+#[derive(Debug)]
+struct Run {
+    pane: Pane,
+    slot: usize,
+    count: i64,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run { pane: Pane(i64::MIN), slot: 0, count: 0 }
+    }
+}
+
+/// Inputs by measure.
+type Inputs = [i64; MEASURES.len()];
 
 #[derive(Debug)]
 struct Dense {
@@ -49,6 +73,29 @@ impl Tally {
     /// Counts what the ledger says, in several groups at once.
     pub fn add_change(&mut self, (pane, groups, what, sign): Change) {
         *self.others.entry((pane, groups, what)).or_default() += i64::from(sign);
+    }
+
+    /// Counts a reading as an input of its topic.
+    pub fn add_input(&mut self, pane: Pane, topic: TopicId) {
+        let slot = quality::slot(topic);
+        if (pane, slot) != (self.run.pane, self.run.slot) {
+            self.end_run();
+            (self.run.pane, self.run.slot) = (pane, slot);
+        }
+        self.run.count += 1;
+    }
+
+    /// Counts inputs under what they have, or takes them back.
+    pub fn add_flaws(&mut self, pane: Pane, topic: TopicId, flaws: Flaws, count: i32) {
+        let inputs = self.inputs.entry((pane, quality::slot(topic))).or_default();
+        flaws.numbers().for_each(|measure| inputs[measure] += i64::from(count));
+    }
+
+    fn end_run(&mut self) {
+        let count = std::mem::take(&mut self.run.count);
+        if count != 0 {
+            self.inputs.entry((self.run.pane, self.run.slot)).or_default()[Flaw::Readings as usize] += count;
+        }
     }
 
     /// Takes all counts out, ascending by pane. A pane whose counts cancelled is not among them.
@@ -72,6 +119,11 @@ impl Tally {
         let mut others: BTreeMap<Pane, Vec<(Cell, i64)>> = BTreeMap::new();
         for ((pane, groups, what), count) in self.others.drain() {
             others.entry(pane).or_default().extend(what.cells(groups).map(|cell| (cell, count)));
+        }
+        self.end_run();
+        for ((pane, slot), inputs) in self.inputs.drain() {
+            let cell = |measure: usize| Cell::new(Series::quality(slot, 0), Value(measure as u16));
+            others.entry(pane).or_default().extend(inputs.into_iter().enumerate().map(|(at, count)| (cell(at), count)));
         }
         for (pane, counts) in others {
             panes.entry(pane).or_default().add(&Counted::from_counts(counts));
@@ -136,6 +188,14 @@ mod tests {
                     tally.add(Pane(pane), contribution, sign);
                     let (groups, what) = (0b101, What::Code(Value(7)));
                     tally.add_change((Pane(pane), groups, what, 2));
+                    // Topics in turn, readings and flaws between each other, one of them taken back.
+                    let topic = TopicId(60 + pane as u32);
+                    let inputs = Series::inputs(topic);
+                    tally.add_input(Pane(pane), topic);
+                    tally.add_flaws(Pane(pane), topic, Flaws::input(Flaw::Late), 3);
+                    tally.add_flaws(Pane(pane), topic, Flaws::input(Flaw::Late).alone(), sign);
+                    *expected.entry((Pane(pane), Cell::new(inputs, Value(0)))).or_default() += 4;
+                    *expected.entry((Pane(pane), Cell::new(inputs, Value(3)))).or_default() += 3 + i64::from(sign);
                     for group in [0, 2] {
                         *expected.entry((Pane(pane), Cell::new(Series::scores(group), Value(7)))).or_default() += 2;
                     }

@@ -90,7 +90,10 @@ impl Flow {
         at_least("cluster.stall_seconds", spec.cluster.stall_seconds as usize, 1)?;
         let files = spec.source.kind == SourceKind::Files;
         let decode = Settings::new(&spec.decode, spec.patient.disorder, spec.patient.lateness, files)?;
-        let decode = decode.with_outcomes(&spec.audit.outcomes);
+        let mut decode = decode.with_outcomes(&spec.audit.outcomes);
+        if spec.audit.enabled {
+            decode = decode.with_flaws(spec.audit.hop.unwrap_or(spec.audit.window));
+        }
         spec.source.outcomes = spec.audit.outcomes.inputs();
         let reference = load_reference(&spec.audit)?;
         Ok(Flow { spec, decode, reference })

@@ -439,7 +439,7 @@ fn accessors(visualisation: &Value) -> Vec<(String, String)> {
 fn kibana_would_take_and_draw_every_object() {
     let text = committed();
     assert_eq!(faults(&text), Vec::<String>::new());
-    assert_eq!((text.lines().count(), text.matches(r#""type":"dashboard""#).count()), (16, 8));
+    assert_eq!((text.lines().count(), text.matches(r#""type":"dashboard""#).count()), (17, 8));
 }
 
 /// A text inside the objects (where quotes are escaped), and what it is broken to.

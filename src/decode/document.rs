@@ -7,7 +7,7 @@
 use super::draft::Draft;
 use super::grammar::{Fault, FaultKind};
 use super::json::{Reader, Seen, Text};
-use super::judge::{Bench, judge};
+use super::judge::{self, Bench};
 use super::reference::{Names, Scratch};
 use super::templates::Templates;
 use super::verdict::{Broken, Item};
@@ -155,7 +155,7 @@ impl<'a> Document<'_, '_> {
         let draft = self.templates.draft(slot, bytes);
         let names = Names::default();
         let bench = Bench { settings: self.settings, received_at: self.received_at, names: &names, full_url: None };
-        self.items.push(judge(&draft, bench, self.scratch).map_or_else(Item::from, Item::Observation));
+        self.items.push(judge::item(&draft, bench, self.scratch));
         true
     }
 
@@ -193,15 +193,11 @@ impl<'a> Document<'_, '_> {
         names: &Names<'a, '_>,
     ) -> Item {
         let bench = Bench { settings: self.settings, received_at: self.received_at, names, full_url };
-        match judge(draft, bench, self.scratch) {
-            Ok(mut found) => {
-                if repeated {
-                    super::leniency::Leniency::DuplicateKey.add_to(&mut found.leniencies);
-                }
-                Item::Observation(found)
-            }
-            Err(stop) => stop.into(),
+        let mut item = judge::item(draft, bench, self.scratch);
+        if let (Item::Observation(found), true) = (&mut item, repeated) {
+            super::leniency::Leniency::DuplicateKey.add_to(&mut found.leniencies);
         }
+        item
     }
 
     /// Follows `decode.unwrap` to the resource, or to a string that holds it.

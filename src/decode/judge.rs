@@ -11,7 +11,7 @@ use super::observation::status;
 use super::quantity::{self, Finding};
 use super::reference::{self, Names, Scratch};
 use super::rule;
-use super::verdict::{Broken, Found, Stop};
+use super::verdict::{Broken, Found, Item, Stop};
 use crate::config::{Choice, MissingTime};
 use crate::decode::json::Text;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, Panel, SYSTOLIC};
@@ -36,8 +36,31 @@ struct Weighed {
     leniencies: Leniencies,
 }
 
+/// What becomes of an Observation.
+pub(super) fn item(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Item {
+    let stop = match judge(draft, bench, scratch) {
+        Ok(found) => return Item::Observation(found),
+        Err(stop) => stop,
+    };
+    match stop {
+        Stop::Ignored(reason) if reason == rule::NO_VALUE => {
+            Item::Absent { reason, measured: believable(draft, bench, scratch) }
+        }
+        Stop::Ignored(reason) => Item::Ignored(reason),
+        Stop::Rejected(broken) => Item::Rejected(Broken { measured: believable(draft, bench, scratch), ..broken }),
+    }
+}
+
+/// The effective time of what does not go on: there is one, it can be read, and it is not ahead of the broker's.
+fn believable(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Option<EventTime> {
+    let text = draft.effective.text.filter(|_| draft.effective.kinds.count_ones() == 1)?;
+    let at = date_time(text.plain(&mut scratch.text))?.at;
+    let ahead = bench.received_at.is_some_and(|received| received.precedes(at, bench.settings.clock_ahead));
+    (!ahead).then_some(at)
+}
+
 /// Judges an Observation.
-pub(super) fn judge(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Result<Found, Stop> {
+fn judge(draft: &Draft<Text<'_>>, bench: Bench<'_, '_, '_>, scratch: &mut Scratch) -> Result<Found, Stop> {
     if let Some(path) = draft.wrong {
         return Err(Broken::new(rule::WRONG_TYPE, path).into());
     }

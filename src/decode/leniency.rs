@@ -71,9 +71,14 @@ impl Leniency {
         set.0 |= 1 << self as u32;
     }
 
+    /// Whether it is in a set.
+    pub fn is_in(self, set: Leniencies) -> bool {
+        set.0 & 1 << self as u32 != 0
+    }
+
     /// The names of a set.
     pub fn names(set: Leniencies) -> impl Iterator<Item = &'static str> {
-        Self::ALL.into_iter().filter(move |(one, _)| set.0 & 1 << *one as u32 != 0).map(|(_, name)| name)
+        Self::ALL.into_iter().filter(move |(one, _)| one.is_in(set)).map(|(_, name)| name)
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! Records ── document ──┬─ observation ── judge ──┬─> Observations  (readings, patients, deletions)
 //!   bytes    envelope   ├─ patient                ├─> Rejections    (a rule and a position, never a value)
+//!                       │                         ├─> Flaws         (of inputs that end here, counted by pane)
 //!            Bundle     └─ bundle                 ├─> Tally          (ignored, rejected)
 //!                                                 └─> Ticks          (how far each partition has come)
 //! ```
@@ -24,6 +25,7 @@ mod bundle;
 mod datetime;
 mod document;
 mod draft;
+mod flaws;
 mod grammar;
 mod json;
 mod judge;
@@ -55,6 +57,7 @@ use crate::runtime::metrics::Metrics;
 use crate::signals::{CodeIndex, SignalId, SignalTable};
 use crate::source::{self, Topics};
 use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::flaws::{Flawed, Flaws};
 use crate::vocabulary::{Facts, Outcome, Partition, Position, Rejection, Tally, Tick, Timeliness, Version};
 use document::Document;
 use progress::Progress;
@@ -62,17 +65,25 @@ use reference::{IdSource, Scratch};
 use templates::Templates;
 use verdict::{Broken, Found, Item, Stop};
 
-/// Records in; observations, rejections and ticks out.
-pub fn render<'s>(
-    records: Stream<'s, Records>,
-    plan: &Plan,
-    desk: &Desk,
-) -> (Stream<'s, Observations>, Stream<'s, Vec<Rejection>>, Stream<'s, Tick>) {
+/// What leaves the stage.
+pub struct Streams<'s> {
+    /// What goes on, identified.
+    pub observations: Stream<'s, Observations>,
+    /// What broke a rule.
+    pub rejections: Stream<'s, Vec<Rejection>>,
+    /// Flaws of what ends here.
+    pub flawed: Stream<'s, Vec<Flawed>>,
+    /// How far partitions have come.
+    pub ticks: Stream<'s, Tick>,
+}
+
+/// Records in; everything that they came to out.
+pub fn render<'s>(records: Stream<'s, Records>, plan: &Plan, desk: &Desk) -> Streams<'s> {
     let metrics = plan.metrics.clone();
     let decoder = Decoder::new(plan.flow.decode.clone()).with_topics(plan.topics.clone());
     let seat = desk.seat("decode", decoder);
     let (topics, mut idle) = (plan.topics.clone(), 0);
-    driver::fork(records, "decode", seat, move |decoder, _epoch, records, out| {
+    let (observations, ended, ticks) = driver::fork(records, "decode", seat, move |decoder, _epoch, records, out| {
         let mut decoded = Decoded::default();
         decoder.decode(records, &mut decoded);
         tell(&metrics, &mut decoded);
@@ -83,11 +94,16 @@ pub fn render<'s>(
         if !decoded.observations.entries.is_empty() {
             out.first.push(decoded.observations);
         }
-        if !decoded.rejections.is_empty() {
-            out.second.push(decoded.rejections);
+        if !decoded.rejections.is_empty() || !decoded.flawed.is_empty() {
+            out.second.push((decoded.rejections, decoded.flawed));
         }
         out.third.extend(decoded.ticks);
-    })
+    });
+    let (rejections, flawed) = driver::split(ended, "decode::split", |(of_batch, flaws), rejections, flawed| {
+        rejections.extend(Some(of_batch).filter(|of_batch: &Vec<Rejection>| !of_batch.is_empty()));
+        flawed.extend(Some(flaws).filter(|flaws: &Vec<Flawed>| !flaws.is_empty()));
+    });
+    Streams { observations, rejections, flawed, ticks }
 }
 
 /// Adds a batch's counts to the metrics.
@@ -131,6 +147,8 @@ pub struct Settings {
     lateness: EventSpan,
     numbering: Numbering,
     outcomes: Option<Outcomes>,
+    /// The length of a pane in which flaws are counted, if they are.
+    pane: Option<EventSpan>,
 }
 
 /// What the decoder must know of `[audit.outcomes]`.
@@ -177,6 +195,7 @@ impl Settings {
             lateness,
             numbering: if files { Numbering::ByResource } else { Numbering::ByRecord },
             outcomes: None,
+            pane: None,
         })
     }
 
@@ -184,6 +203,11 @@ impl Settings {
     pub fn with_outcomes(self, spec: &OutcomesSpec) -> Settings {
         let outcomes = spec.inputs().map(|inputs| Outcomes { name: spec.outcome.clone(), inputs });
         Settings { outcomes, ..self }
+    }
+
+    /// The same, with flaws counted in panes of this (positive) length.
+    pub fn with_flaws(self, pane: EventSpan) -> Settings {
+        Settings { pane: Some(pane), ..self }
     }
 
     /// The table of signals that the flow's names and columns come from.
@@ -245,6 +269,8 @@ pub struct Decoded {
     pub observations: Observations,
     /// What broke a rule, in record order.
     pub rejections: Vec<Rejection>,
+    /// Flaws of inputs that end here, if they are counted.
+    pub flawed: Vec<Flawed>,
     /// Partitions whose watermark or standing changed, ascending.
     pub ticks: Vec<Tick>,
     /// Inputs: resources, and records that could not be taken for one. Where each of them ends is counted elsewhere, and must add up to this.
@@ -269,7 +295,7 @@ pub struct LateCounts {
 const TOO_LARGE: Broken = Broken::new(rule::RECORD_TOO_LARGE, "source.record_bytes_max");
 const UNREADABLE: Broken = Broken::new(rule::UNREADABLE, "the source could not read on");
 
-fn reject(Broken { rule, detail, index }: Broken, position: Position, out: &mut Decoded) {
+fn reject(Broken { rule, detail, index, .. }: Broken, position: Position, out: &mut Decoded) {
     out.tally.add(Outcome::Rejected, rule);
     out.rejections.push(Rejection { rule, detail, index, position });
 }
@@ -402,8 +428,23 @@ impl Decoder {
             }
             Item::Tombstone => self.tombstone(record, position, out),
             Item::Ignored(reason) => out.tally.add(Outcome::Ignored, reason),
-            Item::Rejected(broken) => reject(broken, position, out),
+            Item::Absent { reason, measured } => {
+                out.tally.add(Outcome::Ignored, reason);
+                self.count(flaws::ABSENT, measured, record, out);
+            }
+            Item::Rejected(broken) => {
+                self.count(flaws::of_rule(broken.rule), broken.measured, record, out);
+                reject(broken, position, out);
+            }
         }
+    }
+
+    /// Counts the flaws of an input that ends here.
+    fn count(&mut self, flaws: Flaws, measured: Option<EventTime>, record: &Record, out: &mut Decoded) {
+        let Some(pane) = self.settings.pane else { return };
+        let partition = record.position.partition;
+        let when = flaws::When { measured, latest: self.progress.latest(partition), received: record.received_at };
+        flaws::count(&mut out.flawed, partition.topic, flaws, when, pane);
     }
 
     /// A record of `audit.outcomes`: one input, at the record's own position.

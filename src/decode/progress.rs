@@ -98,6 +98,11 @@ impl Progress {
         self.standing(partition).place.latest - disorder
     }
 
+    /// The latest event time that was accepted of a partition, if any was.
+    pub(super) fn latest(&mut self, partition: Partition) -> Option<EventTime> {
+        Some(self.standing(partition).place.latest).filter(|latest| *latest > EventTime::MIN)
+    }
+
     /// Judges an event time against the watermark as it stands.
     pub(super) fn timeliness(&mut self, partition: Partition, at: EventTime) -> Timeliness {
         let watermark = self.watermark(partition);

@@ -17,6 +17,8 @@ pub(super) enum Item {
     Tombstone,
     /// Nothing for this flow.
     Ignored(&'static str),
+    /// The same, because signals are named but none has a value; when that was, as far as it can be believed.
+    Absent { reason: &'static str, measured: Option<EventTime> },
     /// It broke a rule.
     Rejected(Broken),
 }
@@ -44,11 +46,13 @@ pub(super) struct Broken {
     pub(super) rule: &'static str,
     pub(super) detail: &'static str,
     pub(super) index: Option<u64>,
+    /// When what broke it was measured, as far as that can be believed: for counts alone.
+    pub(super) measured: Option<EventTime>,
 }
 
 impl Broken {
     pub(super) const fn new(rule: &'static str, detail: &'static str) -> Self {
-        Broken { rule, detail, index: None }
+        Broken { rule, detail, index: None, measured: None }
     }
 
     pub(super) fn at(self, index: usize) -> Self {
@@ -66,14 +70,5 @@ pub(super) enum Stop {
 impl From<Broken> for Stop {
     fn from(broken: Broken) -> Self {
         Stop::Rejected(broken)
-    }
-}
-
-impl From<Stop> for Item {
-    fn from(stop: Stop) -> Self {
-        match stop {
-            Stop::Ignored(reason) => Item::Ignored(reason),
-            Stop::Rejected(broken) => Item::Rejected(broken),
-        }
     }
 }

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::time::EventTime;
+use crate::vocabulary::flaws::Flaws;
 use crate::vocabulary::{self, Pseudonym, Sex, Status};
 use crate::watermark::PartitionId;
 
@@ -29,6 +30,8 @@ pub(super) struct Version {
     pub(super) sex: Sex,
     pub(super) status: Status,
     pub(super) flags: u8,
+    /// What data quality counts it under, as long as it holds.
+    pub(super) flaws: Flaws,
 }
 
 impl Version {
@@ -58,14 +61,21 @@ impl Version {
             sex: Sex::Unknown,
             status: facts.status,
             flags: Version::UNSAVED,
+            flaws: Flaws::NONE,
         }
     }
 
     /// The same, holding: its row stands, audit may count it under these demographics, and windows may hold it.
-    pub(super) fn holding(mut self, demographics: &vocabulary::Demographics, counted: bool, in_windows: bool) -> Self {
+    pub(super) fn holding(
+        mut self,
+        demographics: &vocabulary::Demographics,
+        (counted, in_windows): (bool, bool),
+        flaws: Flaws,
+    ) -> Self {
         self.set(Version::HOLDS, true);
         self.set(Version::COUNTED, counted);
         self.set(Version::IN_WINDOWS, in_windows);
+        self.flaws = flaws;
         (self.birth_year, self.sex) = (demographics.birth_year, demographics.sex);
         self
     }

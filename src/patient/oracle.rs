@@ -24,7 +24,17 @@ pub(super) struct Expected {
     pub(super) outcomes: BTreeMap<Outcome, u64>,
     /// Everything withdrawn.
     pub(super) withdrawn: Vec<Taken>,
+    /// What drift counts, under what the patient is known to be in the end.
+    pub(super) counted: BTreeMap<Grouped, i64>,
+    /// What data quality counts: inputs and flaws by topic and time in microseconds.
+    pub(super) inputs: BTreeMap<Counted, i64>,
 }
+
+/// Patient, time in microseconds, values as bits, year of birth, sex.
+pub(super) type Grouped = (Pseudonym, i64, Vec<(u8, u64)>, Option<i16>, Sex);
+
+/// Topic, time in microseconds, what is counted.
+pub(super) type Counted = (u32, i64, &'static str);
 
 /// What is withdrawn: patient, time in microseconds, values as bits.
 pub(super) type Taken = (Pseudonym, i64, Vec<(u8, u64)>);
@@ -37,6 +47,8 @@ struct Standing {
     contributes: bool,
     once_in_time: bool,
     in_ring_once: bool,
+    /// It was late when its observation first came.
+    first_late: bool,
 }
 
 /// A reading as the ring keeps it: seconds, and hundredths of mmHg.
@@ -77,6 +89,8 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
         }
     }
     oracle.windows();
+    oracle.inputs();
+    oracle.counted();
     oracle.expected
 }
 
@@ -95,9 +109,17 @@ impl Oracle<'_> {
         let key = (new.patient, new.observation);
         let old = self.standing.get(&key).cloned();
         if let Some(outcome) = old.as_ref().and_then(|old| settled(&new, old)) {
+            if outcome == Outcome::Duplicate && !withdrawing(new.facts.status) {
+                self.input(&new, &["readings", "duplicate"]);
+            }
             return outcome;
         }
-        let withdraws = matches!(new.facts.status, Status::EnteredInError | Status::Cancelled);
+        let withdraws = withdrawing(new.facts.status);
+        let first_late = match &old {
+            _ if withdraws => false,
+            Some(old) => old.first_late,
+            None => new.facts.timeliness != Timeliness::OnTime,
+        };
         let once_in_time = old.as_ref().is_some_and(|old| old.once_in_time);
         let in_time = new.facts.timeliness != Timeliness::TooLate;
         let admitted = !withdraws && (in_time || once_in_time);
@@ -123,8 +145,43 @@ impl Oracle<'_> {
             self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
         }
         let once_in_time = once_in_time || admitted;
-        self.standing.insert(key, Standing { reading: new, version, contributes, once_in_time, in_ring_once });
+        let standing = Standing { reading: new, version, contributes, once_in_time, in_ring_once, first_late };
+        self.standing.insert(key, standing);
         outcome
+    }
+
+    fn input(&mut self, reading: &Reading, measures: &[&'static str]) {
+        let (topic, at) = (reading.facts.position.partition.topic.0, reading.facts.at.micros());
+        measures.iter().for_each(|measure| *self.expected.inputs.entry((topic, at, measure)).or_default() += 1);
+    }
+
+    /// Whatever contributes, whenever it became known who the patient is.
+    fn counted(&mut self) {
+        for Standing { reading, .. } in self.standing.values().filter(|standing| standing.contributes) {
+            let values = reading.facts.signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits()));
+            let Demographics { birth_year, sex, .. } =
+                self.demographics.get(&reading.patient).copied().unwrap_or_default();
+            let key = (reading.patient, reading.facts.at.micros(), values.collect(), birth_year, sex);
+            *self.expected.counted.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Everything that stands is an input with its flaws.
+    fn inputs(&mut self) {
+        let standing: Vec<Standing> = self.standing.values().cloned().collect();
+        for Standing { reading, first_late, .. } in standing.iter().filter(|it| !withdrawing(it.reading.facts.status)) {
+            let signals = &reading.facts.signals;
+            let pressures = [SYSTOLIC, DIASTOLIC].iter().filter(|signal| signals.get(**signal).is_some()).count();
+            // Bit 8 is the leniency "unit_assumed".
+            let flaws = [
+                (pressures == 1, "signal_missing"),
+                (reading.facts.leniencies.0 == 256, "unit_assumed"),
+                (*first_late, "late"),
+            ];
+            let flaws = flaws.iter().filter(|(has, _)| *has).map(|(_, name)| *name);
+            let measures: Vec<&str> = ["readings"].into_iter().chain(flaws).collect();
+            self.input(reading, &measures);
+        }
     }
 
     /// Revisions, windows touched, and what is withdrawn.
@@ -231,10 +288,13 @@ impl Oracle<'_> {
     }
 }
 
+fn withdrawing(status: Status) -> bool {
+    matches!(status, Status::EnteredInError | Status::Cancelled)
+}
+
 /// The outcome of an input that changes nothing.
 fn settled(new: &Reading, old: &Standing) -> Option<Outcome> {
-    let withdraws = |status: Status| matches!(status, Status::EnteredInError | Status::Cancelled);
-    let (new_withdraws, old_withdrawn) = (withdraws(new.facts.status), withdraws(old.reading.facts.status));
+    let (new_withdraws, old_withdrawn) = (withdrawing(new.facts.status), withdrawing(old.reading.facts.status));
     let ((kind, number), (old_kind, old_number)) = (rank(new.facts.version), rank(old.version));
     if kind != old_kind || kind == 'u' {
         let same = new.facts.at == old.reading.facts.at

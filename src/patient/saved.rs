@@ -27,6 +27,7 @@ use super::{Closings, Patients, Settings, state};
 use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, in_the_other_blocks, key_group};
 use crate::signals::SignalId;
 use crate::time::EventTime;
+use crate::vocabulary::flaws::Flaws;
 use crate::vocabulary::{self, Demographics, Measured, Partition, Pseudonym, Sex, Status};
 use crate::watermark::{PartitionId, SavedWatermark, Watermark};
 
@@ -35,6 +36,9 @@ const CORRUPT: Corrupt = Corrupt { what: "patient" };
 /// Bytes of a patient without contributions, and of each of these (the page above).
 const PATIENT_BYTES: usize = 105;
 const CONTRIBUTION_BYTES: usize = 60;
+
+/// Above the flags that are saved: none of them is higher than [`Version::UNSAVED`].
+const FLAWS_BIT: u32 = 7;
 
 /// Most revisions of one window that are believed.
 const REVISIONS_MAX: u32 = 1 << 31;
@@ -80,7 +84,8 @@ struct SavedVersion {
     birth_year: Option<i16>,
     sex: Sex,
     status: Status,
-    flags: u8,
+    /// The version's flags, and from [`FLAWS_BIT`] on its flaws. One byte where there are none: what was saved before flaws were known stays readable.
+    flags: u16,
     /// How many of the measured values are its own.
     measured: u8,
 }
@@ -281,7 +286,7 @@ impl SavedPatient {
         let before = self.measured.len();
         let measured = settings.signals.iter().zip(values).filter(|(_, value)| !value.is_nan());
         self.measured.extend(measured.map(|(signal, value)| Measured { signal: *signal, value: *value }));
-        let Version { observation, at, version, birth_year, sex, status, flags, .. } = *version;
+        let Version { observation, at, version, birth_year, sex, status, flags, flaws, .. } = *version;
         let measured = (self.measured.len() - before) as u8;
         self.versions.push(SavedVersion {
             observation,
@@ -291,7 +296,7 @@ impl SavedPatient {
             birth_year,
             sex,
             status,
-            flags,
+            flags: u16::from(flags) | flaws.bits() << FLAWS_BIT,
             measured,
         });
     }
@@ -355,8 +360,10 @@ impl SavedPatient {
                 }
             }
             let SavedVersion { observation, at, version, partition, birth_year, sex, status, flags, .. } = *saved;
+            let flaws = Flaws::standing(flags >> FLAWS_BIT).ok_or(CORRUPT)?;
+            let flags = (flags & ((1 << FLAWS_BIT) - 1)) as u8;
             let partition = named(partition)?;
-            let version = Version { observation, at, version, partition, birth_year, sex, status, flags };
+            let version = Version { observation, at, version, partition, birth_year, sex, status, flags, flaws };
             contributions.replace(version, &values);
         }
         Ok(contributions)

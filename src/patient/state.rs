@@ -7,11 +7,13 @@ use super::features::{self, Baseline, Pressures, Row};
 use super::history::Chain;
 use super::window::{self, Change, Closings, Whose, Windows};
 use super::{Ending, Settings};
-use crate::signals::SignalId;
+use crate::decode::Leniency;
+use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::time::EventTime;
+use crate::vocabulary::flaws::{Flaw, Flawed, Flaws};
 use crate::vocabulary::{
-    self, Demographics, Facts, Precedence, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow,
-    Withdrawn,
+    self, Demographics, Facts, Moved, Precedence, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness,
+    WindowRow, Withdrawn,
 };
 use crate::watermark::{PartitionId, Watermark};
 
@@ -39,6 +41,8 @@ pub(super) struct Active {
 pub(super) struct Moment<'a> {
     pub(super) settings: &'a Settings,
     pub(super) partition: PartitionId,
+    /// What partitions are called.
+    pub(super) partitions: &'a Watermark,
     /// The combined watermark before this epoch.
     pub(super) watermark: EventTime,
     /// What was measured before is forgotten: the watermark less the horizon.
@@ -84,6 +88,12 @@ impl Patient {
         let mut values = settings.values(&reading.facts.signals);
         let known = active.contributions.known(&reading.observation, moment.partition, moment.recall);
         let judgement = active.judge(&reading.facts, &values, known);
+        if let Judgement::Settled(ending) | Judgement::Shadowed(ending) = judgement
+            && ending == Ending::Duplicate
+            && !reading.facts.status.withdraws()
+        {
+            out.flawed.push(flawed(&reading.facts, Flaws::input(Flaw::Duplicate)));
+        }
         if let Judgement::Settled(ending) = judgement {
             return ending;
         }
@@ -101,9 +111,14 @@ impl Patient {
             return ending;
         }
         let counts = admitted == Some(true) && !reading.facts.summary;
-        let version = version.holding(&demographics, counts, counts && settings.windowed(&reading.facts, &values));
+        let flaws = active.flaws(&reading.facts, known.holder, settings);
+        if !flaws.alone().is_none() {
+            out.flawed.push(flawed(&reading.facts, flaws.alone()));
+        }
+        let in_windows = counts && settings.windowed(&reading.facts, &values);
+        let version = version.holding(&demographics, (counts, in_windows), flaws);
         let change = Change {
-            before: active.retire(known.holder, whose.patient, settings, out),
+            before: active.retire(known.holder, whose.patient, moment, out),
             after: version.is(Version::IN_WINDOWS).then_some(version.at),
             revised: known.holder.is_some() || reading.facts.timeliness != Timeliness::OnTime,
         };
@@ -125,11 +140,22 @@ impl Patient {
         }
     }
 
-    /// Applies an update of who the patient is.
-    pub(super) fn learn(&mut self, new: Demographics) {
+    /// Applies an update of who the patient is. What it contributed since `recall` counts under the groups that follow from that.
+    pub(super) fn learn(
+        &mut self,
+        new: Demographics,
+        patient: Pseudonym,
+        recall: EventTime,
+        settings: &Settings,
+        out: &mut Scorable,
+    ) {
         let stands = |known: &Demographics| new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
-        if !self.demographics.as_ref().is_some_and(stands) {
-            self.demographics = Some(new);
+        if self.demographics.as_ref().is_some_and(stands) {
+            return;
+        }
+        self.demographics = Some(new);
+        if let Some(active) = &mut self.active {
+            active.regroup(&new, patient, recall, settings, out);
         }
     }
 
@@ -275,34 +301,78 @@ impl Active {
         }
     }
 
+    /// What data quality counts a reading under. Whether it was late was told when its observation first came: who corrects something sends it afterwards.
+    fn flaws(&self, facts: &Facts, holder: Option<usize>, settings: &Settings) -> Flaws {
+        if !facts.is_input() {
+            return Flaws::NONE;
+        }
+        let late = match holder {
+            Some(place) => self.contributions.get(place).flaws.has(Flaw::Late),
+            None => facts.timeliness != Timeliness::OnTime,
+        };
+        Flaws::input(Flaw::Readings)
+            .with(Flaw::SignalMissing, settings.lacks_a_pressure(&facts.signals))
+            .with(Flaw::UnitAssumed, Leniency::UnitAssumed.is_in(facts.leniencies))
+            .with(Flaw::Late, late)
+    }
+
     /// Takes back what held so far; the time at which windows held it, if they did.
     fn retire(
         &mut self,
         holder: Option<usize>,
         patient: Pseudonym,
-        settings: &Settings,
+        moment: &Moment<'_>,
         out: &mut Scorable,
     ) -> Option<EventTime> {
         let place = holder?;
-        let version = *self.contributions.get(place);
+        let (settings, version) = (moment.settings, *self.contributions.get(place));
+        if !version.flaws.is_none() {
+            let topic = moment.partitions.partition(version.partition).topic;
+            out.flawed.push(Flawed { topic, at: version.at, flaws: version.flaws, count: -1 });
+        }
         if version.is(Version::COUNTED) {
-            let values = self.contributions.values(place, settings.signals.len());
-            out.withdrawn.push(Withdrawn {
-                patient,
-                at: version.at,
-                precision: if version.is(Version::DAY) { Precision::Day } else { Precision::Instant },
-                signals: settings.signals(values),
-                demographics: Demographics {
-                    birth_year: version.birth_year,
-                    sex: version.sex,
-                    ..Demographics::default()
-                },
-            });
+            out.withdrawn.push(self.counted(place, patient, settings));
         }
         let kept = self.contributions.get_mut(place);
         kept.set(Version::HOLDS | Version::COUNTED | Version::IN_WINDOWS, false);
         kept.set(Version::UNSAVED, true);
+        kept.flaws = Flaws::NONE;
         version.is(Version::IN_WINDOWS).then_some(version.at)
+    }
+
+    /// A version as audit counted it.
+    fn counted(&self, place: usize, patient: Pseudonym, settings: &Settings) -> Withdrawn {
+        let Version { at, birth_year, sex, .. } = *self.contributions.get(place);
+        Withdrawn {
+            patient,
+            at,
+            precision: if self.contributions.get(place).is(Version::DAY) { Precision::Day } else { Precision::Instant },
+            signals: settings.signals(self.contributions.values(place, settings.signals.len())),
+            demographics: Demographics { birth_year, sex, ..Demographics::default() },
+        }
+    }
+
+    /// Has audit count what was measured since `recall` under the groups that follow from these demographics.
+    fn regroup(
+        &mut self,
+        new: &Demographics,
+        patient: Pseudonym,
+        recall: EventTime,
+        settings: &Settings,
+        out: &mut Scorable,
+    ) {
+        for place in self.contributions.between(recall, EventTime::MAX) {
+            let Version { observation, birth_year, sex, .. } = *self.contributions.get(place);
+            let same = (birth_year, sex) == (new.birth_year, new.sex);
+            if same || !self.contributions.get(place).is(Version::COUNTED) {
+                continue;
+            }
+            let before = Demographics { birth_year, sex, ..Demographics::default() };
+            let version = self.contributions.get_mut(place);
+            (version.birth_year, version.sex) = (new.birth_year, new.sex);
+            version.set(Version::UNSAVED, true);
+            out.moved.push(Moved { observation, measured: self.counted(place, patient, settings), before });
+        }
     }
 
     /// Keeps a version in place of its partition's earlier one.
@@ -314,6 +384,11 @@ impl Active {
             self.contributions.insert(version, values);
         }
     }
+}
+
+/// One more input that data quality counts.
+fn flawed(facts: &Facts, flaws: Flaws) -> Flawed {
+    Flawed { topic: facts.position.partition.topic, at: facts.at, flaws, count: 1 }
 }
 
 /// True if there was an earlier version, known or not; of a withdrawal of something unknown, if it is of a kind that has rows here.
@@ -383,6 +458,12 @@ impl Settings {
     fn pressures(&self, values: &[f64]) -> (f64, f64) {
         let value = |column: Option<usize>| column.and_then(|column| values.get(column)).copied().unwrap_or(f64::NAN);
         (value(self.systolic_column), value(self.diastolic_column))
+    }
+
+    /// True if of the two pressures, both of which the flow takes, one was measured alone.
+    fn lacks_a_pressure(&self, signals: &Signals) -> bool {
+        let both = self.systolic_column.is_some() && self.diastolic_column.is_some();
+        both && signals.get(SYSTOLIC).is_some() != signals.get(DIASTOLIC).is_some()
     }
 
     /// True if windows take it in: measured, and known more exactly than a window is long.

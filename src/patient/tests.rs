@@ -13,11 +13,13 @@ use rand_chacha::ChaCha8Rng;
 use super::oracle::{self, Expected};
 use super::{PatientOutput, Patients, PatientsFull, Settings};
 use crate::config::{CorrectionSpec, PatientSpec};
+use crate::decode::Leniency;
 use crate::signals::{DIASTOLIC, HEART_RATE, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::time::{EventSpan, EventTime};
+use crate::vocabulary::flaws::{Flaw, Flaws, MEASURES};
 use crate::vocabulary::{
-    Demographics, FEATURE_NAMES, Facts, Intake, Outcome, Partition, Position, Precision, Pseudonym, Reading, Sex,
-    Signals, Status, Tick, Timeliness, Version, WindowRow,
+    Demographics, FEATURE_NAMES, Facts, Intake, Leniencies, Moved, Outcome, Partition, Position, Precision, Pseudonym,
+    Reading, Scorable, Sex, Signals, Status, Tick, Timeliness, TopicId, Version, WindowRow,
 };
 
 const COLUMNS: [SignalId; 4] = [SYSTOLIC, DIASTOLIC, MEAN_ARTERIAL, HEART_RATE];
@@ -679,7 +681,7 @@ impl Generator {
     }
 
     fn partition(&mut self, number: i32, partitions: i32, inputs: usize) -> PartitionState {
-        let partition = Partition { number, ..Default::default() };
+        let partition = Partition { topic: TopicId(number as u32), number };
         let start = minutes(self.rng.random_range(0..600));
         let mut state = PartitionState { partition, offset: 0, newest: start, intakes: Vec::new(), sent: Vec::new() };
         for _ in 0..inputs {
@@ -757,10 +759,16 @@ impl Generator {
             facts.status = Status::EnteredInError;
         } else {
             facts.signals = self.signals();
+            facts.leniencies = self.leniencies();
         }
         self.judge(&mut facts, state.newest);
         let observation = self.id();
         Intake::Reading(Reading { patient: spread(patient), observation, facts })
+    }
+
+    fn leniencies(&mut self) -> Leniencies {
+        let unit_assumed = 1 << Leniency::UnitAssumed as u32;
+        Leniencies(if self.chance(20) { unit_assumed } else { 0 })
     }
 
     fn signals(&mut self) -> Signals {
@@ -803,6 +811,7 @@ impl Generator {
             };
             facts.status = Status::Amended;
             facts.signals = self.signals();
+            facts.leniencies = self.leniencies();
             facts.summary = self.chance(5);
             if self.chance(30) {
                 let moved = facts.at + EventSpan::from_micros(self.rng.random_range(-3_600_000_000..3_600_000_000));
@@ -869,10 +878,41 @@ fn gather(result: &mut Expected, mut out: PatientOutput) {
     for (outcome, _, count) in out.tally.drain() {
         *result.outcomes.entry(outcome).or_default() += count;
     }
+    let rows = out.scorable.readings.iter().map(|reading| &reading.facts).filter(|facts| facts.is_input());
+    let rows = rows.map(|facts| (facts.position.partition.topic, facts.at, Flaws::input(Flaw::Readings), 1));
+    let flawed = out.scorable.flawed.iter().map(|flawed| (flawed.topic, flawed.at, flawed.flaws, flawed.count));
+    for (topic, at, flaws, count) in rows.chain(flawed) {
+        for measure in flaws.numbers() {
+            *result.inputs.entry((topic.0, at.micros(), MEASURES[measure])).or_default() += i64::from(count);
+        }
+    }
+    result.inputs.retain(|_, count| *count != 0);
+    count(result, &out.scorable);
     for withdrawn in out.scorable.withdrawn {
         let values = withdrawn.signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits()));
         result.withdrawn.push((withdrawn.patient, withdrawn.at.micros(), values.collect()));
     }
+}
+
+/// What drift counts: rows that contribute, what they withdrew, and what was moved.
+fn count(result: &mut Expected, Scorable { readings, demographics, moved, withdrawn, .. }: &Scorable) {
+    let mut add = |patient: Pseudonym, at: EventTime, signals: &Signals, who: &Demographics, sign: i64| {
+        let values = signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits())).collect();
+        *result.counted.entry((patient, at.micros(), values, who.birth_year, who.sex)).or_default() += sign;
+    };
+    for (Reading { patient, facts, .. }, who) in readings.iter().zip(demographics) {
+        if facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws() {
+            add(*patient, facts.at, &facts.signals, who, 1);
+        }
+    }
+    for gone in withdrawn {
+        add(gone.patient, gone.at, &gone.signals, &gone.demographics, -1);
+    }
+    for Moved { measured, before, .. } in moved {
+        add(measured.patient, measured.at, &measured.signals, before, -1);
+        add(measured.patient, measured.at, &measured.signals, &measured.demographics, 1);
+    }
+    result.counted.retain(|_, count| *count != 0);
 }
 
 /// Equal up to `tolerance`, relative above one; NaN equals NaN.
@@ -894,6 +934,10 @@ fn numbers(row: &WindowRow) -> Vec<f64> {
 fn assert_same(found: &Expected, expected: &Expected, tolerance: f64, what: &str) {
     assert_eq!(found.outcomes, expected.outcomes, "{what}: outcomes");
     assert_eq!(found.withdrawn, expected.withdrawn, "{what}: withdrawn");
+    assert_eq!(found.inputs, expected.inputs, "{what}: inputs and their flaws");
+    if !found.counted.is_empty() && !expected.counted.is_empty() {
+        assert_eq!(found.counted, expected.counted, "{what}: groups");
+    }
     let keys = |expected: &Expected| expected.readings.keys().copied().collect::<Vec<_>>();
     assert_eq!(keys(found), keys(expected), "{what}: observations");
     for (key, (reading, features, replaces)) in &found.readings {
@@ -915,7 +959,7 @@ fn assert_same(found: &Expected, expected: &Expected, tolerance: f64, what: &str
 
 #[test]
 fn random_input_gives_what_the_oracle_says_however_it_is_cut_and_spread() {
-    let mut seen: BTreeMap<Outcome, u64> = BTreeMap::new();
+    let (mut seen, mut flawed): (BTreeMap<Outcome, u64>, BTreeMap<&str, i64>) = Default::default();
     for seed in 0..60 {
         let hop = [1_200, 3_600][seed as usize % 2];
         let spec = PatientSpec { hop: EventSpan::from_seconds(hop), ..spec() };
@@ -930,17 +974,24 @@ fn random_input_gives_what_the_oracle_says_however_it_is_cut_and_spread() {
         let mut expected = oracle::expect(&spec, &COLUMNS, &intakes);
         expected.withdrawn.sort();
         let settings = settings(&spec, horizon);
-        let whole = replay(&partitions, &settings, 1, seed, 1_000_000);
+        let mut whole = replay(&partitions, &settings, 1, seed, 1_000_000);
+        if horizon < hours(48) {
+            // What is beyond the horizon counts as it did then, and when that was depends on how the input was cut.
+            whole.counted.clear();
+        }
         assert_same(&whole, &expected, 1e-6, &format!("seed {seed}, one machine against the oracle"));
         for machines in 1..=4 {
             let epoch_max = [1, 5, 40][(seed + machines) as usize % 3];
             let cut = replay(&partitions, &settings, machines, seed + machines, epoch_max);
             assert_same(&cut, &whole, 0.0, &format!("seed {seed}, {machines} machines, epochs to {epoch_max}"));
         }
+        expected.inputs.iter().for_each(|((.., measure), count)| *flawed.entry(measure).or_default() += count);
         expected.outcomes.iter().for_each(|(outcome, count)| *seen.entry(*outcome).or_default() += count);
     }
     let all = [Outcome::Contributed, Outcome::Superseded, Outcome::Duplicate, Outcome::Late];
     assert!(all.iter().all(|outcome| seen[outcome] > 100), "the input is varied: {seen:?}");
+    let of_readings = ["readings", "signal_missing", "unit_assumed", "late", "duplicate"];
+    assert!(of_readings.iter().all(|measure| flawed[measure] > 100), "the flaws are varied: {flawed:?}");
 }
 
 #[test]

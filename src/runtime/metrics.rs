@@ -66,6 +66,8 @@ pub struct Metrics {
     pub drift_ks: GaugeVec,
     /// Normed Wasserstein distance of the newest closed window.
     pub drift_wasserstein: GaugeVec,
+    /// Share of a topic's inputs with a flaw in the newest closed window: `topic`, `measure`.
+    pub quality_rate: GaugeVec,
     /// 1 while an alert of the audit stands.
     pub audit_alert: IntGaugeVec,
     /// Bytes of what the audit keeps by pane, reading and patient, about.
@@ -188,6 +190,11 @@ impl Metrics {
                 "drift_wasserstein",
                 "Wasserstein distance of the newest closed window, in reference standard deviations",
                 drift,
+            ),
+            quality_rate: r.float_gauges(
+                "quality_rate",
+                "Share of a topic's inputs that have a flaw, in the newest closed window",
+                &["topic", "measure"],
             ),
             audit_alert: r.gauges(
                 "audit_alert",

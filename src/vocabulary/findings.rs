@@ -169,12 +169,12 @@ pub struct Shift {
     pub verdict: Verdict,
 }
 
-/// How many inputs of one topic had one flaw. Nothing makes these yet: the columns are fixed, so that a report can be laid out, and the table is empty.
+/// How many inputs of one topic had one flaw.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Quality {
-    /// The topic.
-    pub topic: TopicId,
-    /// What is counted: `readings` or a flaw, e.g. `signal_missing`, `value_out_of_range`, `unit_assumed`, `duplicate`, `late`, `clock_ahead`.
+    /// The topic; `None` for all that are not counted by themselves ([`TOPICS_MAX`](crate::audit::quality::TOPICS_MAX)).
+    pub topic: Option<TopicId>,
+    /// What is counted: one of [`MEASURES`](crate::vocabulary::flaws::MEASURES).
     pub measure: &'static str,
     /// The span of the reference.
     pub reference: Span,

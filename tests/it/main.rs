@@ -12,6 +12,7 @@
 //! * [`page`]: the live page in a real browser.
 //! * [`profile`]: a saved reference.
 //! * [`prometheus`]: a real one scrapes a run.
+//! * [`quality`]: flaws of the input, counted.
 //! * [`reads`]: how far an answer of a run reaches, over restarts.
 //! * [`canary`]: nothing that identifies anybody gets out.
 //! * [`allocations`]: what a record costs, without a clock.
@@ -37,6 +38,7 @@ mod outcomes;
 mod page;
 mod profile;
 mod prometheus;
+mod quality;
 mod reads;
 mod replay;
 #[allow(dead_code, reason = "each of the two binaries uses a part of it")]

@@ -83,7 +83,7 @@ READ = """([names, tables]) => {
 
 def read(page):
     names = ["flow", "readings", "patients", "alarms", "lag", "rejected", "inputs", "plumbing-note"]
-    tables = ["outcome", "reason", "category", "lag", "sink", "drift", "alert"]
+    tables = ["outcome", "reason", "flaw", "category", "lag", "sink", "drift", "alert"]
     return page.evaluate(READ, [names, tables])
 
 

@@ -9,8 +9,9 @@ use crate::clients::{Document, documents};
 use crate::support::{Row, integer, last_rows, ndjson};
 
 /// Each table that becomes documents, and what its rows are about besides the window.
-pub(crate) const TABLES: [(&str, &[&str]); 4] = [
+pub(crate) const TABLES: [(&str, &[&str]); 5] = [
     ("shifts", &["feature", "group", "current_start", "current_end"]),
+    ("quality", &["topic", "measure", "current_start", "current_end"]),
     ("performance", &["group", "current_start", "current_end"]),
     ("fairness", &["attribute", "group", "current_start", "current_end"]),
     ("alerts", &["table", "feature", "group", "current_start", "current_end"]),
@@ -20,7 +21,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 4] = [
 fn expected(data: &Path, table: &str, subject: &[&str]) -> Vec<Row> {
     let mut rows = last_rows(&ndjson(data, table), subject);
     for row in &mut rows {
-        let count = row.get("current_count").or_else(|| row.get("readings_count"));
+        let count = ["current_inputs", "readings_count", "current_count"].iter().find_map(|column| row.get(*column));
         let gone = count == Some(&json!(0)) || row.get("state") == Some(&json!("withdrawn"));
         let kind = if table == "alerts" { "alert" } else { "metric" };
         let when = row["current_end"].clone();

@@ -17,7 +17,7 @@ use crate::support::{
 const SECOND: i64 = 1_000_000;
 const TIMES: Times = Times { window: 3_600 * SECOND, disorder: 30 * SECOND, lateness: 120 * SECOND };
 /// What the NDJSON sink writes, to compare the others with.
-const TABLES: [&str; 7] = ["readings", "windows", "rejected", "shifts", "performance", "fairness", "alerts"];
+const TABLES: [&str; 8] = ["readings", "windows", "rejected", "shifts", "quality", "performance", "fairness", "alerts"];
 /// A debug build with Parquet, NDJSON, Elasticsearch and Kafka sinks, two workers and everything in flight that the flow's limits allow.
 const RESIDENT_MAX_BYTES: u64 = 800 << 20;
 

@@ -167,8 +167,8 @@ fn setup_installs_once_and_a_second_time_changes_nothing() {
     let follows = |path: &str| stand_in.kept.lock().unwrap().followed.get(path).cloned().unwrap_or_default();
     let all = || (version(), stand_in.kept.lock().unwrap().clone());
 
-    let audit =
-        ["shifts", "performance", "fairness", "alerts"].map(|table| format!("windkessel-{}-{table}", flow.audit()));
+    let audit = ["shifts", "quality", "performance", "fairness", "alerts"]
+        .map(|table| format!("windkessel-{}-{table}", flow.audit()));
     let own = std::iter::once(&name).chain(&audit).map(|name| format!("index template {name}")).collect::<Vec<_>>();
     assert_eq!(flow.installed(cluster, "unbounded"), own);
     let before = version();

@@ -94,6 +94,25 @@ fn found(
     spec: &AuditSpec,
     profile: Option<Reference>,
 ) -> (Vec<Shift>, Vec<Alert>) {
+    let mut alerts = Vec::new();
+    let shift = |found| match found {
+        Finding::Shift(shift) => Some(shift),
+        Finding::Alert(alert) => {
+            alerts.push(alert);
+            None
+        }
+        _ => None,
+    };
+    let shifts = published(counted, spec, profile).into_iter().filter_map(shift).collect();
+    (shifts, alerts)
+}
+
+/// Everything that is found.
+pub(super) fn published(
+    counted: &[((Series, Pane), Histogram)],
+    spec: &AuditSpec,
+    profile: Option<Reference>,
+) -> Vec<Finding> {
     let calendar = calendar(spec);
     let mut by_block: BTreeMap<(Subject, Block), BTreeMap<(Series, Pane), Histogram>> = BTreeMap::new();
     for ((series, pane), histogram) in counted {
@@ -111,15 +130,8 @@ fn found(
         changes.extend(finder.find(*subject, *block, &counts).into_iter().map(|found| (found, 1)));
     }
     let mut publisher = Publisher::new(calendar, EventSpan::UNBOUNDED, ALONE, spec.alert_windows).profiled(span);
-    let (mut shifts, mut alerts) = (Vec::new(), Vec::new());
-    for published in publisher.advance(changes, &[tick(0, EventTime::MAX)]) {
-        match published.finding {
-            Finding::Shift(shift) => shifts.push(shift),
-            Finding::Alert(alert) => alerts.push(alert),
-            _ => {}
-        }
-    }
-    (shifts, alerts)
+    let published = publisher.advance(changes, &[tick(0, EventTime::MAX)]);
+    published.into_iter().map(|published| published.finding).collect()
 }
 
 fn run_seed(seed: u64, disturbance: Disturbance, preset: DriftPreset) -> (Vec<Shift>, Vec<Alert>) {

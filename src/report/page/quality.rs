@@ -13,18 +13,18 @@ use crate::vocabulary::findings::Verdict;
 /// Rows that are shown; of more, those that have moved come first and the others are counted.
 const SERIES_SHOWN_MAX: usize = 200;
 
-/// Until the engine fills the table.
-const NOT_KEPT: &str = "No rows: this version of the engine does not keep data quality by window. Rejected inputs are in the table rejected, late ones are flagged in readings, and all are counted in the metrics.";
+/// Without rows.
+const NO_ROWS: &str = "No rows: no window has closed, or the run was of an engine that did not keep data quality. Rejected inputs are in the table rejected, late ones are flagged in readings, and all are counted in the metrics.";
 
 /// The section.
 pub(super) fn render(audit: &Audit) -> Markup {
-    section("quality", "Data quality", NOT_KEPT, audit.quality.as_ref(), |found| {
+    section("quality", "Data quality", NO_ROWS, audit.quality.as_ref(), |found| {
         let mut shown: Vec<&Series<Quality>> = found.series.iter().collect();
         if shown.len() > SERIES_SHOWN_MAX {
             shown.sort_by_key(|series| std::cmp::Reverse(series.now.verdict.max(Verdict::None)));
         }
         html! {
-            p.quiet { "Of the inputs of each topic, how many had which flaw, beside the reference." }
+            p.quiet { "Of the inputs of each topic, how many have which flaw, beside the reference. Watch and act: the share has risen by more than chance (Newcombe 1998) and by a size that matters (Cohen's h of 0.2 and 0.5)." }
             div.scroll { table.data {
                 caption.hidden { "Flaws of the input by topic" }
                 thead { tr {

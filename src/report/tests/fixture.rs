@@ -191,7 +191,7 @@ fn quality(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
             let inputs = (readings * part) as u64;
             let rate = usual * worse * rng.random_range(0.9..1.1);
             found.push(Finding::Quality(Quality {
-                topic,
+                topic: Some(topic),
                 measure,
                 reference: reference(at),
                 current: window(at),

@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringAr
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 
-use super::{Alert, Bins, Shift};
+use super::{Alert, Bins, Flaw, Shift};
 use crate::sink::Rows;
 
 /// A batch of `readings`.
@@ -91,6 +91,23 @@ fn alerts_of(batch: &RecordBatch) -> Vec<Alert> {
         probability: number(&probabilities, row),
         risk_level: string(&risks, row),
         contributions: Vec::new(),
+    })
+    .collect()
+}
+
+/// Every row of a batch of `quality`.
+pub(super) fn flaws(batch: &RecordBatch) -> Vec<Flaw> {
+    let (topics, measures, verdicts) = (text(batch, "topic"), text(batch, "measure"), text(batch, "verdict"));
+    let (before, now) = (numbers(batch, "reference_rate"), numbers(batch, "current_rate"));
+    let ends = instants(batch, "current_end");
+    let rows = 0..batch.num_rows();
+    rows.map(|row| Flaw {
+        topic: string(&topics, row).unwrap_or_default(),
+        measure: string(&measures, row).unwrap_or_default(),
+        current_end: string(&ends, row),
+        reference_rate: number(&before, row),
+        current_rate: number(&now, row),
+        verdict: string(&verdicts, row).unwrap_or_default(),
     })
     .collect()
 }

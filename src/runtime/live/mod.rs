@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! 1. Memory is bounded whatever comes: [`RATE_SECONDS`] counts, [`timeline::BUCKETS_MAX`] times [`timeline::CATEGORIES_MAX`] counts,
-//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`PARTITIONS_MAX`] partitions in an answer, [`recent::READINGS_MAX`] readings and
+//!    [`ALERTS_MAX`] alerts, [`SHIFTS_MAX`] shifts, [`FLAWS_MAX`] flaws, [`PARTITIONS_MAX`] partitions in an answer, [`recent::READINGS_MAX`] readings and
 //!    as many that are not claimed yet.
 //! 2. The lock is taken once a batch, for work linear in its rows; a snapshot is built only when somebody asks.
 //! 3. Only [`Rows`] and [`Assessed`] come in, so nothing identified can.
@@ -56,6 +56,8 @@ pub use timeline::Shown;
 pub const ALERTS_MAX: usize = 50;
 /// Shifts that are kept: the newest of each feature and group. Further groups are left out, never a feature's `all`.
 pub const SHIFTS_MAX: usize = 256;
+/// Flaws that are kept, of those that have become more frequent; further ones are left out.
+pub const FLAWS_MAX: usize = 64;
 /// Partitions that a snapshot names: those with the most records waiting.
 pub const PARTITIONS_MAX: usize = 12;
 
@@ -74,6 +76,8 @@ struct State {
     timeline: timeline::Timeline,
     alerts: VecDeque<Alert>,
     shifts: BTreeMap<(String, String), Shift>,
+    /// By topic and measure.
+    flaws: BTreeMap<(String, String), Flaw>,
     recent: recent::Recent,
     busy: busy::Busy,
     reached: reach::Reached,
@@ -135,6 +139,23 @@ pub struct Shift {
     pub bins: Option<Bins>,
 }
 
+/// A flaw of a topic's inputs that is more frequent in the newest window than in its reference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Flaw {
+    /// The topic's name.
+    pub topic: String,
+    /// The flaw's name.
+    pub measure: String,
+    /// End of the window that it is about, RFC 3339, exclusive.
+    pub current_end: Option<String>,
+    /// Share of the reference's inputs that have it, 0 to 1.
+    pub reference_rate: Option<f64>,
+    /// Share of the window's inputs that have it, 0 to 1.
+    pub current_rate: Option<f64>,
+    /// `watch` or `act`; what has not risen is not told.
+    pub verdict: String,
+}
+
 /// How often which values came up, in the reference and in the current window.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bins {
@@ -183,6 +204,7 @@ impl Live {
         match rows.table {
             TableName::Readings => self.take_readings(rows, now),
             TableName::Shifts => self.take_shifts(rows),
+            TableName::Quality => self.take_flaws(rows),
             // Rejections are counted in the metrics; the others have no place on the page.
             _ => {}
         }
@@ -204,6 +226,23 @@ impl Live {
         state.alerts.extend(alerts);
         let surplus = state.alerts.len().saturating_sub(ALERTS_MAX);
         state.alerts.drain(..surplus);
+    }
+
+    fn take_flaws(&self, rows: &Rows) {
+        let state = &mut *self.lock();
+        for flaw in columns::flaws(&rows.batch) {
+            let key = (flaw.topic.clone(), flaw.measure.clone());
+            let known = state.flaws.get(&key);
+            // RFC 3339 in UTC sorts by time. A correction of an older window does not bring back what that one said.
+            if known.is_some_and(|known| known.current_end > flaw.current_end) {
+                continue;
+            }
+            if !["watch", "act"].contains(&flaw.verdict.as_str()) {
+                state.flaws.remove(&key);
+            } else if known.is_some() || state.flaws.len() < FLAWS_MAX {
+                state.flaws.insert(key, flaw);
+            }
+        }
     }
 
     fn take_shifts(&self, rows: &Rows) {

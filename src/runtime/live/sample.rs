@@ -147,6 +147,21 @@ pub(crate) fn shifts(shifts: &[(&str, &str, Option<f64>)]) -> Rows {
     Rows { table: TableName::Shifts, batch, replaces: Arc::new([]) }
 }
 
+/// Rows of `quality`: topic, measure, the hour at which the window ends, its share, verdict.
+pub(crate) fn quality(rows: &[(&str, &str, i64, f64, &str)]) -> Rows {
+    let ends = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.2 * 3_600_000_000));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("topic", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0)))),
+        ("measure", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
+        ("current_end", Arc::new(ends.with_timezone("UTC"))),
+        ("reference_rate", Arc::new(Float64Array::from(vec![0.01; rows.len()]))),
+        ("current_rate", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.3)))),
+        ("verdict", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.4)))),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+    Rows { table: TableName::Quality, batch, replaces: Arc::new([]) }
+}
+
 /// A ward's readings around an instant: mostly normal, some hypertensive, few extreme, a partial one now and then.
 pub(crate) fn ward(seed: u64, count: usize, end_micros: i64, spread_micros: i64) -> Vec<Row> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Alert, Live, PARTITIONS_MAX, Reach, Shift, Shown, StageState, State, rate};
+use super::{Alert, Flaw, Live, PARTITIONS_MAX, Reach, Shift, Shown, StageState, State, rate};
 use crate::runtime::metrics::{Metrics, Sample, samples, total};
 use crate::vocabulary::Outcome;
 
@@ -17,7 +17,7 @@ const REASONS_MAX: usize = 8;
 /// The page's view of one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
-    /// How far readings, categories, alerts and shifts reach. The other figures are of this moment.
+    /// How far readings, categories, alerts, shifts and flaws reach. The other figures are of this moment.
     #[serde(flatten)]
     pub reach: Reach,
     /// The flow's name.
@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub alerts: Vec<Alert>,
     /// Drift by feature, then group.
     pub shifts: Vec<Shift>,
+    /// Flaws of the input that have become more frequent, by topic, then measure.
+    pub flaws: Vec<Flaw>,
     /// The sinks.
     pub sinks: Vec<SinkState>,
     /// The stages and sinks in the order of the graph, with the time that they are at work.
@@ -180,6 +182,7 @@ pub(super) fn build(live: &Live, state: &mut State, counted: Counted, now: Durat
         categories: state.timeline.shown(),
         alerts: state.alerts.iter().rev().cloned().collect(),
         shifts: state.shifts.values().cloned().collect(),
+        flaws: state.flaws.values().cloned().collect(),
         stages: state.busy.told(now, &counted.busy),
         sinks: counted.sinks,
     }

@@ -1,6 +1,6 @@
 //! The hub: what it counts, what it keeps, and that it stays bounded whatever comes.
 
-use super::sample::{Row, readings, shifts, ward};
+use super::sample::{Row, quality, readings, shifts, ward};
 use super::*;
 
 const NOW: Duration = Duration::from_secs(1_790_000_000);
@@ -112,6 +112,27 @@ fn the_newest_shift_of_each_feature_and_group_stands() {
         kept,
         [("all".into(), Some(0.31), "act".to_owned()), ("sex=female".into(), None, "insufficient".to_owned())]
     );
+}
+
+#[test]
+fn a_flaw_is_told_while_the_newest_window_says_that_it_has_risen() {
+    let live = live();
+    let told =
+        || shown(&live).flaws.into_iter().map(|flaw| format!("{} {} {}", flaw.topic, flaw.measure, flaw.verdict));
+    let told = || told().collect::<Vec<_>>();
+    let late = |hour, verdict| ("bp-obs", "late", hour, 0.3, verdict);
+    live.take(
+        &quality(&[late(5, "act"), ("bp-obs", "duplicate", 5, 0.0, "none"), ("ward", "late", 5, 0.1, "watch")]),
+        NOW,
+    );
+    assert_eq!(told(), ["bp-obs late act", "ward late watch"]);
+    live.take(&quality(&[late(4, "none")]), NOW);
+    assert_eq!(told().len(), 2, "that was said of an older window");
+    live.take(&quality(&[late(6, "insufficient")]), NOW);
+    assert_eq!(told(), ["ward late watch"]);
+    let many: Vec<String> = (0..2 * FLAWS_MAX).map(|topic| format!("ward-{topic}")).collect();
+    live.take(&quality(&many.iter().map(|topic| (topic.as_str(), "late", 6, 0.5, "act")).collect::<Vec<_>>()), NOW);
+    assert_eq!(told().len(), FLAWS_MAX);
 }
 
 #[test]

@@ -227,6 +227,18 @@ function showPlumbing(snapshot) {
     make("td", "", sink.waiting ? make("span", "tag watch", "▲ waiting") : make("span", "tag good", "settling")))), "Nothing written yet.");
 }
 
+function showFlaws(snapshot) {
+  const flaws = snapshot.flaws.slice().sort((a, b) => (a.verdict !== "act") - (b.verdict !== "act") || b.current_rate - a.current_rate);
+  rows("flaw-rows", flaws.map((flaw) => {
+    const [tone, words] = VERDICTS[flaw.verdict] || ["", flaw.verdict];
+    const name = header(human(flaw.measure));
+    name.append(" ", make("span", "group", flaw.topic));
+    const percent = (value) => (value === null ? "–" : share(value, 1));
+    const rates = percent(flaw.reference_rate) + " → " + percent(flaw.current_rate);
+    return make("tr", "", name, make("td", "number", rates), make("td", "", make("span", "tag " + tone, words)));
+  }), "None, in the newest window.");
+}
+
 function showDrift(snapshot) {
   const order = { act: 0, watch: 1, none: 2, insufficient: 3 };
   const shifts = snapshot.shifts.slice().sort((a, b) => (a.group !== "all") - (b.group !== "all") || order[a.verdict] - order[b.verdict] || (b.psi || 0) - (a.psi || 0));
@@ -439,6 +451,7 @@ function draw() {
   drawCategories(newest);
   showAlerts(newest);
   showGraph(newest);
+  showFlaws(newest);
   showDrift(newest);
   showPlumbing(newest);
 }

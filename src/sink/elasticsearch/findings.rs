@@ -3,6 +3,7 @@
 //! | table | index | `_id` is a digest of |
 //! |---|---|---|
 //! | `shifts` | `<stem>-shifts` | feature, group, window |
+//! | `quality` | `<stem>-quality` | topic, measure, window |
 //! | `performance` | `<stem>-performance` | group, window |
 //! | `fairness` | `<stem>-fairness` | attribute, group, window |
 //! | `alerts` | `<stem>-alerts` | table, feature, group, window |
@@ -31,7 +32,8 @@ use crate::vocabulary::findings::AlertState;
 use super::document::{Document, DocumentId, ECS, RETRACTED, check_index};
 
 /// The tables that become documents, in the order in which their templates are put.
-pub const TABLES: [TableName; 4] = [TableName::Shifts, TableName::Performance, TableName::Fairness, TableName::Alerts];
+pub const TABLES: [TableName; 5] =
+    [TableName::Shifts, TableName::Quality, TableName::Performance, TableName::Fairness, TableName::Alerts];
 
 /// When what a document says was known.
 const TIMESTAMP: (&str, &str) = ("@timestamp", "current_end");
@@ -102,6 +104,7 @@ impl<'a> View<'a> {
         let column = |name: &&str| rows.batch.column_by_name(name).expect("the table has this column");
         let (subject, count, state) = match rows.table {
             TableName::Shifts => (&["feature", "group"][..], Some("current_count"), None),
+            TableName::Quality => (&["topic", "measure"][..], Some("current_inputs"), None),
             TableName::Performance => (&["group"][..], Some("readings_count"), None),
             TableName::Fairness => (&["attribute", "group"][..], Some("readings_count"), None),
             TableName::Alerts => (&["table", "feature", "group"][..], None, Some("state")),
@@ -151,7 +154,7 @@ mod tests {
     use super::super::testing::found;
     use super::*;
     use crate::time::EventTime;
-    use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Shift, Side};
+    use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Quality, Shift, Side};
 
     fn findings() -> Findings {
         let spec = ElasticsearchSpec { audit: "bp-audit".into(), ..ElasticsearchSpec::default() };
@@ -190,6 +193,13 @@ mod tests {
     #[test]
     fn every_table_has_an_index_and_says_what_it_found() {
         let current = hours(490_000, 490_001);
+        let inputs = Finding::Quality(Quality {
+            topic: None,
+            measure: "late",
+            current,
+            current_counts: (3, 1),
+            ..Quality::default()
+        });
         let side = Finding::Performance(Performance { group: "all", current, readings: 3, ..Performance::default() });
         let fair = Finding::Fairness(Fairness {
             attribute: "sex",
@@ -200,7 +210,7 @@ mod tests {
         });
         let alert =
             Finding::Alert(Alert { table: "shifts", feature: "systolic", group: "all", current, ..Alert::default() });
-        let told = [shift("systolic", "all", (490_000, 490_001), 3), side, fair, alert].map(documents);
+        let told = [shift("systolic", "all", (490_000, 490_001), 3), inputs, side, fair, alert].map(documents);
         let told: Vec<String> = told
             .iter()
             .map(|(document, source)| {
@@ -212,6 +222,7 @@ mod tests {
             .collect();
         expect_test::expect![[r#"
             bp-audit-shifts "metric" "2025-11-24T17:00:00.000000Z" false
+            bp-audit-quality "metric" "2025-11-24T17:00:00.000000Z" false
             bp-audit-performance "metric" "2025-11-24T17:00:00.000000Z" false
             bp-audit-fairness "metric" "2025-11-24T17:00:00.000000Z" false
             bp-audit-alerts "alert" "2025-11-24T17:00:00.000000Z" false"#]]

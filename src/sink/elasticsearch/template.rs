@@ -26,12 +26,13 @@ use super::{SINK, findings, indices, lifecycle, response};
 
 const SETTINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-settings.component.json");
 const MAPPINGS: &str = include_str!("../../../schemas/elasticsearch/windkessel-mappings.component.json");
-const SHIPPED: [&str; 8] = [
+const SHIPPED: [&str; 9] = [
     include_str!("../../../schemas/elasticsearch/bp-readings.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-anomalies.template.json"),
     include_str!("../../../schemas/elasticsearch/blood_pressure_anomalies_v2.template.json"),
     include_str!("../../../schemas/elasticsearch/fhir_anomalies.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-audit-shifts.template.json"),
+    include_str!("../../../schemas/elasticsearch/bp-audit-quality.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-audit-performance.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-audit-fairness.template.json"),
     include_str!("../../../schemas/elasticsearch/bp-audit-alerts.template.json"),

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field};
 use super::columns::{Float64s, LIST_ITEM, bounds, int64, int64_or_null, texts};
 use super::schema::{Column, given, instant, maybe};
 use super::signed;
+use crate::audit::quality::topic_name;
 use crate::source::Topics;
 use crate::time::EventTime;
 use crate::vocabulary::TopicId;
@@ -18,7 +19,7 @@ use crate::vocabulary::findings::{Alert, Fairness, Performance, Quality, Shift};
 /// Where a column's values come from, and so its type.
 pub(super) enum From<T> {
     Text(fn(&T) -> &str),
-    Topic(fn(&T) -> TopicId),
+    Topic(fn(&T) -> Option<TopicId>),
     Time(fn(&T) -> EventTime),
     Count(fn(&T) -> u64),
     CountIfKnown(fn(&T) -> Option<u64>),
@@ -56,7 +57,7 @@ pub(super) fn arrays<T>(said: &[Said<T>], rows: &[T], topics: &Topics) -> Vec<Ar
 fn array<T>(from: &From<T>, rows: &[T], topics: &Topics) -> ArrayRef {
     match from {
         From::Text(of) => texts(rows.iter().map(|row| Some(of(row)))),
-        From::Topic(of) => texts(rows.iter().map(|row| Some(topics.name(of(row))))),
+        From::Topic(of) => texts(rows.iter().map(|row| Some(topic_name(topics, of(row))))),
         From::Time(of) => bounds(rows.iter().map(of)),
         From::Count(of) => int64(rows.iter().map(|row| signed(of(row)))),
         From::CountIfKnown(of) => int64_or_null(rows.iter().map(|row| of(row).map(signed))),
@@ -127,7 +128,7 @@ const SAMPLE: &str = "of the sample (n - 1); null below two readings";
 pub(super) fn quality() -> Vec<Said<Quality>> {
     use From::{Count, Number, Text, Time, Topic};
     vec![
-        ("topic", Topic(|row| row.topic), "Kafka topic, or file- and a keyed hash of the path"),
+        ("topic", Topic(|row| row.topic), "Kafka topic, or file- and a keyed hash of the path; others beyond 64"),
         ("measure", Text(|row| row.measure), "the flaw, or readings"),
         ("reference_start", Time(|row| row.reference.0), "inclusive"),
         ("reference_end", Time(|row| row.reference.1), "exclusive"),

@@ -69,7 +69,7 @@ fn a_shift_is_a_row_with_both_windows() {
 #[test]
 fn the_other_findings_are_rows_of_their_own_tables() {
     let quality = Quality {
-        topic: TopicId(1),
+        topic: Some(TopicId(1)),
         measure: "late",
         reference: (hour(0), hour(24)),
         current: (hour(24), hour(25)),
