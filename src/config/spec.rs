@@ -520,7 +520,7 @@ impl Default for ParquetSpec {
 pub struct NdjsonSpec {
     /// The folder.
     pub path: PathBuf,
-    /// Which tables: `readings`, `windows`, `rejected`, `shifts`, `performance`, `fairness`, `alerts`. (`quality` has columns and no rows yet.)
+    /// Which tables: `readings`, `windows`, `rejected`, `shifts`, `quality`, `performance`, `fairness`, `alerts`.
     pub tables: Vec<TableName>,
     /// Which readings.
     pub readings: ReadingFilter,
