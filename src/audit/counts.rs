@@ -31,7 +31,7 @@ use differential_dataflow::difference::Abelian;
 use crate::audit::histogram::{Cells, Histogram};
 use crate::audit::ledger::{self, Entry, Ledger};
 use crate::audit::scores::Score;
-use crate::audit::series::{self, Calendar, Contribution, GROUPS, Pane, Series};
+use crate::audit::series::{self, Calendar, Contribution, GROUPS, Pane, Series, groups_of};
 use crate::audit::tally::Tally;
 use crate::config::Selected;
 use crate::signals::{DIASTOLIC, SYSTOLIC};
@@ -39,8 +39,7 @@ use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    self, Assessed, Assessment, Demographics, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness,
-    Withdrawn,
+    self, Assessed, Assessment, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -78,6 +77,8 @@ pub struct Counts {
     ledger: Option<Ledger>,
     selected: Selected,
     changes: Vec<ledger::Change>,
+    /// Of each reading of the batch.
+    groups: Vec<u16>,
     endings: vocabulary::Tally,
 }
 
@@ -107,6 +108,7 @@ impl Counts {
             ledger: by_patient.map(|by_patient| Ledger::new(calendar, by_patient.label_horizon)),
             selected: by_patient.map(|by_patient| by_patient.selected).unwrap_or_default(),
             changes: Vec::new(),
+            groups: Vec::new(),
             endings: vocabulary::Tally::default(),
         }
     }
@@ -159,6 +161,7 @@ impl Counts {
 
     fn count(&mut self, batch: &Assessed, kept: Pane, dropped: &mut Dropped) {
         let scorable = &batch.scorable;
+        self.groups.clear();
         debug_assert_eq!(
             scorable.readings.len(),
             scorable.demographics.len(),
@@ -166,7 +169,9 @@ impl Counts {
         );
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let Facts { at, precision, signals, .. } = &reading.facts;
-            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            let groups = groups_of(*at, demographics);
+            self.groups.push(groups);
+            let measurement = Measurement { at: *at, precision: *precision, signals, groups };
             self.input(&reading.facts, kept);
             dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
         }
@@ -182,13 +187,15 @@ impl Counts {
         for Moved { measured, before, .. } in &scorable.moved {
             let Withdrawn { at, precision, signals, demographics, .. } = measured;
             for (demographics, sign) in [(before, -1), (demographics, 1)] {
-                let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+                let groups = groups_of(*at, demographics);
+                let measurement = Measurement { at: *at, precision: *precision, signals, groups };
                 // What is forgotten is under no group any more.
                 self.add(measurement, kept, sign);
             }
         }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
-            let measurement = Measurement { at: *at, precision: *precision, signals, demographics };
+            let groups = groups_of(*at, demographics);
+            let measurement = Measurement { at: *at, precision: *precision, signals, groups };
             dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
         }
     }
@@ -196,8 +203,8 @@ impl Counts {
     /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
     fn enter(&mut self, batch: &Assessed, kept: Pane) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Scorable { readings, demographics, replaces, moved, labels, .. } = &batch.scorable;
-        for (at, (reading, demographics)) in readings.iter().zip(demographics).enumerate() {
+        let Scorable { readings, replaces, moved, labels, .. } = &batch.scorable;
+        for (at, (reading, groups)) in readings.iter().zip(&self.groups).enumerate() {
             if at % WARM_PATIENTS == 0 {
                 let next = readings[at..].iter().take(WARM_PATIENTS);
                 std::hint::black_box(ledger.warm(next.map(|reading| &reading.patient)));
@@ -212,8 +219,7 @@ impl Counts {
                 continue;
             }
             let (score, risk) = score_of(batch.assessments.get(at), self.selected);
-            let groups = series::groups_of(facts.at, demographics).into_iter().chain(risk);
-            let groups = groups.fold(0, |groups, group| groups | 1 << group);
+            let groups = groups | risk.map_or(0, |risk| 1 << risk);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
         }
         // Whatever came of it since: the last of them has the groups that it has now.
@@ -255,11 +261,11 @@ impl Counts {
 
     /// `false` if the pane is forgotten.
     fn add(&mut self, measurement: Measurement<'_>, kept: Pane, sign: i32) -> bool {
-        let Measurement { at, precision, signals, demographics } = measurement;
+        let Measurement { at, precision, signals, groups } = measurement;
         if !self.calendar.admits(precision) {
             return true;
         }
-        let Some(contribution) = Contribution::of(at, signals, demographics) else { return true };
+        let Some(contribution) = Contribution::of(signals, groups) else { return true };
         let pane = self.calendar.pane_of(at);
         if pane < kept {
             return false;
@@ -321,7 +327,7 @@ struct Measurement<'a> {
     at: EventTime,
     precision: Precision,
     signals: &'a Signals,
-    demographics: &'a Demographics,
+    groups: u16,
 }
 
 /// Readings whose patients are brought into the cache at once, see [`Ledger::warm`].
@@ -422,7 +428,7 @@ mod tests {
             "toolate" => Timeliness::TooLate,
             _ => Timeliness::OnTime,
         };
-        let demographics = Demographics::default();
+        let demographics = vocabulary::Demographics::default();
         if word.contains('-') {
             let patient = Default::default();
             batch.scorable.withdrawn.push(Withdrawn { patient, at: seconds(at), precision, signals, demographics });

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{self, ATTRIBUTES, Calendar, Cell, GROUPS, PATIENT_GROUPS, Pane, Series, Value};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, PATIENT_GROUPS, Pane, Series, Value, each, groups_of};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Demographics, Label, Outcome, Precedence, Pseudonym};
 
@@ -55,16 +55,11 @@ pub enum What {
 impl What {
     /// The cells of the groups in `groups`.
     pub fn cells(self, groups: u16) -> impl Iterator<Item = Cell> {
-        groups_of(groups).map(move |group| match self {
+        each(groups).map(move |group| match self {
             What::Code(code) => Cell::new(Series::scores(group), code),
             What::Gap(gap) => Cell::new(Series::patients(group), gap),
         })
     }
-}
-
-/// The groups whose bits are set.
-fn groups_of(groups: u16) -> impl Iterator<Item = usize> {
-    (0..GROUPS.len()).filter(move |group| groups & (1 << group) != 0)
 }
 
 /// One reading.
@@ -214,7 +209,7 @@ impl Ledger {
         let mut standing = Standing::default();
         for account in self.accounts.values() {
             let groups = account.entries.iter().fold(0, |groups, entry| groups | entry.groups);
-            groups_of(groups).for_each(|group| standing.of[group] += 1);
+            each(groups & ALL_GROUPS).for_each(|group| standing.of[group] += 1);
             for (without, (_, groups)) in standing.without.iter_mut().zip(ATTRIBUTES) {
                 let bits = groups.fold(0, |bits, group| bits | 1 << group);
                 *without += u64::from(account.entries.iter().any(|entry| entry.groups & bits == 0));
@@ -260,8 +255,7 @@ impl Ledger {
         let Some(entry) = account.entries.iter().rfind(|entry| entry.observation == observation).copied() else {
             return;
         };
-        let groups = series::groups_of(entry.at, demographics).into_iter().fold(0, |groups, group| groups | 1 << group);
-        let groups = groups | entry.groups & ALL_GROUPS & !OF_PATIENT;
+        let groups = groups_of(entry.at, demographics) | entry.groups & ALL_GROUPS & !OF_PATIENT;
         self.remove(patient, observation, changes);
         self.add(patient, Entry { groups, ..entry }, changes);
     }
@@ -451,7 +445,7 @@ impl Account {
         let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
         // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
         let mut alike: SmallVec<[(Around, u16); 4]> = SmallVec::new();
-        for group in groups_of(groups & !there).map(|group| 1 << group) {
+        for group in each(groups & !there).map(|group| 1 << group) {
             let of_group = |entry: &&Entry| entry.groups & group != 0;
             let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
             let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));

@@ -314,28 +314,28 @@ pub const PLACES: usize = MEASURED * PRESSURE.values();
 pub struct Contribution {
     /// A value for each of [`FEATURES`].
     pub values: [Value; FEATURES.len()],
-    /// Indices into [`GROUPS`].
-    pub groups: SmallVec<[u8; 3]>,
+    /// A bit for each of [`GROUPS`].
+    pub groups: u16,
 }
 
 impl Contribution {
-    /// Of one reading; `None` unless both pressures were measured.
+    /// Of one reading in these groups; `None` unless both pressures were measured.
     ///
     /// The mean arterial pressure is the device's own where it was sent, else diastolic + (systolic − diastolic) / 3 (CLINICAL §3:
     /// the estimate differs from the device's by 2.7 mmHg on average).
-    pub fn of(at: EventTime, signals: &Signals, demographics: &Demographics) -> Option<Self> {
+    pub fn of(signals: &Signals, groups: u16) -> Option<Self> {
         let systolic = signals.get(SYSTOLIC).filter(|mmhg| mmhg.is_finite())?;
         let diastolic = signals.get(DIASTOLIC).filter(|mmhg| mmhg.is_finite())?;
         let estimate = diastolic + (systolic - diastolic) / 3.0;
         let mean_arterial = signals.get(MEAN_ARTERIAL).filter(|mmhg| mmhg.is_finite()).unwrap_or(estimate);
         let values = [systolic, diastolic, mean_arterial, systolic - diastolic];
-        Some(Contribution { values: values.map(|mmhg| PRESSURE.value_of(mmhg)), groups: groups_of(at, demographics) })
+        Some(Contribution { values: values.map(|mmhg| PRESSURE.value_of(mmhg)), groups })
     }
 
     /// Where it is counted in an array of [`PLACES`].
     pub fn places(&self) -> impl Iterator<Item = usize> + '_ {
-        self.groups.iter().flat_map(|&group| {
-            let first = usize::from(group) * FEATURES.len();
+        each(self.groups).flat_map(|group| {
+            let first = group * FEATURES.len();
             self.values
                 .iter()
                 .enumerate()
@@ -354,7 +354,8 @@ pub fn cell_at(place: usize) -> Cell {
     Cell::new(Series((place / PRESSURE.values()) as u16), Value((place % PRESSURE.values()) as u16))
 }
 
-pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<[u8; 3]> {
+/// The groups of a patient at that time: a bit for each of [`GROUPS`].
+pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> u16 {
     let sex = match demographics.sex {
         Sex::Female => 1,
         Sex::Male => 2,
@@ -368,7 +369,14 @@ pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> SmallVec<
         65..80 => 8,
         80.. => 9,
     });
-    [Some(0), Some(sex), age].into_iter().flatten().collect()
+    1 | 1 << sex | age.map_or(0, |age| 1 << age)
+}
+
+/// The groups whose bits are set, ascending.
+pub(super) fn each(groups: u16) -> impl Iterator<Item = usize> {
+    let rest = |groups: &u16| Some(groups & (groups - 1)).filter(|rest| *rest != 0);
+    std::iter::successors(Some(groups).filter(|groups| *groups != 0), rest)
+        .map(|groups| groups.trailing_zeros() as usize)
 }
 
 /// The unit in which event time is counted, as its ordinal: pane 0 starts at 1970-01-01T00:00:00Z.
@@ -552,7 +560,7 @@ mod tests {
 
     #[test]
     fn a_contribution_has_a_cell_for_each_feature_and_group() {
-        let (values, groups) = ([120, 80, 93, 40].map(Value), [0, 2, 7].into_iter().collect());
+        let (values, groups) = ([120, 80, 93, 40].map(Value), 1 | 1 << 2 | 1 << 7);
         let contribution = Contribution { values, groups };
         let cells: Vec<(&str, &str, u16)> = contribution
             .cells()
@@ -574,9 +582,10 @@ mod tests {
             [(2026, 5), (2009, 5), (2008, 6), (1987, 6), (1986, 7), (1962, 7), (1961, 8), (1946, 9), (1900, 9)]
         {
             let demographics = Demographics { birth_year: Some(born), sex: Sex::Male, ..Default::default() };
-            assert_eq!(groups_of(at, &demographics).as_slice(), [0, 2, group], "{born}");
+            assert!(each(groups_of(at, &demographics)).eq([0, 2, group]), "{born}");
         }
-        assert_eq!(groups_of(at, &Demographics::default()).as_slice(), [0, 4]);
+        assert!(each(groups_of(at, &Demographics::default())).eq([0, 4]));
+        assert_eq!(each(0).next(), None);
     }
 
     #[test]

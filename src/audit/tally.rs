@@ -159,7 +159,6 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use smallvec::smallvec;
 
     use super::*;
     use crate::audit::series::{FEATURES, PATIENT_GROUPS, PRESSURE, Series, Value};
@@ -167,7 +166,7 @@ mod tests {
     fn contribution() -> impl Strategy<Value = Contribution> {
         (prop::array::uniform4(0..PRESSURE.values() as u16), 1..PATIENT_GROUPS as u8).prop_map(|(values, group)| {
             let values: [u16; FEATURES.len()] = values;
-            Contribution { values: values.map(Value), groups: smallvec![0, group] }
+            Contribution { values: values.map(Value), groups: 1 | 1 << group }
         })
     }
 
