@@ -548,8 +548,6 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
-    /// What counts under other groups from now on, because more is known of the patient: audit counts it there instead.
-    pub moved: Vec<Moved>,
     /// Labels, in the order in which they came.
     pub labels: Vec<Label>,
     /// What data quality counts besides the rows: their flaws, inputs without a row, and what stands no longer.
@@ -605,17 +603,6 @@ pub struct Withdrawn {
     pub signals: Signals,
     /// The group it was counted under.
     pub demographics: Demographics,
-}
-
-/// A contribution whose row stands, while the groups of its patient have changed.
-#[derive(Clone, Debug)]
-pub struct Moved {
-    /// Which observation.
-    pub observation: Pseudonym,
-    /// What it is, under the groups that it counts under now.
-    pub measured: Withdrawn,
-    /// The group that it was counted under.
-    pub before: Demographics,
 }
 
 /// Readings with their assessments: what `score` emits.

@@ -39,7 +39,7 @@ use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    self, Assessed, Assessment, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+    self, Assessed, Assessment, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -184,15 +184,6 @@ impl Counts {
         if self.ledger.is_some() {
             self.enter(batch, kept);
         }
-        for Moved { measured, before, .. } in &scorable.moved {
-            let Withdrawn { at, precision, signals, demographics, .. } = measured;
-            for (demographics, sign) in [(before, -1), (demographics, 1)] {
-                let groups = groups_of(*at, demographics);
-                let measurement = Measurement { at: *at, precision: *precision, signals, groups };
-                // What is forgotten is under no group any more.
-                self.add(measurement, kept, sign);
-            }
-        }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let groups = groups_of(*at, demographics);
             let measurement = Measurement { at: *at, precision: *precision, signals, groups };
@@ -203,7 +194,7 @@ impl Counts {
     /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
     fn enter(&mut self, batch: &Assessed, kept: Pane) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Scorable { readings, replaces, moved, labels, .. } = &batch.scorable;
+        let Scorable { readings, replaces, labels, .. } = &batch.scorable;
         for (at, (reading, groups)) in readings.iter().zip(&self.groups).enumerate() {
             if at % WARM_PATIENTS == 0 {
                 let next = readings[at..].iter().take(WARM_PATIENTS);
@@ -221,10 +212,6 @@ impl Counts {
             let (score, risk) = score_of(batch.assessments.get(at), self.selected);
             let groups = groups | risk.map_or(0, |risk| 1 << risk);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
-        }
-        // Whatever came of it since: the last of them has the groups that it has now.
-        for Moved { observation, measured, .. } in moved {
-            ledger.regroup(measured.patient, observation.hash64(), &measured.demographics, &mut self.changes);
         }
         for label in labels {
             let (outcome, reason) = ledger.label(*label, kept, &mut self.changes).outcome();

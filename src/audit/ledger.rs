@@ -33,9 +33,9 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, PATIENT_GROUPS, Pane, Series, Value, each, groups_of};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Pane, Series, Value, each};
 use crate::time::{EventSpan, EventTime};
-use crate::vocabulary::{Demographics, Label, Outcome, Precedence, Pseudonym};
+use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
 /// Bytes that a patient takes, and a reading within horizon and reference (the page above).
 pub const KEPT_BYTES: (u64, u64) = (64, 32);
@@ -240,24 +240,6 @@ impl Ledger {
         if let Some(unsaved) = note(&mut self.unsaved, patient, account) {
             unsaved.gone.entry(patient).or_default().push(place);
         }
-    }
-
-    /// Has a reading count under other groups of its patient; what scoring said of it stays. One that is not known is none.
-    pub fn regroup(
-        &mut self,
-        patient: Pseudonym,
-        observation: u64,
-        demographics: &Demographics,
-        changes: &mut Vec<Change>,
-    ) {
-        const OF_PATIENT: u16 = (1 << PATIENT_GROUPS) - 1;
-        let Some(account) = self.accounts.get(&patient) else { return };
-        let Some(entry) = account.entries.iter().rfind(|entry| entry.observation == observation).copied() else {
-            return;
-        };
-        let groups = groups_of(entry.at, demographics) | entry.groups & ALL_GROUPS & !OF_PATIENT;
-        self.remove(patient, observation, changes);
-        self.add(patient, Entry { groups, ..entry }, changes);
     }
 
     /// Takes in a label; panes before `kept` are forgotten. Says where it ended, and appends the changes.

@@ -50,9 +50,6 @@
 //! horizon: it contributes as `Late`. The row's `Facts::timeliness` says what was decided, so `TooLate` is on exactly the rows that contribute
 //! nothing (withdrawals apart, which keep their own).
 //!
-//! **Demographics** that change move the patient's contributions within the horizon to other groups of the audit
-//! ([`Moved`](crate::vocabulary::Moved)); rows that were emitted stay.
-//!
 //! **Beyond the horizon** nothing is known of an earlier version, but that there was one can be told: from the status (`amended`, `corrected`, and those that
 //! withdraw), from a version number above 1. Such an input gets its row, as if it replaced one, flagged `not_recomputed`, ending `late` for the reason
 //! `horizon`: windows, baseline and drift keep what they held. It is the same with a correction that moves a reading to a time beyond the horizon. A withdrawal gets the
@@ -116,9 +113,7 @@ use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, key_group};
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::source::Share;
 use crate::time::{Epoch, EventSpan, EventTime};
-use crate::vocabulary::{
-    Demographics, Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow,
-};
+use crate::vocabulary::{Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
 use crate::watermark::{PartitionId, Watermark};
 
 use saved::Touched;
@@ -412,8 +407,8 @@ impl Patients {
             };
             let ending = match intake {
                 Intake::Reading(reading) => self.read(reading, index, id, &mut out.scorable),
-                Intake::Demographics { patient: intake_of, demographics, .. } => {
-                    self.learn(intake_of, demographics, index, &mut out.scorable);
+                Intake::Demographics { demographics, .. } => {
+                    self.slab.get_mut(index).learn(demographics);
                     Ending::Demographics
                 }
                 Intake::Label { .. } => unreachable!("labels were taken out"),
@@ -463,11 +458,6 @@ impl Patients {
         }
         self.contributions = self.contributions + patient.contributions() - before;
         ending
-    }
-
-    fn learn(&mut self, patient: Pseudonym, demographics: Demographics, index: u32, out: &mut Scorable) {
-        let recall = self.watermark.frozen(self.settings.horizon);
-        self.slab.get_mut(index).learn(demographics, patient, recall, &self.settings, out);
     }
 
     /// Where a patient is whom an input touches; a new one gets a place.
