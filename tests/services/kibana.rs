@@ -202,7 +202,7 @@ fn the_panels_over_the_audit_show_what_another_sink_wrote() {
     let settings = [
         train(folder.path()),
         format!("sink.parquet.path={:?}", folder.path().join("parquet")),
-        "sink.ndjson.tables=[\"shifts\", \"performance\", \"fairness\", \"alerts\"]".into(),
+        "sink.ndjson.tables=[\"shifts\", \"quality\", \"performance\", \"fairness\", \"alerts\"]".into(),
         // The name that the data views have: this test is the only one with these indices.
         "sink.elasticsearch.audit=\"bp-audit\"".into(),
         format!("sink.kafka.brokers={:?}", servers.kafka.address),
