@@ -11,7 +11,7 @@ use super::rows::{Alert, Fairness, Performance, RATES, Row, Shift};
 use super::standing::Standing;
 use crate::sink::json::write_instant;
 use crate::time::{Epoch, EventTime};
-use crate::vocabulary::findings::{AlertState, Goodness, Span, Statistics, Verdict};
+use crate::vocabulary::findings::{AlertState, Goodness, Span, Verdict};
 
 /// Findings of drift that are named, the worst first.
 const WORST_MAX: usize = 10;
@@ -81,10 +81,9 @@ fn states(alerts: &Standing<Alert>) -> Value {
 
 /// Of each feature and group the worst window; of these the worst.
 fn worst(shifts: &Standing<Shift>) -> Value {
-    let value = |row: &Shift| statistic(&row.statistics, &row.statistic);
     // Of p-values less is worse. None of the statistics is negative, and floats of one sign are in the order of their bits.
     let size = |row: &Shift, value: f64| if row.statistic.ends_with("_p") { 1.0 - value } else { value.abs() };
-    let badness = |row: &Shift| (row.verdict, value(row).map_or(0, |value| size(row, value).to_bits()));
+    let badness = |row: &Shift| (row.verdict, row.deciding().map_or(0, |value| size(row, value).to_bits()));
     let mut by_key: BTreeMap<_, &Shift> = BTreeMap::new();
     for row in shifts.all() {
         let worst = by_key.entry(row.key()).or_insert(row);
@@ -97,28 +96,12 @@ fn worst(shifts: &Standing<Shift>) -> Value {
     let row = |row: &&Shift| {
         json!({
             "feature": row.feature, "group": row.group, "window": span(row.current), "verdict": row.verdict.name(),
-            "statistic": row.statistic, "value": value(row),
+            "statistic": row.statistic, "value": row.deciding(),
             "psi": row.statistics.psi, "effect_size": row.statistics.effect_size,
             "reference_count": row.reference_side.readings, "current_count": row.current_side.readings,
         })
     };
     rows.iter().take(WORST_MAX).map(row).collect()
-}
-
-/// A statistic by its column's name.
-fn statistic(statistics: &Statistics, name: &str) -> Option<f64> {
-    match name {
-        "psi" => statistics.psi,
-        "jensen_shannon" => statistics.jensen_shannon,
-        "kolmogorov_smirnov" => statistics.kolmogorov_smirnov,
-        "kolmogorov_smirnov_p" => statistics.kolmogorov_smirnov_p,
-        "wasserstein" => statistics.wasserstein,
-        "hellinger" => statistics.hellinger,
-        "chi2" => statistics.chi2,
-        "chi2_p" => statistics.chi2_p,
-        "effect_size" => statistics.effect_size,
-        _ => None,
-    }
 }
 
 /// The rows of the newest window of which anything can be said; null without one.

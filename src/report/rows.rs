@@ -88,6 +88,13 @@ pub(super) struct Shift {
     pub(super) epoch: i64,
 }
 
+impl Shift {
+    /// The value that the verdict comes from.
+    pub(super) fn deciding(&self) -> Option<f64> {
+        self.statistics.named(&self.statistic)
+    }
+}
+
 impl Row for Shift {
     const TABLE: TableName = TableName::Shifts;
     type Key = (String, String);

@@ -142,6 +142,24 @@ pub struct Statistics {
     pub effect_size: Option<f64>,
 }
 
+impl Statistics {
+    /// One of them by its column's name.
+    pub fn named(&self, name: &str) -> Option<f64> {
+        match name {
+            "psi" => self.psi,
+            "jensen_shannon" => self.jensen_shannon,
+            "kolmogorov_smirnov" => self.kolmogorov_smirnov,
+            "kolmogorov_smirnov_p" => self.kolmogorov_smirnov_p,
+            "wasserstein" => self.wasserstein,
+            "hellinger" => self.hellinger,
+            "chi2" => self.chi2,
+            "chi2_p" => self.chi2_p,
+            "effect_size" => self.effect_size,
+            _ => None,
+        }
+    }
+}
+
 /// The drift of one feature in one group between the reference and the current window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shift {

@@ -9,7 +9,7 @@ use crate::report::gather::{Audit, Section, Series};
 use crate::report::numbers;
 use crate::report::rows::Shift;
 use crate::report::thresholds::{self, STATISTICS, Thresholds};
-use crate::vocabulary::findings::{Statistics, Verdict};
+use crate::vocabulary::findings::Verdict;
 
 /// Groups of a feature that are shown; of more, those that have moved come first and the others are counted.
 const SERIES_SHOWN_MAX: usize = 60;
@@ -104,7 +104,7 @@ fn legend() -> Markup {
 
 fn points(audit: &Audit, series: &Series<Shift>) -> (Vec<Point>, Thresholds) {
     let statistic = &series.now.statistic;
-    let of = |row: &Shift| Point { at: row.current.1, value: named(&row.statistics, statistic), verdict: row.verdict };
+    let of = |row: &Shift| Point { at: row.current.1, value: row.statistics.named(statistic), verdict: row.verdict };
     (series.history.iter().map(of).collect(), audit.thresholds(statistic))
 }
 
@@ -140,27 +140,6 @@ fn history_figure(audit: &Audit, main: &Series<Shift>, strongest: Option<&Series
     }
 }
 
-/// A statistic by its column.
-fn named(statistics: &Statistics, name: &str) -> Option<f64> {
-    match name {
-        "psi" => statistics.psi,
-        "jensen_shannon" => statistics.jensen_shannon,
-        "kolmogorov_smirnov" => statistics.kolmogorov_smirnov,
-        "kolmogorov_smirnov_p" => statistics.kolmogorov_smirnov_p,
-        "wasserstein" => statistics.wasserstein,
-        "hellinger" => statistics.hellinger,
-        "chi2" => statistics.chi2,
-        "chi2_p" => statistics.chi2_p,
-        "effect_size" => statistics.effect_size,
-        _ => None,
-    }
-}
-
-/// The value that the verdict comes from.
-pub(super) fn deciding(shift: &Shift) -> Option<f64> {
-    named(&shift.statistics, &shift.statistic)
-}
-
 fn statistics(audit: &Audit, now: &Shift) -> Markup {
     html! {
         div.scroll { table.data.statistics data-feature=(now.feature) data-group=(now.group) {
@@ -178,7 +157,7 @@ fn statistics(audit: &Audit, now: &Shift) -> Markup {
                     @let limit = |value: Option<f64>| value.map(|v| format!("{}{v}", if below { "< " } else { "" }));
                     tr class=(if decides { "decides" } else { "" }) data-column=(statistic.name) {
                         th scope="row" { (statistic.title) @if decides { span.quiet { " · decides" } } }
-                        td.number { (numbers::data(named(&now.statistics, statistic.name), numbers::statistic)) }
+                        td.number { (numbers::data(now.statistics.named(statistic.name), numbers::statistic)) }
                         td.number { (limit(watch).unwrap_or_default()) }
                         td.number { (limit(act).unwrap_or_default()) }
                     }
@@ -245,7 +224,7 @@ fn group_row(audit: &Audit, series: &Series<Shift>) -> Markup {
             td.number { (numbers::data(change, |value| numbers::signed(value, places))) }
             td.number { (numbers::data(now.statistics.effect_size, |value| numbers::signed(value, 2))) }
             td.number { (numbers::data(now.statistics.wasserstein, numbers::statistic)) }
-            td.number.decides { (numbers::data(deciding(now), numbers::statistic)) }
+            td.number.decides { (numbers::data(now.deciding(), numbers::statistic)) }
             td { @if let Some(line) = history::small(&format!("{} over time", numbers::group(&now.group)), &points, limits) { (line) } }
             td.number { (numbers::data_count(Some(now.current_side.readings))) }
             td.number { (numbers::data_count(now.current_side.patients)) }

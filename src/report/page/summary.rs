@@ -286,7 +286,7 @@ fn places<'a>(groups: impl ExactSizeIterator<Item = &'a str>, all: usize) -> Vec
 fn drift_effect(shift: &Shift) -> Markup {
     let (before, after) = (shift.reference_side.mean, shift.current_side.mean);
     let places = numbers::decimals_of(before.unwrap_or_default());
-    let statistic = crate::report::page::drift::deciding(shift);
+    let statistic = shift.deciding();
     html! {
         @if let (Some(before), Some(after)) = (before, after) {
             strong { (numbers::with_unit(&numbers::signed(after - before, places), &shift.unit)) }
