@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message as _};
+use rdkafka::producer::BaseProducer;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::support::Row;
 
-const WAIT: Duration = Duration::from_secs(20);
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
 
 /// One record of a topic.
 pub(crate) struct Record {
@@ -21,6 +22,11 @@ pub(crate) struct Record {
     pub(crate) key: Vec<u8>,
     pub(crate) payload: Vec<u8>,
     pub(crate) headers: BTreeMap<String, String>,
+}
+
+/// Whoever writes to topics.
+pub(crate) fn producer(brokers: &str) -> BaseProducer {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap()
 }
 
 /// Everything committed in a topic, by partition and offset; nothing if there is no such topic.

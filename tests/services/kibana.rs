@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rdkafka::producer::{BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
-use crate::clients::{Record, ask, topic};
+use crate::clients::{Record, WAIT, ask, producer, topic};
 use crate::findings;
 use crate::lens::{Panel, Told, panels};
 use crate::oracle::{self, Expected, Message, Reading, Times};
@@ -40,6 +41,19 @@ impl Flow<'_> {
         let mut generate = windkessel(self.folder);
         generate.args(["generate", "--brokers", &self.servers.kafka.address, "--topic", &self.topic, "--seed", "11"]);
         finish(generate.args(["--observations", OBSERVATIONS, "--patients", "90", "--format", format])).succeeded();
+    }
+
+    /// A gateway loses its units: inputs that are rejected, in the window from noon on.
+    fn lose_units(&self) {
+        let example = std::fs::read_to_string(repository("schemas/fhir/rejected/unit_missing.both.json")).unwrap();
+        let flawed = example.replace("2026-01-01T08:30:00+01:00", "2026-01-05T13:00:00Z");
+        assert_ne!(example, flawed, "the example has another time");
+        let producer = producer(&self.servers.kafka.address);
+        for _ in 0..500 {
+            let record = BaseRecord::<(), _>::to(&self.topic).payload(&flawed);
+            producer.send(record).map_err(|(why, _)| why).unwrap();
+        }
+        producer.flush(WAIT).unwrap();
     }
 
     /// Runs a shipped flow to the end of the topic, with the settings that it has besides those of the test's place.
@@ -199,6 +213,7 @@ fn the_panels_over_the_audit_show_what_another_sink_wrote() {
     let name = format!("audit-panels-{}", std::process::id());
     let flow = Flow { servers: &servers, folder: folder.path(), topic: name.clone() };
     flow.generate("bare");
+    flow.lose_units();
     let settings = [
         train(folder.path()),
         format!("sink.parquet.path={:?}", folder.path().join("parquet")),

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer};
 
-use crate::clients::{documents, topic};
+use crate::clients::{documents, producer, topic};
 use crate::servers::servers;
 use crate::support::canary::{CANARY, leak, marked};
 use crate::support::{Tables, files, finish, integer, key_file, outcomes, repository, text, windkessel};
@@ -58,7 +57,7 @@ fn poisons() -> Vec<Poison> {
 }
 
 fn produce(brokers: &str, topic: &str, poisons: &[Poison]) {
-    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let producer = producer(brokers);
     for poison in poisons {
         let headers = OwnedHeaders::new().insert(Header { key: CANARY, value: Some(CANARY) });
         let mut record = BaseRecord::to(topic).partition(0).key(CANARY).timestamp(RECEIVED_MS).headers(headers);
