@@ -53,18 +53,19 @@ pub struct FlowError {
 impl Flow {
     /// Reads a flow file and applies overrides of the form `section.key=value`.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Flow, FlowError> {
-        let fail = |why: String| FlowError { flow: path.display().to_string(), why };
-        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-        let spec = parse(&text, overrides).map_err(fail)?;
-        Self::check(spec).map_err(fail)
+        Self::read_with(path, overrides, |_| {})
     }
 
     /// As [`Flow::read`], to make the profile of: the one that it names need not be there yet.
     pub fn read_for_profile(path: &Path, overrides: &[String]) -> Result<Flow, FlowError> {
+        Self::read_with(path, overrides, |spec| spec.audit.reference_profile = None)
+    }
+
+    fn read_with(path: &Path, overrides: &[String], change: impl FnOnce(&mut Spec)) -> Result<Flow, FlowError> {
         let fail = |why: String| FlowError { flow: path.display().to_string(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
         let mut spec = parse(&text, overrides).map_err(fail)?;
-        spec.audit.reference_profile = None;
+        change(&mut spec);
         Self::check(spec).map_err(fail)
     }
 
