@@ -171,8 +171,9 @@ impl Counts {
             let Facts { at, precision, signals, .. } = &reading.facts;
             let groups = groups_of(*at, demographics);
             self.groups.push(groups);
-            let measurement = Measurement { at: *at, precision: *precision, signals, groups };
-            self.input(&reading.facts, kept);
+            let pane = self.calendar.pane_of(*at);
+            self.input(&reading.facts, pane, kept);
+            let measurement = Measurement { pane, precision: *precision, signals, groups };
             dropped.readings += u64::from(contributes(&reading.facts) && !self.add(measurement, kept, 1));
         }
         for Flawed { topic, at, flaws, count } in &scorable.flawed {
@@ -186,7 +187,8 @@ impl Counts {
         }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let groups = groups_of(*at, demographics);
-            let measurement = Measurement { at: *at, precision: *precision, signals, groups };
+            let pane = self.calendar.pane_of(*at);
+            let measurement = Measurement { pane, precision: *precision, signals, groups };
             dropped.withdrawals += u64::from(!self.add(measurement, kept, -1));
         }
     }
@@ -239,8 +241,7 @@ impl Counts {
     }
 
     /// Counts a reading for data quality: whatever came of it. One known to the day counts at its start, for a topic of such readings has inputs as well.
-    fn input(&mut self, facts: &Facts, kept: Pane) {
-        let pane = self.calendar.pane_of(facts.at);
+    fn input(&mut self, facts: &Facts, pane: Pane, kept: Pane) {
         if facts.is_input() && pane >= kept {
             self.tally.add_input(pane, facts.position.partition.topic);
         }
@@ -248,12 +249,11 @@ impl Counts {
 
     /// `false` if the pane is forgotten.
     fn add(&mut self, measurement: Measurement<'_>, kept: Pane, sign: i32) -> bool {
-        let Measurement { at, precision, signals, groups } = measurement;
+        let Measurement { pane, precision, signals, groups } = measurement;
         if !self.calendar.admits(precision) {
             return true;
         }
         let Some(contribution) = Contribution::of(signals, groups) else { return true };
-        let pane = self.calendar.pane_of(at);
         if pane < kept {
             return false;
         }
@@ -311,7 +311,7 @@ fn add(panes: &mut BTreeMap<Pane, Cells>, pane: Pane, cells: Cells) {
 
 /// What a reading and its withdrawal have in common: all that decides where it is counted.
 struct Measurement<'a> {
-    at: EventTime,
+    pane: Pane,
     precision: Precision,
     signals: &'a Signals,
     groups: u16,
