@@ -30,6 +30,7 @@ use crate::runtime::stop::Stop;
 use crate::runtime::store::SharedStore;
 use crate::runtime::worker::Crew;
 use crate::sink::elasticsearch::destination::Backoff;
+use crate::sink::json::instant_text;
 use crate::sink::postgres::{self, Fault, History, Kept};
 use crate::sink::{REPORTS, StagedFile};
 use crate::time::{Epoch, EventSpan};
@@ -289,7 +290,7 @@ impl Keeper {
 
 /// `bp-20260101T000000Z-20260102T000000Z.html`
 fn page_name(flow: &str, (start, end): Span) -> String {
-    let short = |at| report::instant(at).chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+    let short = |at| instant_text(at).chars().filter(char::is_ascii_alphanumeric).collect::<String>();
     // Without the six decimals, and with a Z that says where it is.
     let seconds = |at| format!("{}Z", &short(at)[..15]);
     format!("{flow}-{}-{}.html", seconds(start), seconds(end))

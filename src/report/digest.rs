@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::read::{Folders, Source};
 use super::rows::{Alert, Fairness, Performance, RATES, Row, Shift};
 use super::standing::Standing;
-use crate::sink::json::write_instant;
+use crate::sink::json::instant_text;
 use crate::time::{Epoch, EventTime};
 use crate::vocabulary::findings::{AlertState, Goodness, Span, Verdict};
 
@@ -48,7 +48,7 @@ impl Digest {
         remarks.sort();
         let summary = json!({
             "epoch": epoch,
-            "made_at": instant(made_at),
+            "made_at": instant_text(made_at),
             "windows": shifts.windows().max(performance.windows()).max(fairness.windows()),
             "verdicts": {
                 "shifts": verdicts(&shifts), "performance": verdicts(&performance), "fairness": verdicts(&fairness),
@@ -149,14 +149,7 @@ fn fared(row: &Fairness) -> Value {
 }
 
 fn span((start, end): Span) -> Value {
-    json!([instant(start), instant(end)])
-}
-
-/// An instant as the tables write it, RFC 3339.
-pub fn instant(at: EventTime) -> String {
-    let mut text = Vec::new();
-    write_instant(at, &mut text);
-    String::from_utf8(text).expect("an instant is text")
+    json!([instant_text(start), instant_text(end)])
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ mod standing;
 pub(crate) mod tests;
 mod thresholds;
 
-pub use digest::{Digest, instant, windows};
+pub use digest::{Digest, windows};
 pub use gather::{Audit, Question};
 pub use page::render;
 pub use periods::Periods;

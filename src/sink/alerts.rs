@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch, StringArray, TimestampMicrosecondArray}
 
 use crate::audit::publish;
 use crate::runtime::survive::Route;
-use crate::sink::json::write_instant;
+use crate::sink::json::instant_text;
 use crate::time::EventTime;
 
 /// The columns of a batch that say what its rows are about.
@@ -36,13 +36,9 @@ impl<'a> Alerts<'a> {
 
     /// The subject, and start and end of the window with which it begins, ends or was taken back.
     pub(super) fn key(&self, row: usize) -> String {
-        let mut key = self.subject(row).into_bytes();
-        for bound in self.window {
-            key.push(b'/');
-            // A window lies among the years that a row can show: else there were no row.
-            write_instant(EventTime::from_micros(bound.value(row)), &mut key);
-        }
-        String::from_utf8(key).expect("names and times are text")
+        // A window lies among the years that a row can show: else there were no row.
+        let [start, end] = self.window.map(|bound| instant_text(EventTime::from_micros(bound.value(row))));
+        format!("{}/{start}/{end}", self.subject(row))
     }
 
     /// The worker that it comes from, modulo the workers.

@@ -235,6 +235,13 @@ fn json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> bool {
     true
 }
 
+/// An instant as [`write_instant`] writes it; empty where it writes nothing.
+pub fn instant_text(at: EventTime) -> String {
+    let mut text = Vec::new();
+    write_instant(at, &mut text);
+    String::from_utf8(text).expect("an instant is text")
+}
+
 /// Writes an instant as RFC 3339, UTC, six decimals. Returns false, and writes nothing, outside the years 0001 to 9999 (RFC 3339 §5.6 has four digits).
 pub fn write_instant(at: EventTime, out: &mut Vec<u8>) -> bool {
     let Some(civil) = civil(at) else { return false };

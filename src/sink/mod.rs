@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
+use sha2::{Digest as _, Sha256};
 
 use self::elasticsearch::ElasticsearchSink;
 use self::files::{Folder, Recovered};
@@ -48,6 +49,11 @@ pub const BESIDE: [&str; 3] = [webhook::SINK, postgres::SINK, REPORTS];
 
 /// The name of the pages of scheduled audits in metrics and logs.
 pub const REPORTS: &str = "reports";
+
+/// An id by which others tell repetitions apart, of what it is made from: 32 hexadecimal digits, the first half of its SHA-256.
+fn id_of(text: &str) -> String {
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Rows of one table, of one epoch, of one worker.
 #[derive(Clone, Debug)]

@@ -20,13 +20,12 @@ use ::postgres::{Client, Config, Error};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use sha2::{Digest, Sha256};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::PostgresSpec;
-use crate::report::instant;
-use crate::sink::SinkError;
 use crate::sink::elasticsearch::client::secret_of;
+use crate::sink::json::instant_text;
+use crate::sink::{SinkError, id_of};
 use crate::vocabulary::findings::Span;
 
 /// The sink's name in metrics and logs.
@@ -101,7 +100,7 @@ impl History {
     pub fn write(&mut self, kept: &Kept) -> Result<(), Fault> {
         // Taken out: whatever goes wrong from here on ends it.
         let mut client = self.client.take().map_or_else(|| open(&self.spec, CONNECT_MAX), Ok)?;
-        let bounds = |span: Span| (instant(span.0), instant(span.1));
+        let bounds = |span: Span| (instant_text(span.0), instant_text(span.1));
         let (start, end) = bounds(kept.period);
         let reference = kept.reference.map(bounds);
         let (from, to) = (reference.as_ref().map(|(from, _)| from), reference.as_ref().map(|(_, to)| to));
@@ -221,8 +220,7 @@ fn fault(spec: &PostgresSpec, action: &str, error: &Error) -> Fault {
 
 /// Of the flow's name and the period.
 fn id(kept: &Kept) -> String {
-    let text = format!("{}\n{}\n{}", kept.flow, kept.period.0.micros(), kept.period.1.micros());
-    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    id_of(&format!("{}\n{}\n{}", kept.flow, kept.period.0.micros(), kept.period.1.micros()))
 }
 
 #[cfg(test)]

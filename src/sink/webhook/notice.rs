@@ -4,11 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::runtime::survive::Route;
 use crate::sink::alerts::Alerts;
-use crate::sink::{Rows, json as rows_as_json};
+use crate::sink::{Rows, id_of, json as rows_as_json};
 use crate::time::Epoch;
 
 /// An alert on its way to a receiver.
@@ -42,8 +41,7 @@ pub(super) fn of(flow: &str, epoch: Epoch, rows: &Rows) -> Vec<Notice> {
 }
 
 fn id(flow: &str, key: &str, epoch: Epoch) -> String {
-    let digest = Sha256::digest(format!("{flow}\n{key}\n{epoch}"));
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    id_of(&format!("{flow}\n{key}\n{epoch}"))
 }
 
 /// One sentence for people.
