@@ -37,6 +37,8 @@ const OBSERVATIONS: u64 = 2_000_000;
 /// For the start after a crash: state of a million patients.
 const RECOVERY_PATIENTS: u64 = 1_000_000;
 const RECOVERY_OBSERVATIONS: u64 = 3_000_000;
+/// Single runs differ by up to a tenth.
+const CHECKPOINT_RUNS: usize = 5;
 /// What one poll of the engine's driver asks for.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -72,28 +74,30 @@ fn main() {
     }
 }
 
-/// What checkpoints cost, as a ratio of runs in turn; and a start after `kill -9`.
+/// What checkpoints cost, as ratios of runs in turn; and a start after `kill -9`.
 fn recovery(brokers: &str, topic: &str, place: &Place) {
     generate(brokers, topic, RECOVERY_PATIENTS, RECOVERY_OBSERVATIONS);
     drain(brokers, topic);
-    let cpu = |checkpoint_seconds| run(brokers, topic, 1, checkpoint_seconds, place).cpu.as_secs_f64();
     let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        with.push(cpu(10));
-        without.push(cpu(3_600));
+    for _ in 0..CHECKPOINT_RUNS {
+        with.push(run(brokers, topic, 1, 10, place));
+        without.push(run(brokers, topic, 1, 3_600, place));
     }
-    let median = |mut of: Vec<f64>| {
-        of.sort_by(f64::total_cmp);
-        of[of.len() / 2]
+    let median = |of: &[Figure], seconds: fn(&Figure) -> Duration| {
+        let mut of: Vec<Duration> = of.iter().map(seconds).collect();
+        of.sort();
+        of[of.len() / 2].as_secs_f64()
     };
-    let (with, without) = (median(with), median(without));
     println!(
-        "{RECOVERY_OBSERVATIONS} observations of {RECOVERY_PATIENTS} patients, 1 worker, CPU-seconds, medians of 3 in turn"
+        "{RECOVERY_OBSERVATIONS} observations of {RECOVERY_PATIENTS} patients, 1 worker, medians of {CHECKPOINT_RUNS} in turn"
     );
-    println!(
-        "a checkpoint every 10 s  {with:.2}\none at the end           {without:.2}\nratio                    {:.3}",
-        with / without
-    );
+    println!("                         a checkpoint every 10 s   one at the end   ratio");
+    let rows: [(&str, fn(&Figure) -> Duration); 2] =
+        [("seconds", |figure| figure.wall), ("CPU-seconds", |figure| figure.cpu)];
+    for (name, seconds) in rows {
+        let (with, without) = (median(&with, seconds), median(&without, seconds));
+        println!("{name:<25}{with:>23.2}{without:>17.2}{:>8.3}", with / without);
+    }
     start_after_kill(brokers, topic, &place.folder);
 }
 

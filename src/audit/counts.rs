@@ -29,7 +29,7 @@ use std::collections::btree_map;
 use differential_dataflow::difference::Abelian;
 
 use crate::audit::histogram::{Cells, Histogram};
-use crate::audit::ledger::{self, Entry, Ledger};
+use crate::audit::ledger::{self, Entry, Ledger, WARM_PATIENTS};
 use crate::audit::scores::Score;
 use crate::audit::series::{self, Calendar, Contribution, GROUPS, Pane, Series, groups_of};
 use crate::audit::tally::Tally;
@@ -316,9 +316,6 @@ struct Measurement<'a> {
     signals: &'a Signals,
     groups: u16,
 }
-
-/// Readings whose patients are brought into the cache at once, see [`Ledger::warm`].
-const WARM_PATIENTS: usize = 32;
 
 /// A patient's place in a map, with two lists: an estimate.
 const ACCOUNT_BYTES: usize = 128;

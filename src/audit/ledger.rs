@@ -75,6 +75,9 @@ pub struct Entry {
     pub groups: u16,
 }
 
+/// Patients that are brought into the cache at once, see [`Ledger::warm`].
+pub const WARM_PATIENTS: usize = 32;
+
 /// Bit of a kept entry's groups: it came after the last save.
 const UNSAVED: u16 = 1 << 15;
 const ALL_GROUPS: u16 = (1 << GROUPS.len()) - 1;
@@ -292,42 +295,37 @@ impl Ledger {
         self.swept = self.entries + self.labels;
     }
 
-    /// Bytes that all of it, or what was touched, is likely to take.
-    pub fn likely_bytes(&self, all: bool) -> usize {
-        // Two pseudonyms' worth for a patient; what was touched had a reading or two.
-        let (patients, entries) = match &self.unsaved {
-            Some(unsaved) if !all => (unsaved.touched.len(), 2 * unsaved.touched.len()),
-            _ => (self.accounts.len(), self.entries),
-        };
-        32 * patients + size_of::<Entry>() * entries
-    }
-
-    /// Hands over what must survive: everything, or what was touched since the last call. Ascending by patient.
+    /// Hands over what must survive: everything, or what was touched since the last call.
     pub fn save(&mut self, all: bool, mut take: impl FnMut(&Saved)) {
         let changed = self.unsaved.replace(Unsaved::default()).filter(|_| !all);
-        let everybody = || self.accounts.keys().copied().collect();
-        let (mut patients, gone, labelled) = match changed {
-            Some(Unsaved { touched, gone, labelled }) => (touched, Some(gone), labelled),
-            None => (everybody(), None, BTreeSet::new()),
-        };
-        // Who was forgotten meanwhile and came again is in it twice.
-        patients.sort_unstable();
-        patients.dedup();
         let mut saved = Saved { patient: Pseudonym::default(), standing: Vec::new(), gone: Vec::new(), labels: None };
+        let Some(Unsaved { touched, mut gone, labelled }) = changed else {
+            for (patient, account) in &mut self.accounts {
+                saved.patient = *patient;
+                saved.labels = Some(account.labels.clone());
+                account.save(true, &mut saved.standing);
+                take(&saved);
+            }
+            return;
+        };
         let nobody = &mut Account::default();
-        for patient in patients {
-            let account = self.accounts.get_mut(&patient).unwrap_or(nobody);
-            saved.patient = patient;
-            saved.gone = gone.as_ref().and_then(|gone| gone.get(&patient)).cloned().unwrap_or_default();
-            saved.labels = (gone.is_none() || labelled.contains(&patient)).then(|| account.labels.clone());
-            account.save(gone.is_none(), &mut saved.standing);
+        for (at, patient) in touched.iter().enumerate() {
+            if at % WARM_PATIENTS == 0 {
+                std::hint::black_box(self.warm(touched[at..].iter().take(WARM_PATIENTS)));
+            }
+            let account = self.accounts.get_mut(patient).unwrap_or(nobody);
+            saved.patient = *patient;
+            // Who was forgotten meanwhile and came again is touched twice: the second time there is nothing left.
+            saved.gone = gone.remove(patient).unwrap_or_default();
+            saved.labels = labelled.contains(patient).then(|| account.labels.clone());
+            account.save(false, &mut saved.standing);
             take(&saved);
         }
     }
 
-    /// So many patients more are likely to be taken in.
-    pub fn expect(&mut self, patients: usize) {
-        self.accounts.reserve(patients);
+    /// As many patients as there are, `times` again, are likely to be taken in.
+    pub fn expect(&mut self, times: f64) {
+        self.accounts.reserve((self.accounts.len() as f64 * times) as usize);
     }
 
     /// Takes in what was saved; it was counted then.

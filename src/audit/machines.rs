@@ -74,6 +74,10 @@ impl Survive for Counting {
         self.counts.load(block)
     }
 
+    fn expect(&mut self, times: f64) {
+        self.counts.expect(times);
+    }
+
     fn loaded(&mut self) {
         self.counts.loaded();
     }

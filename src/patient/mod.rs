@@ -204,6 +204,10 @@ impl Survive for Stage {
         self.patients.load(block)
     }
 
+    fn expect(&mut self, times: f64) {
+        self.patients.expect(times);
+    }
+
     fn loaded(&mut self) {
         self.patients.loaded();
     }

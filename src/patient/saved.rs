@@ -23,8 +23,8 @@ use super::contributions::{Contributions, Version};
 use super::history::{Chain, Slot};
 use super::state::{Active, Patient};
 use super::window::{Whose, Windows};
-use super::{Closings, Patients, Settings, state};
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, in_the_other_blocks, key_group};
+use super::{Closings, Patients, Settings, WARM_PATIENTS, state};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
 use crate::signals::SignalId;
 use crate::time::EventTime;
 use crate::vocabulary::flaws::Flaws;
@@ -32,10 +32,6 @@ use crate::vocabulary::{self, Demographics, Measured, Partition, Pseudonym, Sex,
 use crate::watermark::{PartitionId, SavedWatermark, Watermark};
 
 const CORRUPT: Corrupt = Corrupt { what: "patient" };
-
-/// Bytes of a patient without contributions, and of each of these (the page above).
-const PATIENT_BYTES: usize = 105;
-const CONTRIBUTION_BYTES: usize = 60;
 
 /// Above the flags that are saved: none of them is higher than [`Version::UNSAVED`].
 const FLAWS_BIT: u32 = 7;
@@ -99,8 +95,6 @@ pub(super) struct Touched {
     list: Vec<Whose>,
     /// Places of those whose contributions are to be saved anew, whole.
     rewritten: BTreeSet<u32>,
-    /// Contributions that were held at the last save.
-    contributions: usize,
 }
 
 impl Touched {
@@ -138,25 +132,23 @@ impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
-        into.expect(self.likely_bytes(touched.as_ref().map(|(list, _)| list.len())), self.share);
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
             into.push(group, &Entry::<_, ()>::Watermark(&watermark));
         }
-        let mut saved = SavedPatient::default();
-        let mut save = |patient: Pseudonym, index: u32, whole: bool| {
-            saved.fill(patient, self.slab.get_mut(index), whole, &self.watermark, &self.settings);
-            into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
-        };
         match touched {
             Some((touched, rewritten)) => {
-                touched.iter().for_each(|whose| save(whose.patient, whose.index, rewritten.contains(&whose.index)));
+                self.save_each(touched.iter().copied(), |index| rewritten.contains(&index), into);
             }
-            None => self.index.iter().for_each(|(patient, index)| save(*patient, *index, true)),
+            None => {
+                let index = std::mem::take(&mut self.index);
+                let everybody = index.iter().map(|(patient, index)| Whose { patient: *patient, index: *index });
+                self.save_each(everybody, |_| true, into);
+                self.index = index;
+            }
         }
     }
 
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
-        let first = self.index.is_empty();
         entries(block, CORRUPT.what, |entry| match entry {
             Entry::Watermark(saved) => {
                 let saved: SavedWatermark = saved;
@@ -164,11 +156,11 @@ impl Survive for Patients {
                 Ok(())
             }
             Entry::Patient(saved) => self.put(saved),
-        })?;
-        if first {
-            self.index.reserve(in_the_other_blocks(self.index.len(), self.share));
-        }
-        Ok(())
+        })
+    }
+
+    fn expect(&mut self, times: f64) {
+        self.index.reserve((self.index.len() as f64 * times) as usize);
     }
 
     /// What follows from the watermark: windows that closed meanwhile, and what has fallen behind the horizon.
@@ -190,16 +182,21 @@ impl Survive for Patients {
 }
 
 impl Patients {
-    /// Bytes that patients are likely to take: so many that were touched, or all.
-    fn likely_bytes(&mut self, touched: Option<usize>) -> usize {
-        let contributions = self.contributions();
-        let before = std::mem::replace(&mut self.touched.contributions, contributions);
-        let (patients, contributions) = match touched {
-            // Those that replaced others are few.
-            Some(touched) => (touched, contributions.saturating_sub(before)),
-            None => (self.patients(), contributions),
-        };
-        patients * PATIENT_BYTES + contributions * CONTRIBUTION_BYTES
+    /// Saves these; whole, if `whole` says so of their place.
+    fn save_each(&mut self, mut whose: impl Iterator<Item = Whose>, whole: impl Fn(u32) -> bool, into: &mut Blocks) {
+        let (mut saved, mut next) = (SavedPatient::default(), SmallVec::<[Whose; WARM_PATIENTS]>::new());
+        loop {
+            next.clear();
+            next.extend(whose.by_ref().take(WARM_PATIENTS));
+            if next.is_empty() {
+                return;
+            }
+            self.slab.warm(next.iter().map(|whose| whose.index), Patient::touch_active);
+            for Whose { patient, index } in &next {
+                saved.fill(*patient, self.slab.get_mut(*index), whole(*index), &self.watermark, &self.settings);
+                into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
+            }
+        }
     }
 
     /// What was measured before can change no window any more.

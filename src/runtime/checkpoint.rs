@@ -1,7 +1,7 @@
 //! Checkpoints on one worker: stages hand in their state at each border, sinks their staged files; together they go to whoever records them.
 //!
 //! ```text
-//! stages ─keep─┐ Blocks ─> StateWriter (thread) ─> state files ─┐
+//! stages ─keep─┐ blocks ─> StateWriter (thread) ─> state files ─┐
 //!              ├─ Desk (one a worker) ──────────────────────────┴─> [gather] ─> record
 //! sinks ─stage─┘ staged files
 //! ```
@@ -13,15 +13,16 @@
 //! 2. Every worker hands in for the same borders in the same order; the first of a run, and every `base_every`-th after it, is a base.
 //! 3. [`gather`] emits a worker's pieces of a border when all its stages and all its sinks have handed in theirs, and holds the epoch until then.
 //!
-//! Limits: [`WRITER_QUEUE_MAX`] stages' blocks wait for the writer; the stage waits then, which bounds memory to so many copies of changed state.
+//! Limits: [`WRITER_QUEUE_MAX`] blocks wait for the writer while a stage makes the next ones; the stage waits then, so that what is being saved takes
+//! [`WRITER_BYTES_MAX`] and not as much as the state. A file must fit into memory, compressed; the largest one's memory is kept for the next.
 
 use std::cell::{RefCell, RefMut};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -37,16 +38,22 @@ use super::failure::Failure;
 use super::host;
 use super::metrics::Metrics;
 use super::recorder::checkpoint_of;
-use super::state_files::{self, StateKey};
+use super::state_files::{self, Encoder, Packer, StateKey};
 use super::stop::Stop;
 use super::store::SharedStore;
-use super::survive::{Blocks, Extent, Survive};
+use super::survive::{BLOCK_BYTES, Blocks, Extent, KEY_GROUPS, Outlet, Route, Survive};
 use crate::sink::StagedFile;
 use crate::source::Share;
 use crate::time::Epoch;
 
-/// Blocks of stages that may wait for the writer of a process.
-const WRITER_QUEUE_MAX: usize = 32;
+/// Blocks that may wait for the writer of a process.
+const WRITER_QUEUE_MAX: usize = 512;
+
+/// Blocks whose memory is kept for the next: as many as one stage has open at once.
+const SPARE_BLOCKS_MAX: usize = KEY_GROUPS as usize;
+
+/// The most memory that blocks take which wait, or are spare.
+pub const WRITER_BYTES_MAX: usize = (WRITER_QUEUE_MAX + SPARE_BLOCKS_MAX) * BLOCK_BYTES;
 
 /// Between two attempts to write a state file.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +86,7 @@ impl Object {
         let missing = || LogError::Corrupt { name: part.name.clone(), why: "is missing".into() };
         let bytes = store.get(&part.name)?.ok_or_else(missing)?;
         // All of it: a checkpoint is used whole or not at all. What is not encrypted is proved by its checksums; unpacking it would prove no more.
-        state_files::decode(&part.name, &bytes, part, cipher, |_| cipher.is_some(), |_, _| Ok(()))?;
+        state_files::decode(&part.name, &bytes, part, cipher, |_| cipher.is_some(), |_, _, _| Ok(()))?;
         Ok(Object { part: part.clone(), bytes })
     }
 }
@@ -135,10 +142,17 @@ impl Loading<'_> {
     /// Hands the machine the blocks that this worker owns, and lets go of each object as soon as that is done: the state takes its memory.
     fn load(self, share: Share, cipher: Option<&StateKey>) -> Result<(), String> {
         let Loading { stage, machine, objects } = self;
+        let ours = |route: u64| route % share.workers.max(1) as u64 == share.worker as u64;
+        let mut first = true;
         for object in objects {
             let Object { part, bytes } = &*object;
-            let ours = |route: u64| route % share.workers.max(1) as u64 == share.worker as u64;
-            let load = |_, block: &[u8]| machine.load(block).map_err(|corrupt| corrupt.to_string());
+            let load = |_, block: &[u8], following: u64| {
+                machine.load(block).map_err(|corrupt| corrupt.to_string())?;
+                if std::mem::take(&mut first) && !block.is_empty() {
+                    machine.expect(following as f64 / block.len() as f64);
+                }
+                Ok(())
+            };
             let loaded = state_files::decode(&part.name, bytes, part, cipher, ours, load);
             loaded.map_err(|why| format!("could not put back the state of {stage}: {why}"))?;
         }
@@ -147,18 +161,46 @@ impl Loading<'_> {
     }
 }
 
-/// One stage's state, on its way to a file.
-struct Saved {
+/// A piece of one stage's state, on its way to a file.
+struct Piece {
     stage: &'static str,
     worker: usize,
     border: Epoch,
-    blocks: Blocks,
-    reply: Sender<(Epoch, StatePart)>,
+    what: What,
+}
+
+enum What {
+    Block(Route, Vec<u8>),
+    /// There are no more for this border.
+    End(Sender<(Epoch, StatePart)>),
+}
+
+/// Memory of blocks, for the next ones: fresh pages cost more than what is written to them.
+#[derive(Clone, Default)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        // An entry that makes a block full may lie beyond.
+        spare.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8))
+    }
+
+    fn put(&self, mut block: Vec<u8>) {
+        block.clear();
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BLOCKS_MAX {
+            spare.push(block);
+        }
+    }
 }
 
 /// The thread of a process that writes state files.
 #[derive(Clone)]
-pub struct StateWriter(SyncSender<Saved>);
+pub struct StateWriter {
+    queue: SyncSender<Piece>,
+    spare: Spare,
+}
 
 impl StateWriter {
     /// Starts it.
@@ -173,8 +215,48 @@ impl StateWriter {
         failure: Failure,
         metrics: Metrics,
     ) -> std::io::Result<StateWriter> {
-        let hand = WriterHand { store, generation, cipher, stop, failure, metrics };
-        host::take("state", WRITER_QUEUE_MAX, move |saved| hand.save(saved)).map(StateWriter)
+        let (packer, spare) = (Packer::new()?, Spare::default());
+        let (files, earlier) = (BTreeMap::new(), Vec::new());
+        let mut hand = WriterHand {
+            store,
+            generation,
+            cipher,
+            stop,
+            failure,
+            metrics,
+            packer,
+            spare: spare.clone(),
+            files,
+            earlier,
+        };
+        let queue = host::take("state", WRITER_QUEUE_MAX, move |piece| hand.take(piece))?;
+        Ok(StateWriter { queue, spare })
+    }
+}
+
+/// What one stage of one worker saves for one border, on its way to the writer.
+struct Belt {
+    writer: StateWriter,
+    stage: &'static str,
+    worker: usize,
+    border: Epoch,
+}
+
+impl Belt {
+    fn give(&self, what: What) {
+        let Belt { stage, worker, border, .. } = *self;
+        // Fails only when the writer has reported why it is gone.
+        let _ = self.writer.queue.send(Piece { stage, worker, border, what });
+    }
+}
+
+impl Outlet for Belt {
+    fn spare(&mut self) -> Vec<u8> {
+        self.writer.spare.take()
+    }
+
+    fn take(&mut self, route: Route, block: Vec<u8>) {
+        self.give(What::Block(route, block));
     }
 }
 
@@ -185,34 +267,48 @@ struct WriterHand {
     stop: Stop,
     failure: Failure,
     metrics: Metrics,
+    packer: Packer,
+    spare: Spare,
+    /// Files in the making, by stage and worker, each of which is at one border at a time.
+    files: BTreeMap<(&'static str, usize), Encoder>,
+    /// Those that were written, for their memory: as many as were in the making at once.
+    earlier: Vec<Vec<u8>>,
 }
 
 impl WriterHand {
-    fn save(&self, saved: Saved) -> ControlFlow<()> {
-        let epoch = checkpoint_of(saved.border);
-        let name = state_files::name(epoch, self.generation, saved.worker, saved.stage);
-        let bytes = state_files::encode(saved.stage, epoch, &saved.blocks, self.cipher.as_deref());
-        drop(saved.blocks);
-        failpoint::hit("state.create.before");
-        if let Err(text) = self.write(&name, &bytes) {
-            self.failure.report(text);
-            return ControlFlow::Break(());
+    fn take(&mut self, Piece { stage, worker, border, what }: Piece) -> ControlFlow<()> {
+        let (whose, epoch) = ((stage, worker), checkpoint_of(border));
+        match what {
+            What::Block(route, block) => {
+                let cipher = self.cipher.as_deref();
+                let begin = || Encoder::new(stage, epoch, cipher, self.earlier.pop().unwrap_or_default());
+                self.files.entry(whose).or_insert_with(begin).add(route, &block, &mut self.packer);
+                self.spare.put(block);
+            }
+            What::End(reply) => {
+                let Some(file) = self.files.remove(&whose) else { return ControlFlow::Continue(()) };
+                let bytes = file.finish();
+                let name = state_files::name(epoch, self.generation, worker, stage);
+                if let Err(text) = self.write(&name, &bytes) {
+                    self.failure.report(text);
+                    return ControlFlow::Break(());
+                }
+                // Fails only when the worker has gone.
+                let _ = reply.send((border, state_files::part(&name, &bytes)));
+                self.earlier.push(bytes);
+                self.earlier.sort_unstable_by_key(Vec::capacity);
+            }
         }
-        failpoint::hit("state.create.after");
-        self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
-        let part = StatePart { name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
-        // Fails only when the worker has gone.
-        let _ = saved.reply.send((saved.border, part));
         ControlFlow::Continue(())
     }
 
     /// Writes one object; goes on trying while the store cannot be reached: the run goes on with the checkpoint before.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+        failpoint::hit("state.create.before");
         loop {
             match self.store.create(name, bytes) {
-                Ok(true) => return Ok(()),
-                // An attempt whose answer was lost. Nobody else writes under our generation.
-                Ok(false) => return Ok(()),
+                // False: an attempt whose answer was lost. Nobody else writes under our generation.
+                Ok(_) => break,
                 Err(error) if error.may_be_retried() && !self.stop.abandon() => {
                     tracing::warn!(target: "runtime", "could not write {name}: {error}; trying again");
                     host::sleep(RETRY_EVERY);
@@ -220,6 +316,9 @@ impl WriterHand {
                 Err(error) => return Err(format!("checkpoint: {error}")),
             }
         }
+        failpoint::hit("state.create.after");
+        self.metrics.checkpoint_bytes.inc_by(bytes.len() as u64);
+        Ok(())
     }
 }
 
@@ -227,7 +326,7 @@ impl WriterHand {
 #[derive(Default)]
 struct Pieces {
     stages: usize,
-    /// Blocks that the writer has not written yet.
+    /// Files that the writer has not written yet.
     unwritten: usize,
     sinks: usize,
     parts: Vec<StatePart>,
@@ -413,9 +512,9 @@ impl Place {
         };
         let started = Instant::now();
         let extent = if self.count.is_multiple_of(base_every) { Extent::All } else { Extent::Changed };
-        let mut blocks = Blocks::default();
+        let mut blocks = Blocks::through(self.belt());
         machine.save(extent, &mut blocks);
-        self.hand_in(blocks);
+        self.end(blocks.finish());
         metrics.checkpoint_pause.observe(started.elapsed().as_secs_f64());
     }
 
@@ -426,19 +525,28 @@ impl Place {
 
     /// Hands in what was saved elsewhere, for the next border.
     pub fn hand_in(&mut self, blocks: Blocks) {
+        let (mut belt, blocks) = (self.belt(), blocks.into_blocks());
+        let count = blocks.len();
+        blocks.into_iter().for_each(|(route, block)| belt.take(route, block));
+        self.end(count);
+    }
+
+    fn belt(&self) -> Belt {
+        let inner = self.desk.0.borrow();
+        Belt { writer: inner.writer.clone(), stage: self.stage, worker: inner.share.worker, border: self.border }
+    }
+
+    /// Nothing more comes for this border; so many blocks did.
+    fn end(&mut self, blocks: usize) {
+        let belt = self.belt();
         let mut inner = self.desk.0.borrow_mut();
-        let border = self.border;
-        (self.border, self.count) = (border_above(border), self.count + 1);
-        let worker = inner.share.worker;
-        let written = blocks.is_empty();
-        let pieces = inner.borders.entry(border).or_default();
+        let pieces = inner.borders.entry(self.border).or_default();
         pieces.stages += 1;
-        pieces.unwritten += usize::from(!written);
-        if !written {
-            let saved = Saved { stage: self.stage, worker, border, blocks, reply: inner.reply.clone() };
-            // Fails only when the writer has reported why it is gone.
-            let _ = inner.writer.0.send(saved);
+        if blocks > 0 {
+            pieces.unwritten += 1;
+            belt.give(What::End(inner.reply.clone()));
         }
+        (self.border, self.count) = (border_above(self.border), self.count + 1);
     }
 }
 

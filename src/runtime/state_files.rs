@@ -6,7 +6,7 @@
 //! length         4   of the head
 //! crc32c         4   over all of this and the head
 //! head               postcard: stage, epoch, salt and key id if encrypted, and of each block route, lengths, crc32c of its stored bytes
-//! blocks             in the order of the head; each zstd, then AES-256-GCM if there is a key
+//! blocks             in the order of the head, any number of a route; each zstd, then AES-256-GCM if there is a key
 //! ```
 //!
 //! Invariants:
@@ -33,8 +33,7 @@ use zstd::zstd_safe::compress_bound;
 use crate::config::StateSpec;
 use crate::runtime::epoch_log::{LogError, StatePart};
 use crate::runtime::secret;
-use crate::runtime::store::Store;
-use crate::runtime::survive::{Blocks, Route};
+use crate::runtime::survive::Route;
 use crate::time::Epoch;
 
 #[cfg(test)]
@@ -47,8 +46,6 @@ const MAGIC: &[u8; 8] = b"WKSTATE\n";
 const VERSION: u32 = 1;
 /// Bytes before the head.
 const FRONT: usize = 20;
-/// Room for a head of a few hundred blocks.
-const HEAD_BYTES_LIKELY: usize = 16 << 10;
 /// zstd's level: state is written every few seconds and read once in a while.
 const LEVEL: i32 = 1;
 /// What derived keys are for (RFC 5869's `info`).
@@ -141,34 +138,72 @@ pub(super) fn parse(name: &str) -> Option<(Epoch, u64)> {
     parts.next().map(|_| (epoch, generation))
 }
 
-/// The bytes of a state file. With a key, they differ from call to call.
-pub fn encode(stage: &str, epoch: Epoch, blocks: &Blocks, cipher: Option<&StateKey>) -> Vec<u8> {
-    let sealed = cipher.map(|key| {
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt).expect("a system that runs gives random numbers");
-        (Encryption { key_id: key.id(), salt }, key.of(&salt))
-    });
-    // Room for all of it uncompressed, of which what is not used is never touched: to grow would cost fresh pages each time.
-    let mut bytes = Vec::with_capacity(FRONT + HEAD_BYTES_LIKELY + blocks.bytes());
-    let (mut index, mut block) = (Vec::new(), Vec::new());
-    // One context for all: making one costs more than a small block.
-    let mut compressor = Compressor::new(LEVEL).expect("memory takes a context");
-    for (number, (route, raw)) in blocks.iter().enumerate() {
-        block.clear();
-        block.reserve(compress_bound(raw.len()));
-        compressor.compress_to_buffer(raw, &mut block).expect("there is room for what is compressed");
-        if let Some((_, key)) = &sealed {
-            let aad = Aad::from(context(stage, epoch, number, route));
-            key.seal_in_place_append_tag(nonce(number), aad, &mut block).expect("a block is below 64 GiB");
-        }
-        let (length, crc32c) = (block.len() as u64, crc32c::crc32c(&block));
-        index.push(Block { route, stored: length, raw: raw.len() as u64, crc32c });
-        bytes.extend_from_slice(&block);
+/// A state file in the making. With a key, its bytes differ from time to time.
+pub struct Encoder {
+    stage: &'static str,
+    epoch: Epoch,
+    sealed: Option<(Encryption, LessSafeKey)>,
+    index: Vec<Block>,
+    /// The blocks as they will be stored, end to end.
+    stored: Vec<u8>,
+}
+
+impl Encoder {
+    /// Without blocks. It is made in the memory of an earlier file, whose bytes are not needed any more, or in none: fresh pages cost more than
+    /// compressing does.
+    pub fn new(stage: &'static str, epoch: Epoch, cipher: Option<&StateKey>, earlier: Vec<u8>) -> Self {
+        let sealed = cipher.map(|key| {
+            let mut salt = [0; 32];
+            getrandom::fill(&mut salt).expect("a system that runs gives random numbers");
+            (Encryption { key_id: key.id(), salt }, key.of(&salt))
+        });
+        let mut stored = earlier;
+        stored.clear();
+        Encoder { stage, epoch, sealed, index: Vec::new(), stored }
     }
-    let encryption = sealed.map(|(encryption, _)| encryption);
-    let head = front(&Head { stage: stage.to_owned(), epoch, encryption, blocks: index });
-    bytes.splice(0..0, head);
-    bytes
+
+    /// Adds a block; those of a route in the order in which they are to be read.
+    pub fn add(&mut self, route: Route, raw: &[u8], packer: &mut Packer) {
+        let number = self.index.len();
+        let block = packer.pack(raw);
+        if let Some((_, key)) = &self.sealed {
+            let aad = Aad::from(context(self.stage, self.epoch, number, route));
+            key.seal_in_place_append_tag(nonce(number), aad, block).expect("a block is below 64 GiB");
+        }
+        let (stored, raw, crc32c) = (block.len() as u64, raw.len() as u64, crc32c::crc32c(block));
+        self.index.push(Block { route, stored, raw, crc32c });
+        self.stored.extend_from_slice(block);
+    }
+
+    /// The bytes of the file.
+    pub fn finish(self) -> Vec<u8> {
+        let Encoder { stage, epoch, sealed, index, mut stored } = self;
+        let encryption = sealed.map(|(encryption, _)| encryption);
+        let head = front(&Head { stage: stage.to_owned(), epoch, encryption, blocks: index });
+        stored.splice(0..0, head);
+        stored
+    }
+}
+
+/// Compresses blocks, with one context for all: making one costs more than a small block.
+pub struct Packer {
+    compressor: Compressor<'static>,
+    packed: Vec<u8>,
+}
+
+impl Packer {
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Packer { compressor: Compressor::new(LEVEL)?, packed: Vec::new() })
+    }
+
+    fn pack(&mut self, raw: &[u8]) -> &mut Vec<u8> {
+        self.packed.clear();
+        self.packed.reserve(compress_bound(raw.len()));
+        self.compressor.compress_to_buffer(raw, &mut self.packed).expect("there is room for what is compressed");
+        &mut self.packed
+    }
 }
 
 /// What stands before the blocks.
@@ -190,18 +225,7 @@ pub fn part(name: &str, bytes: &[u8]) -> StatePart {
     StatePart { name: name.to_owned(), bytes: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
 }
 
-/// Creates the object, or finds that it is there already.
-///
-/// # Errors
-/// Of the store; [`LogError::Corrupt`] if the name is taken by something else. After an unavailable store, call again with the same bytes.
-pub fn put(store: &dyn Store, name: &str, bytes: &[u8]) -> Result<StatePart, LogError> {
-    if !store.create(name, bytes)? && store.get(name)?.as_deref() != Some(bytes) {
-        return Err(corrupt(name, "is there already, with other content"));
-    }
-    Ok(part(name, bytes))
-}
-
-/// Verifies a state file and hands over the blocks that are wanted; the others are not decompressed.
+/// Verifies a state file and hands over the blocks that are wanted, each with how many bytes of such blocks follow it; the others are not decompressed.
 ///
 /// # Errors
 /// [`LogError::Corrupt`] if it is not what the log says, or `take` refuses a block: an earlier checkpoint may do.
@@ -213,7 +237,7 @@ pub fn decode(
     part: &StatePart,
     cipher: Option<&StateKey>,
     wants: impl Fn(Route) -> bool,
-    mut take: impl FnMut(Route, &[u8]) -> Result<(), String>,
+    mut take: impl FnMut(Route, &[u8], u64) -> Result<(), String>,
 ) -> Result<(), LogError> {
     if part.name != name || part.bytes != bytes.len() as u64 {
         return Err(corrupt(name, &format!("has {} bytes, the log says {} of {}", bytes.len(), part.bytes, part.name)));
@@ -224,6 +248,9 @@ pub fn decode(
     let (head, mut rest) = open(name, bytes)?;
     let key = head.encryption.as_ref().map(|encryption| key_for(name, encryption, cipher)).transpose()?;
     let mut decompressor = Decompressor::new().map_err(|error| corrupt(name, &error.to_string()))?;
+    let wanted = head.blocks.iter().filter(|block| wants(block.route));
+    // What a head says is not proved yet: it may be anything.
+    let mut following = wanted.fold(0, |sum: u64, block| sum.saturating_add(block.raw));
     for (number, block) in head.blocks.iter().enumerate() {
         let stored = usize::try_from(block.stored).ok().and_then(|length| rest.split_at_checked(length));
         let (stored, after) = stored.ok_or_else(|| corrupt(name, "is cut off"))?;
@@ -231,7 +258,8 @@ pub fn decode(
         if wants(block.route) {
             let aad = Aad::from(context(&head.stage, head.epoch, number, block.route));
             let raw = unpack(&mut decompressor, block, stored, key.as_ref().map(|key| (key, nonce(number), aad)));
-            let taken = raw.and_then(|raw| take(block.route, &raw));
+            following = following.saturating_sub(block.raw);
+            let taken = raw.and_then(|raw| take(block.route, &raw, following));
             taken.map_err(|why| corrupt(name, &format!("has a damaged block of route {}: {why}", block.route)))?;
         }
     }

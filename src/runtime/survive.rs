@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::source::Share;
-
 /// Which worker owns a block, modulo the number of workers.
 pub type Route = u64;
 
@@ -30,13 +28,6 @@ pub const KEY_GROUPS: u64 = 256;
 /// The block, and the route, of a key with these 64 uniform bits.
 pub const fn key_group(hash64: u64) -> Route {
     hash64 % KEY_GROUPS
-}
-
-/// How many keys the other blocks of a worker are likely to hold, if one holds so many: they are spread evenly.
-///
-/// Asked after the first block of a start, a table gets its size once; growing to it would move everything twice.
-pub fn in_the_other_blocks(keys: usize, share: Share) -> usize {
-    keys * (KEY_GROUPS as usize / share.workers.max(1)).saturating_sub(1)
 }
 
 /// How much is saved.
@@ -59,6 +50,10 @@ pub trait Survive: Send {
     /// [`Corrupt`] if it is no block of this stage; the machine must not be used then.
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt>;
 
+    /// Called once, after the first block: about `times` as much of a base will follow. A table gets its size here; growing to it would move everything
+    /// twice.
+    fn expect(&mut self, _times: f64) {}
+
     /// Called once, after the last block: what is derived from the state is derived here.
     fn loaded(&mut self) {}
 }
@@ -80,42 +75,70 @@ pub struct Corrupt {
     pub what: &'static str,
 }
 
-/// Entries by route, as bytes (postcard, <https://postcard.jamesmunns.com/wire-format>).
-#[derive(Debug, Default)]
+/// Bytes from which on a block is full: it stays in a core's cache until it is compressed, and the memory of one serves the next.
+pub const BLOCK_BYTES: usize = 64 << 10;
+
+/// Where full blocks go, while others are still being filled.
+pub trait Outlet: Send {
+    /// Memory for a block: empty, with as much room as there is.
+    fn spare(&mut self) -> Vec<u8>;
+
+    /// Takes a full block, or the last of its route.
+    fn take(&mut self, route: Route, block: Vec<u8>);
+}
+
+/// Entries by route, as bytes (postcard, <https://postcard.jamesmunns.com/wire-format>). A route has as many blocks as it fills; each holds whole
+/// entries, and those of a route keep their order.
+#[derive(Default)]
 pub struct Blocks {
-    blocks: BTreeMap<Route, Vec<u8>>,
-    /// Room that a block begins with.
-    likely_bytes: usize,
+    open: BTreeMap<Route, Vec<u8>>,
+    /// Without an outlet.
+    full: Vec<(Route, Vec<u8>)>,
+    outlet: Option<Box<dyn Outlet>>,
+    /// Blocks that were put away.
+    count: usize,
 }
 
 impl Blocks {
-    /// Says how much keyed state this worker is likely to append: a block that is begun from now on has room for its part of it, and half as much again.
-    /// Room that is not used costs nothing, because it is never touched; a block that must grow is copied into fresh pages.
-    pub fn expect(&mut self, bytes: usize, share: Share) {
-        let groups = KEY_GROUPS as usize / share.workers.max(1);
-        self.likely_bytes = bytes / groups.max(1) * 3 / 2;
+    /// Blocks that are not kept here but go to `outlet`.
+    pub fn through(outlet: impl Outlet + 'static) -> Self {
+        Blocks { outlet: Some(Box::new(outlet)), ..Blocks::default() }
     }
 
     /// Appends an entry.
     pub fn push<T: Serialize>(&mut self, route: Route, entry: &T) {
-        let block = self.blocks.entry(route).or_insert_with(|| Vec::with_capacity(self.likely_bytes));
+        let outlet = &mut self.outlet;
+        let block = self.open.entry(route).or_insert_with(|| outlet.as_mut().map(|to| to.spare()).unwrap_or_default());
         let filled = postcard::to_extend(entry, std::mem::take(block));
         *block = filled.expect("memory takes every type that derives Serialize with known lengths");
+        if block.len() < BLOCK_BYTES {
+            return;
+        }
+        if let Some(block) = self.open.remove(&route) {
+            self.put_away(route, block);
+        }
     }
 
-    /// True if nothing was appended.
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+    /// Puts away what is not full, ascending by route: nothing more will come. How many blocks there were.
+    pub fn finish(&mut self) -> usize {
+        for (route, block) in std::mem::take(&mut self.open) {
+            self.put_away(route, block);
+        }
+        self.count
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.blocks.values().map(Vec::len).sum()
+    /// All blocks, which are kept here; those of a route in their order.
+    pub fn into_blocks(mut self) -> Vec<(Route, Vec<u8>)> {
+        self.finish();
+        self.full
     }
 
-    /// All blocks, ascending by route.
-    pub fn iter(&self) -> impl Iterator<Item = (Route, &[u8])> {
-        self.blocks.iter().map(|(route, block)| (*route, block.as_slice()))
+    fn put_away(&mut self, route: Route, block: Vec<u8>) {
+        self.count += 1;
+        match &mut self.outlet {
+            Some(outlet) => outlet.take(route, block),
+            None => self.full.push((route, block)),
+        }
     }
 }
 
@@ -141,6 +164,8 @@ pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     #[test]
@@ -158,6 +183,51 @@ mod tests {
             .unwrap();
         }
         assert_eq!(read, [(3, 2, "b".to_owned()), (7, 1, "a".to_owned()), (7, 3, "c".to_owned())]);
+    }
+
+    /// Takes blocks, and hands their memory back.
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Inside>>);
+
+    #[derive(Default)]
+    struct Inside {
+        /// Routes, and the number in each block's first entry.
+        blocks: Vec<(Route, usize)>,
+        spare: Vec<Vec<u8>>,
+    }
+
+    impl Outlet for Taken {
+        fn spare(&mut self) -> Vec<u8> {
+            self.0.lock().unwrap().spare.pop().unwrap_or_default()
+        }
+
+        fn take(&mut self, route: Route, mut block: Vec<u8>) {
+            let (number, _): (usize, Vec<u8>) = postcard::from_bytes(&block).unwrap();
+            block.clear();
+            let mut inside = self.0.lock().unwrap();
+            inside.blocks.push((route, number));
+            inside.spare.push(block);
+        }
+    }
+
+    #[test]
+    fn a_block_goes_away_when_it_is_full_and_its_memory_is_that_of_the_next() {
+        let taken = Taken::default();
+        let mut blocks = Blocks::through(taken.clone());
+        for number in 0..6 {
+            blocks.push(number % 2, &(number as usize, vec![0; BLOCK_BYTES]));
+            blocks.push(9, &(0_usize, Vec::<u8>::new()));
+        }
+        let numbers = [0, 1, 2, 3, 4, 5].map(|number| (number as Route % 2, number));
+        assert_eq!(taken.0.lock().unwrap().blocks, numbers);
+        assert_eq!(taken.0.lock().unwrap().spare.len(), 1, "one did for all");
+        assert_eq!((blocks.finish(), blocks.finish()), (7, 7));
+        assert_eq!(
+            taken.0.lock().unwrap().blocks,
+            [&numbers[..], &[(9, 0)]].concat(),
+            "what is not full, at the end, once"
+        );
+        assert!(blocks.into_blocks().is_empty(), "nothing is kept beside");
     }
 
     #[test]

@@ -7,7 +7,6 @@ use windkessel::config::StateSpec;
 use windkessel::runtime::epoch_log::{Claim, Entry, EpochLog, LogError, Seal};
 use windkessel::runtime::state_files;
 use windkessel::runtime::store::{self, SharedStore};
-use windkessel::runtime::survive::Blocks;
 
 use super::proxy::Proxy;
 use super::servers::{Server, certify, s3, s3_over_tls};
@@ -156,10 +155,12 @@ fn a_log_in_a_bucket_fences_and_is_found_again() {
     let claims = |epoch| Entry::Claims(vec![Claim { epoch, starts: vec![], cuts: vec![], marks: vec![] }]);
     let (mut old, _) = take_over();
     old.append(&claims(1)).unwrap();
-    let mut blocks = Blocks::default();
-    blocks.push(3, &"state");
     let name = state_files::name(1, 1, 0, "patient");
-    let part = state_files::put(store.as_ref(), &name, &state_files::encode("patient", 1, &blocks, None)).unwrap();
+    let mut file = state_files::Encoder::new("patient", 1, None, Vec::new());
+    file.add(3, b"state", &mut state_files::Packer::new().unwrap());
+    let written = file.finish();
+    assert!(store.create(&name, &written).unwrap());
+    let part = state_files::part(&name, &written);
     let (mut new, history) = take_over();
     assert_eq!((history.generation, history.last_epoch), (2, Some(1)));
     assert_eq!(old.append(&claims(2)), Err(LogError::Fenced { generation: 1, by: 2 }));
@@ -173,7 +174,7 @@ fn a_log_in_a_bucket_fences_and_is_found_again() {
         &part,
         None,
         |_| true,
-        |route, _| {
+        |route, _, _| {
             found = route;
             Ok(())
         },

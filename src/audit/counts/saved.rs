@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Counts, add};
 use crate::audit::histogram::Cells;
-use crate::audit::ledger::{self, Ledger};
+use crate::audit::ledger;
 use crate::audit::owned;
 use crate::audit::series::Pane;
-use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, in_the_other_blocks, key_group};
+use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
 use crate::watermark::Watermark;
 
 /// What [`Corrupt`] names.
@@ -75,7 +75,6 @@ impl Survive for Counts {
             into.push(saver, &Entry::Pane { saver, pane, held, released });
         }
         if let Some(ledger) = &mut self.ledger {
-            into.expect(ledger.likely_bytes(extent == Extent::All), self.share);
             ledger.save(extent == Extent::All, |of_patient| {
                 into.push(key_group(of_patient.patient().hash64()), &Entry::Patient(Cow::Borrowed(of_patient)));
             });
@@ -83,14 +82,13 @@ impl Survive for Counts {
     }
 
     fn load(&mut self, block: &[u8]) -> Result<(), Corrupt> {
-        let patients = |counts: &Counts| counts.ledger.as_ref().map_or(0, Ledger::patients);
-        let first = patients(self) == 0;
-        entries(block, WHAT, |entry| self.take(entry))?;
-        let others = in_the_other_blocks(patients(self), self.share);
-        if let Some(ledger) = self.ledger.as_mut().filter(|_| first) {
-            ledger.expect(others);
+        entries(block, WHAT, |entry| self.take(entry))
+    }
+
+    fn expect(&mut self, times: f64) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.expect(times);
         }
-        Ok(())
     }
 
     fn loaded(&mut self) {

@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::runtime::store::memory;
+use crate::runtime::survive::Blocks;
 
 const STAGE: &str = "patient";
 const EPOCH: Epoch = 2_047;
@@ -35,6 +35,13 @@ fn blocks(seed: u64) -> (Blocks, BTreeMap<Route, Vec<u8>>) {
     (blocks, plain)
 }
 
+/// The bytes of a file with these blocks.
+fn encode(stage: &'static str, epoch: Epoch, blocks: &Blocks, cipher: Option<&StateKey>) -> Vec<u8> {
+    let (mut encoder, mut packer) = (Encoder::new(stage, epoch, cipher, b"earlier".to_vec()), Packer::new().unwrap());
+    blocks.iter().for_each(|(route, block)| encoder.add(route, block, &mut packer));
+    encoder.finish()
+}
+
 fn small() -> Blocks {
     let mut blocks = Blocks::default();
     blocks.push(7, &(1_u64, "one"));
@@ -50,11 +57,14 @@ fn read(
     key: Option<&StateKey>,
     wants: impl Fn(Route) -> bool,
 ) -> Result<BTreeMap<Route, Vec<u8>>, LogError> {
-    let mut found = BTreeMap::new();
-    decode(&file_name(), bytes, part, key, wants, |route, block| {
-        assert!(found.insert(route, block.to_vec()).is_none());
+    let (mut found, mut left) = (BTreeMap::<Route, Vec<u8>>::new(), None);
+    decode(&file_name(), bytes, part, key, wants, |route, block, following| {
+        assert!(left.is_none_or(|left| left == block.len() as u64 + following), "what follows is what was said");
+        left = Some(following);
+        found.entry(route).or_default().extend(block);
         Ok(())
     })?;
+    assert!(left.is_none_or(|left| left == 0));
     Ok(found)
 }
 
@@ -111,7 +121,7 @@ fn a_block_that_is_not_wanted_is_not_looked_at() {
 fn a_file_of_another_name_stage_or_epoch_is_refused() {
     let bytes = encode(STAGE, EPOCH, &small(), None);
     for other in [name(EPOCH, 3, 1, "audit"), name(EPOCH + 1, 3, 1, STAGE), "state/x".into()] {
-        let error = decode(&other, &bytes, &part(&other, &bytes), None, |_| true, |_, _| Ok(())).unwrap_err();
+        let error = decode(&other, &bytes, &part(&other, &bytes), None, |_| true, |_, _, _| Ok(())).unwrap_err();
         assert!(error.to_string().contains("holds epoch 2047 of patient"), "{error}");
     }
     let logged = part("state/other", &bytes);
@@ -123,7 +133,7 @@ fn what_the_machine_refuses_is_corrupt() {
     let bytes = encode(STAGE, EPOCH, &small(), None);
     let logged = part(&file_name(), &bytes);
     let error =
-        decode(&file_name(), &bytes, &logged, None, |_| true, |_, _| Err("another version".into())).unwrap_err();
+        decode(&file_name(), &bytes, &logged, None, |_| true, |_, _, _| Err("another version".into())).unwrap_err();
     assert!(
         matches!(&error, LogError::Corrupt { name, why } if *name == file_name() && why.contains("another version"))
     );
@@ -174,7 +184,7 @@ fn an_encrypted_block_is_read_only_where_it_was_written() {
     // Another epoch needs another name as well, which is no part of what is sealed.
     let bytes = [front(&Head { epoch: EPOCH + 1, ..head }), stored.concat()].concat();
     let other = name(EPOCH + 1, 3, 1, STAGE);
-    let error = decode(&other, &bytes, &part(&other, &bytes), Some(&key), |_| true, |_, _| Ok(())).unwrap_err();
+    let error = decode(&other, &bytes, &part(&other, &bytes), Some(&key), |_| true, |_, _, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("not sealed with this key as this block"), "{error}");
 }
 
@@ -221,15 +231,6 @@ fn names_say_epoch_and_generation() {
     {
         assert_eq!(parse(other), None, "{other}");
     }
-}
-
-#[test]
-fn a_file_is_put_once() {
-    let store = memory();
-    let first = put(store.as_ref(), &file_name(), b"bytes").unwrap();
-    assert_eq!(first, part(&file_name(), b"bytes"));
-    assert_eq!(put(store.as_ref(), &file_name(), b"bytes").unwrap(), first);
-    assert!(matches!(put(store.as_ref(), &file_name(), b"other"), Err(LogError::Corrupt { .. })));
 }
 
 #[test]

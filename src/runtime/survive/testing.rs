@@ -5,6 +5,24 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Blocks, Extent, Route, Survive};
 
+impl Blocks {
+    /// The blocks that are kept here; those of a route in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Route, &[u8])> {
+        let open = self.open.iter().map(|(route, block)| (*route, block.as_slice()));
+        self.full.iter().map(|(route, block)| (*route, block.as_slice())).chain(open)
+    }
+
+    /// True if nothing was appended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// Bytes kept here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.iter().map(|(_, block)| block.len()).sum()
+    }
+}
+
 /// A base and the changes since, as all workers saved them, oldest first.
 #[derive(Default)]
 pub(crate) struct Saves(Vec<(Route, Vec<u8>)>);
