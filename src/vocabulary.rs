@@ -334,6 +334,12 @@ impl Demographics {
         let age = year_of(at)? - i64::from(self.birth_year?);
         (age >= 0).then(|| age.min(i64::from(Self::AGE_YEARS_MAX)) as i16)
     }
+
+    /// True if whoever has either counts in the same groups at any time: all that groups depend on is the same. Versions say nothing of that.
+    pub fn groups_alike(&self, other: &Demographics) -> bool {
+        let Demographics { birth_year, sex, version: _ } = self;
+        (birth_year, sex) == (&other.birth_year, &other.sex)
+    }
 }
 
 /// The Gregorian year of an instant, UTC; `None` outside the years -9999 to 9999.
@@ -548,6 +554,8 @@ pub struct Scorable {
     pub replaces: Vec<bool>,
     /// Contributions that these readings (or deletions) withdrew: audit subtracts them.
     pub withdrawn: Vec<Withdrawn>,
+    /// What counts under other groups from now on, because more is known of the patient: audit counts it there instead.
+    pub moved: Vec<Moved>,
     /// Labels, in the order in which they came.
     pub labels: Vec<Label>,
     /// What data quality counts besides the rows: their flaws, inputs without a row, and what stands no longer.
@@ -563,6 +571,24 @@ impl Scorable {
         self.features.reserve(readings * FEATURE_NAMES.len());
         self.demographics.reserve(readings);
         self.replaces.reserve(readings);
+    }
+
+    /// True if it says nothing to anybody, so that it need not go on. Every field is named, for one that is forgotten here is lost whenever it comes alone.
+    pub fn is_empty(&self) -> bool {
+        // A row of each of these stands for a reading.
+        let Scorable {
+            readings,
+            features: _,
+            demographics: _,
+            replaces: _,
+            withdrawn,
+            moved,
+            labels,
+            flawed,
+            progress,
+        } = self;
+        let of_readings = readings.is_empty() && withdrawn.is_empty() && moved.is_empty();
+        of_readings && labels.is_empty() && flawed.is_empty() && progress.is_empty()
     }
 }
 
@@ -603,6 +629,17 @@ pub struct Withdrawn {
     pub signals: Signals,
     /// The group it was counted under.
     pub demographics: Demographics,
+}
+
+/// A contribution whose row stands, while the groups of its patient have changed.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// Which observation.
+    pub observation: Pseudonym,
+    /// What it is, under the groups that it counts under now.
+    pub measured: Withdrawn,
+    /// The group that it was counted under.
+    pub before: Demographics,
 }
 
 /// Readings with their assessments: what `score` emits.

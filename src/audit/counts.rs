@@ -39,7 +39,7 @@ use crate::source::Share;
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    self, Assessed, Assessment, Facts, Label, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
+    self, Assessed, Assessment, Facts, Label, Moved, Precision, Scorable, Signals, Tick, Timeliness, Withdrawn,
 };
 use crate::watermark::Watermark;
 
@@ -185,6 +185,16 @@ impl Counts {
         if self.ledger.is_some() {
             self.enter(batch, kept);
         }
+        for Moved { measured, before, .. } in &scorable.moved {
+            let Withdrawn { at, precision, signals, demographics, .. } = measured;
+            let (pane, before, after) =
+                (self.calendar.pane_of(*at), groups_of(*at, before), groups_of(*at, demographics));
+            for (groups, sign) in [(before & !after, -1), (after & !before, 1)] {
+                let measurement = Measurement { pane, precision: *precision, signals, groups };
+                // What is forgotten is under no group any more.
+                self.add(measurement, kept, sign);
+            }
+        }
         for Withdrawn { at, precision, signals, demographics, .. } in &scorable.withdrawn {
             let groups = groups_of(*at, demographics);
             let pane = self.calendar.pane_of(*at);
@@ -196,7 +206,7 @@ impl Counts {
     /// Enters a batch into the ledger, and counts what changes. Whatever is withdrawn has a row that replaces it, in order.
     fn enter(&mut self, batch: &Assessed, kept: Pane) {
         let Some(ledger) = &mut self.ledger else { return };
-        let Scorable { readings, replaces, labels, .. } = &batch.scorable;
+        let Scorable { readings, replaces, moved, labels, .. } = &batch.scorable;
         for (at, (reading, groups)) in readings.iter().zip(&self.groups).enumerate() {
             if at % WARM_PATIENTS == 0 {
                 let next = readings[at..].iter().take(WARM_PATIENTS);
@@ -214,6 +224,12 @@ impl Counts {
             let (score, risk) = score_of(batch.assessments.get(at), self.selected);
             let groups = groups | risk.map_or(0, |risk| 1 << risk);
             ledger.add(reading.patient, Entry { at: facts.at, observation, score, groups }, &mut self.changes);
+        }
+        // Whatever came of it since: the last of them has the groups that it has now.
+        for Moved { observation, measured, .. } in moved {
+            let place = (measured.at, observation.hash64());
+            let groups = groups_of(measured.at, &measured.demographics);
+            ledger.regroup(measured.patient, place, groups, &mut self.changes);
         }
         for label in labels {
             let (outcome, reason) = ledger.label(*label, kept, &mut self.changes).outcome();

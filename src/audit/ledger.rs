@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Pane, Series, Value, each};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, PATIENT_GROUPS, Pane, Series, Value, each};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
@@ -82,9 +82,11 @@ pub const WARM_PATIENTS: usize = 32;
 const UNSAVED: u16 = 1 << 15;
 const ALL_GROUPS: u16 = (1 << GROUPS.len()) - 1;
 const _: () = assert!(ALL_GROUPS & UNSAVED == 0);
+/// The groups that follow from who the patient is, not from what scoring said.
+const OF_PATIENT: u16 = (1 << PATIENT_GROUPS) - 1;
 
 /// Where an entry stands among those of its patient: when, and the observation.
-type Place = (EventTime, u64);
+pub type Place = (EventTime, u64);
 
 /// Everything of one patient.
 #[derive(Debug, Default)]
@@ -245,6 +247,17 @@ impl Ledger {
         }
     }
 
+    /// Has a reading count under other groups of its patient; what scoring said of it stays. One that is not known, or stands elsewhere by now, is none.
+    pub fn regroup(&mut self, patient: Pseudonym, place: Place, of_patient: u16, changes: &mut Vec<Change>) {
+        let Some(account) = self.accounts.get_mut(&patient) else { return };
+        let Ok(index) = account.entries.binary_search_by_key(&place, Account::order) else { return };
+        account.regroup(index, of_patient, (&self.calendar, self.horizon), changes);
+        if let Some(unsaved) = note(&mut self.unsaved, patient, account) {
+            // What was saved of it goes when what it is now is taken in.
+            unsaved.gone.entry(patient).or_default().push(place);
+        }
+    }
+
     /// Takes in a label; panes before `kept` are forgotten. Says where it ended, and appends the changes.
     pub fn label(&mut self, label: Label, kept: Pane, changes: &mut Vec<Change>) -> Ending {
         let start = self.calendar.start(kept);
@@ -401,6 +414,22 @@ impl Account {
         Some(Account::order(&entry))
     }
 
+    /// Has a reading count in other groups that are its patient's.
+    fn regroup(&mut self, index: usize, of_patient: u16, (calendar, horizon): Rule<'_>, changes: &mut Vec<Change>) {
+        let Entry { at, score, groups: before, .. } = self.entries[index];
+        let (before, after) = (before & ALL_GROUPS, before & ALL_GROUPS & !OF_PATIENT | of_patient);
+        let (pane, code) = (calendar.pane_of(at), What::Code(score.code(self.label_of(at, horizon))));
+        // Not among those of the groups that it leaves or comes to, as counting wants it.
+        self.entries[index].groups = before & after;
+        for (groups, sign) in
+            [(before & !after, -1), (after & !before, 1)].into_iter().filter(|(groups, _)| *groups != 0)
+        {
+            changes.push((pane, groups, code, sign));
+            self.count_among((pane, groups), sign, calendar, changes);
+        }
+        self.entries[index].groups = after | UNSAVED;
+    }
+
     /// Counts a reading beside the others, or takes it back: it is not among them.
     fn count(&self, entry: &Entry, sign: i32, (calendar, horizon): Rule<'_>, changes: &mut Vec<Change>) {
         let (pane, groups) = (calendar.pane_of(entry.at), entry.groups & ALL_GROUPS);
@@ -536,6 +565,8 @@ mod tests {
     const PANES: i64 = 30;
 
     const HORIZON: EventSpan = EventSpan::from_seconds(420);
+    /// A group that follows from the score.
+    const RISK: u16 = 1 << PATIENT_GROUPS;
     const ALL_KEPT: Pane = Pane(i64::MIN);
 
     fn calendar() -> Calendar {
@@ -629,7 +660,15 @@ mod tests {
                 ledger.remove(pseudonym(patient), observation, changes);
                 naive.entries.remove(&(patient, observation));
             }
-            2 | 3 => {
+            2 => {
+                let of_patient = rng.random_range(1..8);
+                if let Some(entry) = naive.entries.get_mut(&(patient, observation)) {
+                    entry.groups = entry.groups & RISK | of_patient;
+                }
+                let place = naive.entries.get(&(patient, observation)).map_or(at(rng), |entry| entry.at);
+                ledger.regroup(pseudonym(patient), (place, observation), of_patient, changes);
+            }
+            3 | 4 => {
                 let happened = [None, Some(false), Some(true)][rng.random_range(0..3)];
                 let label = Label {
                     patient: pseudonym(patient),
@@ -648,7 +687,8 @@ mod tests {
             _ => {
                 let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
                 let score = Score { thousandths, selected: rng.random_bool(0.5), alarm: false };
-                let entry = Entry { at: at(rng), observation, score, groups: rng.random_range(1..8) };
+                let groups = rng.random_range(1..8) | if rng.random_bool(0.5) { RISK } else { 0 };
+                let entry = Entry { at: at(rng), observation, score, groups };
                 ledger.remove(pseudonym(patient), observation, changes);
                 ledger.add(pseudonym(patient), entry, changes);
                 naive.entries.insert((patient, observation), entry);
@@ -667,7 +707,7 @@ mod tests {
             let found = |cells: &Cells| cells.histograms().find(|(of, _)| *of == series).map(|(_, counts)| counts);
             cells.iter().filter_map(|(pane, cells)| Some((*pane, found(cells)?))).collect()
         };
-        for group in 0..3 {
+        for group in (0..3).chain([PATIENT_GROUPS]) {
             let (codes, gaps) = (of(Series::scores(group)), of(Series::patients(group)));
             for pane in (0..PANES).map(Pane) {
                 let counted: BTreeMap<Value, i64> =

@@ -13,7 +13,7 @@ use prometheus::GaugeVec;
 
 use crate::audit::counts::{self, Counts, Dropped};
 use crate::audit::epochs::ByEpoch;
-use crate::audit::publish::{Newest, Published, Publisher, about};
+use crate::audit::publish::{Newest, Published, Publisher, about, part};
 use crate::audit::quality;
 use crate::audit::series::{Kind, Series};
 use crate::audit::{Change, Update};
@@ -21,7 +21,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
 use crate::time::Epoch;
-use crate::vocabulary::findings::Finding;
+use crate::vocabulary::findings::{Finding, Part};
 use crate::vocabulary::flaws::{Flaw, MEASURES};
 use crate::vocabulary::{Assessed, Tick};
 
@@ -104,19 +104,30 @@ impl Publishing {
 
     /// Sets what is shown of a series that has something to show.
     fn show_series(&self, series: Series, newest: &Newest) {
+        let Some(part) = self.part_name(series) else { return };
         match series.kind() {
-            Kind::Quality(slot, measure) if measure != Flaw::Readings as usize => {
-                let topic = quality::topic(slot);
-                if topic.is_none_or(|topic| self.topics.has(topic)) {
-                    let labels = [quality::topic_name(&self.topics, topic), MEASURES[measure]];
-                    set(&self.metrics.quality_rate, &labels, newest.statistics[0]);
-                }
+            Kind::Quality(_, measure) => {
+                set(&self.metrics.quality_rate, &[part, MEASURES[measure]], newest.statistics[0]);
             }
             kind => {
                 if let Some(feature) = kind.feature() {
-                    self.show(feature.name, series.group(), newest);
+                    self.show(feature.name, part, newest);
                 }
             }
+        }
+    }
+
+    /// What gauges call the group or topic of a series; `None` of what they do not show: readings, which are no flaw, and topics without a name.
+    fn part_name(&self, series: Series) -> Option<&str> {
+        if matches!(series.kind(), Kind::Quality(_, measure) if measure == Flaw::Readings as usize) {
+            return None;
+        }
+        match part(series) {
+            Part::Group(group) => Some(group),
+            Part::Topic(topic) if topic.is_none_or(|topic| self.topics.has(topic)) => {
+                Some(quality::topic_name(&self.topics, topic))
+            }
+            Part::Topic(_) => None,
         }
     }
 
@@ -141,8 +152,9 @@ impl Publishing {
     fn show_alerts(&self) {
         for (series, stands) in self.publisher.alerts() {
             let (table, feature) = about(series);
-            let labels = [table, feature, series.group()];
-            self.metrics.audit_alert.with_label_values(&labels).set(i64::from(stands));
+            if let Some(part) = self.part_name(series) {
+                self.metrics.audit_alert.with_label_values(&[table, feature, part]).set(i64::from(stands));
+            }
         }
     }
 }

@@ -33,7 +33,7 @@
 //!
 //! 5. Labels come in any order, before or after the readings that they are about, and long after the rows of their windows; whatever
 //!    they change within the horizon is published again. Where each of them ended is counted here and nowhere else.
-//! 6. A demographic update does not move what a patient contributed before: it counts under the group that it was measured in.
+//! 6. A demographic update moves what its patient contributed within the horizon to the groups that follow from it; what lies further back stays.
 
 pub mod alerts;
 pub mod compare;

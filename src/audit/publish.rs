@@ -29,7 +29,7 @@ use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Route, Surviv
 use crate::source::Share;
 use crate::time::EventSpan;
 use crate::vocabulary::Tick;
-use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Quality, Shift, Span};
+use crate::vocabulary::findings::{Alert, Fairness, Finding, Part, Performance, Quality, Shift, Span};
 use crate::vocabulary::flaws::MEASURES;
 use crate::watermark::Watermark;
 
@@ -142,10 +142,7 @@ impl Publisher {
         let mut rows = Vec::new();
         for ((window, series), found) in closed {
             if let Some(published) = self.publish(window, series, &found) {
-                // Alerts go by groups of patients, which inputs have none of.
-                if !matches!(series.kind(), Kind::Quality(..)) {
-                    touched.insert(series);
-                }
+                touched.insert(series);
                 rows.push(published);
             }
         }
@@ -243,7 +240,7 @@ impl Publisher {
             let alert = Alert {
                 table,
                 feature,
-                group: series.group(),
+                group: part(series),
                 current: self.calendar.span(self.calendar.current(window)),
                 statistic: said.statistic.name(),
                 value: said.value,
@@ -358,10 +355,18 @@ pub fn about(series: Series) -> (&'static str, &'static str) {
     }
 }
 
-/// The worker on which a series is published that goes by these names, modulo the workers; `None` if there is none.
-pub fn route(table: &str, feature: &str, group: &str) -> Option<Route> {
+/// The group or topic that a series is about.
+pub fn part(series: Series) -> Part {
+    match series.kind() {
+        Kind::Quality(slot, _) => Part::Topic(quality::topic(slot)),
+        _ => Part::Group(series.group()),
+    }
+}
+
+/// The worker on which the series of an alert is published, modulo the workers; `None` if there is none that is about this.
+pub fn route(Alert { table, feature, group, .. }: &Alert) -> Option<Route> {
     let mut all = (0..SERIES as u16).map(Series);
-    let named = |series: &Series| about(*series) == (table, feature) && series.group() == group;
+    let named = |series: &Series| about(*series) == (*table, *feature) && part(*series) == *group;
     all.find(named).map(|series| subject_route(series.subject()))
 }
 
@@ -466,6 +471,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::audit::found::Packed;
     use crate::time::EventTime;
     use crate::vocabulary::Partition;
     use crate::vocabulary::findings::Verdict;
@@ -690,13 +696,39 @@ mod tests {
     }
 
     #[test]
-    fn what_a_row_is_named_by_leads_to_the_worker_that_makes_it() {
-        let alerted = |series: &Series| !matches!(series.kind(), Kind::Patients(_) | Kind::Quality(..));
+    fn what_an_alert_is_about_leads_to_the_worker_that_makes_it() {
+        let alerted = |series: &Series| !matches!(series.kind(), Kind::Patients(_));
         for series in (0..SERIES as u16).map(Series).filter(alerted) {
             let (table, feature) = about(series);
-            assert_eq!(route(table, feature, series.group()), Some(subject_route(series.subject())), "{series:?}");
+            let alert = Alert { table, feature, group: part(series), ..Alert::default() };
+            assert_eq!(route(&alert), Some(subject_route(series.subject())), "{series:?}");
         }
-        assert_eq!(route("shifts", "systolic", "nobody"), None);
+        let nobody = Alert { table: "shifts", feature: "systolic", group: Part::Group("nobody"), ..Alert::default() };
+        assert_eq!(route(&nobody), None);
+    }
+
+    /// What a sender puts right was never wrong.
+    #[test]
+    fn an_alert_about_a_topic_is_taken_back_with_the_flaws_that_it_came_from_and_others_are_not() {
+        let found = |slot, window, verdict, diff| {
+            let rates = Rates { reference: (90, 0), current: (30, 12), verdict };
+            ((Series::quality(slot, 2), Pane(window), Found::Quality(Packed::of(&rates))), diff)
+        };
+        let mut publisher = publisher(ALONE);
+        let mut told = |changes: Vec<Change>, watermark| -> Vec<(i64, Part, &str)> {
+            let published = publisher.advance(changes, &[tick(watermark)]);
+            let alert = |published: Published| match published.finding {
+                Finding::Alert(alert) => Some((alert.current.0.micros() / 60_000_000, alert.group, alert.state.name())),
+                _ => None,
+            };
+            published.into_iter().filter_map(alert).collect()
+        };
+        let acting = |slot| (0..3).map(move |window| found(slot, window, Verdict::Act, 1));
+        let topic = |slot| Part::Topic(quality::topic(slot));
+        let raised = told(acting(1).chain(acting(quality::TOPICS_MAX)).collect(), "180");
+        assert_eq!(raised, [(2, topic(1), "raised"), (2, Part::Topic(None), "raised")]);
+        let corrected = vec![found(1, 1, Verdict::Act, -1), found(1, 1, Verdict::None, 1)];
+        assert_eq!(told(corrected, "185"), [(2, topic(1), "withdrawn")]);
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //!   the Behavioral Sciences", 2nd ed., §6.2. From no flaw at all these are 1.0 % and 6.1 %, from 10 % they are 17 % and 30 %.
 //!
 //! Inputs of one device or patient are not independent, so that intervals are too narrow; the size guards against that. With fewer inputs than
-//! `audit.readings_min` on either side the verdict is `insufficient`. `readings` itself has no flaw, and its rate is 1.
+//! `audit.readings_min` on either side the verdict is `insufficient`. `readings` itself has no flaw, and its rate is 1. A verdict that holds raises an
+//! alert about the topic, like any other ([`alerts`](super::alerts)).
 //!
 //! Of a flow with more than [`TOPICS_MAX`] topics the others are counted together: a folder of files of one resource each is no thousand rows a window.
 

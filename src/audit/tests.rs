@@ -38,8 +38,8 @@ use crate::time::EventTime;
 use crate::vocabulary::findings::{Shift, Statistics};
 use crate::vocabulary::flaws::Flawed;
 use crate::vocabulary::{
-    Assessment, Demographics, Facts, Label, Partition, Pseudonym, Reading, Sex, Signals, Status, Timeliness, TopicId,
-    Version, Withdrawn,
+    Assessment, Demographics, Facts, Label, Moved, Partition, Pseudonym, Reading, Sex, Signals, Status, Timeliness,
+    TopicId, Version, Withdrawn,
 };
 
 const MINUTE: i64 = 60_000_000;
@@ -61,6 +61,7 @@ fn spec() -> AuditSpec {
 struct EpochOfScript {
     rows: Vec<Row>,
     withdrawn: Vec<(u64, Withdrawn)>,
+    moved: Vec<(u64, Moved)>,
     labels: Vec<Label>,
     /// With the number of the worker, modulo workers, that is told.
     flawed: Vec<(u64, Flawed)>,
@@ -142,6 +143,7 @@ fn random_epoch(rng: &mut ChaCha8Rng, epoch: i64, patients: &[Demographics], sta
     for _ in 0..rng.random_range(0..4) {
         of_epoch.labels.push(random_label(rng, now, patients.len()));
     }
+    learn(epoch, standing, &mut of_epoch);
     for number in 0..PARTITIONS {
         if rng.random_bool(0.7) {
             let idle = rng.random_bool(0.1);
@@ -150,6 +152,24 @@ fn random_epoch(rng: &mut ChaCha8Rng, epoch: i64, patients: &[Demographics], sta
         }
     }
     of_epoch
+}
+
+/// More becomes known of a patient, as `patient` tells it. Of random numbers of its own: what else is in a script stays the same.
+fn learn(epoch: i64, standing: &mut [Row], of_epoch: &mut EpochOfScript) {
+    let mut rng = ChaCha8Rng::seed_from_u64(epoch as u64);
+    if standing.is_empty() || rng.random_bool(0.6) {
+        return;
+    }
+    let patient = standing[rng.random_range(0..standing.len())].patient;
+    let birth_year = rng.random_bool(0.9).then(|| rng.random_range(1930..2015));
+    let sex = [Sex::Female, Sex::Male][rng.random_range(0..2)];
+    for row in standing.iter_mut().filter(|row| row.patient == patient) {
+        let before = row.demographics;
+        row.demographics = Demographics { birth_year, sex, ..Default::default() };
+        of_epoch
+            .moved
+            .push((patient, Moved { observation: row.reading.observation, measured: row.withdrawn().1, before }));
+    }
 }
 
 /// Of a patient that may have no readings yet; about readings to come, or of hours ago; a version, a repetition, a withdrawal, a tombstone.
@@ -236,6 +256,8 @@ fn share_of(of_epoch: &EpochOfScript, worker: u64, workers: u64) -> [Arc<Assesse
     }
     let gone = of_epoch.withdrawn.iter().filter(|(patient, _)| patient % workers == worker);
     batches[0].scorable.withdrawn.extend(gone.map(|(_, gone)| gone.clone()));
+    let moved = of_epoch.moved.iter().filter(|(patient, _)| patient % workers == worker);
+    batches[1].scorable.moved.extend(moved.map(|(_, moved)| moved.clone()));
     let labels = of_epoch.labels.iter().filter(|label| label.patient.hash64() % 256 % workers == worker);
     batches[1].scorable.labels.extend(labels.copied());
     let flawed = of_epoch.flawed.iter().filter(|(number, _)| number % workers == worker);
@@ -434,6 +456,8 @@ fn history_in_one_epoch_gives_every_window_once_and_right() {
             whole.rows.extend(of_epoch.rows);
             whole.labels.extend(of_epoch.labels);
             whole.withdrawn.extend(of_epoch.withdrawn);
+            whole.moved.extend(of_epoch.moved);
+            whole.flawed.extend(of_epoch.flawed);
             whole.ticks.extend(of_epoch.ticks);
         }
         let script = [whole];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Failed, eprint_line};
-use crate::config::Flow;
+use crate::config::{Flow, TableName};
 use crate::report::{self, Audit, Folders, Question, pdf};
 use crate::time::EventTime;
 
@@ -45,8 +45,9 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     let question = question(args)?;
     let audit = Audit::read(&question);
     if audit.is_empty() {
+        let tables = TableName::OF_AUDIT.map(TableName::name).join(", ");
         return Err(Failed::unavailable(format!(
-            "could not report on {:?}: none of the tables shifts, quality, performance, fairness, alerts has rows there; name the folder of sink.parquet.path, or wait until the first window has closed",
+            "could not report on {:?}: none of the tables {tables} has rows there; name the folder of sink.parquet.path, or wait until the first window has closed",
             args.from_where
         )));
     }

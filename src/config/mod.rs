@@ -337,13 +337,15 @@ fn check_schedule(spec: &Spec) -> Result<(), String> {
             "audit.schedule keeps nothing: it needs audit.schedule.reports (a folder) or sink.postgres.url".into()
         );
     }
-    let needed = [TableName::Shifts, TableName::Performance, TableName::Fairness, TableName::Alerts];
+    let needed = TableName::OF_AUDIT;
     let in_files = sink.parquet.is_some()
         || sink.ndjson.as_ref().is_some_and(|ndjson| needed.iter().all(|table| ndjson.tables.contains(table)));
     if !audit.enabled || !in_files {
-        return Err("audit.schedule is made from files of the audit: it needs audit.enabled, and sink.parquet, or sink.ndjson with the \
-                    tables shifts, performance, fairness and alerts"
-            .into());
+        let tables = needed.map(TableName::name).join(", ");
+        return Err(format!(
+            "audit.schedule is made from files of the audit: it needs audit.enabled, and sink.parquet, or sink.ndjson with all \
+             of its tables: {tables}"
+        ));
     }
     Ok(())
 }

@@ -557,7 +557,7 @@ pub enum TableName {
     Performance,
     /// One row per window and group: how it fares beside others.
     Fairness,
-    /// One row whenever an alert about a shift begins or ends.
+    /// One row whenever an alert about a verdict of the others begins or ends.
     Alerts,
 }
 
@@ -573,6 +573,10 @@ impl TableName {
         TableName::Fairness,
         TableName::Alerts,
     ];
+
+    /// Those that the audit makes, and that its reports are made from.
+    pub const OF_AUDIT: [TableName; 5] =
+        [TableName::Shifts, TableName::Quality, TableName::Performance, TableName::Fairness, TableName::Alerts];
 
     /// The folder of its dataset, and its metric label.
     pub fn name(self) -> &'static str {

@@ -501,7 +501,7 @@ fn the_dashboards_show_what_was_asked_for() {
         "By source: who is flagged how often",
         "Drift by feature: population stability index",
         "Drift by feature: Jensen-Shannon distance",
-        "Alerts: shifts that stay",
+        "Alerts: verdicts that stay",
         "Fairness: selection rate by group, as a ratio to the reference group's",
         "Groups outside four fifths",
         "Performance of the score over time",

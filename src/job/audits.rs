@@ -42,9 +42,6 @@ const FOLDER: &str = "audits/";
 pub(super) const FINISH_MAX: Duration = Duration::from_secs(10);
 /// Ceilings of the first wait and of every later one.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// The tables that an audit is made from.
-const TABLES: [TableName; 5] =
-    [TableName::Shifts, TableName::Quality, TableName::Performance, TableName::Fairness, TableName::Alerts];
 
 /// How far audits have come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,7 +109,7 @@ impl Auditor {
     pub(super) fn teller(&self) -> impl Fn(&Recorded) + Send + 'static {
         let desk = Arc::clone(&self.0);
         move |recorded| {
-            let says = |file: &StagedFile| TABLES.contains(&file.table);
+            let says = |file: &StagedFile| TableName::OF_AUDIT.contains(&file.table);
             if recorded.staged.iter().any(says) {
                 desk.lock().newest = recorded.epoch;
                 desk.changed.notify_all();

@@ -76,8 +76,19 @@ impl Version {
         self.set(Version::COUNTED, counted);
         self.set(Version::IN_WINDOWS, in_windows);
         self.flaws = flaws;
-        (self.birth_year, self.sex) = (demographics.birth_year, demographics.sex);
+        self.group(demographics);
         self
+    }
+
+    /// Under these demographics audit counts it from now on.
+    pub(super) fn group(&mut self, demographics: &vocabulary::Demographics) {
+        (self.birth_year, self.sex) = (demographics.birth_year, demographics.sex);
+    }
+
+    /// The demographics under which audit counted it; of which version they were is not kept.
+    pub(super) fn demographics(&self) -> vocabulary::Demographics {
+        let Version { birth_year, sex, .. } = *self;
+        vocabulary::Demographics { birth_year, sex, ..Default::default() }
     }
 
     pub(super) fn is(&self, flag: u8) -> bool {

@@ -50,6 +50,9 @@
 //! horizon: it contributes as `Late`. The row's `Facts::timeliness` says what was decided, so `TooLate` is on exactly the rows that contribute
 //! nothing (withdrawals apart, which keep their own).
 //!
+//! **Demographics** that change move the patient's contributions within the horizon to other groups of the audit
+//! ([`Moved`](crate::vocabulary::Moved)); rows that were emitted stay.
+//!
 //! **Beyond the horizon** nothing is known of an earlier version, but that there was one can be told: from the status (`amended`, `corrected`, and those that
 //! withdraw), from a version number above 1. Such an input gets its row, as if it replaced one, flagged `not_recomputed`, ending `late` for the reason
 //! `horizon`: windows, baseline and drift keep what they held. It is the same with a correction that moves a reading to a time beyond the horizon. A withdrawal gets the
@@ -113,7 +116,9 @@ use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive, key_group};
 use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::source::Share;
 use crate::time::{Epoch, EventSpan, EventTime};
-use crate::vocabulary::{Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow};
+use crate::vocabulary::{
+    Demographics, Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow,
+};
 use crate::watermark::{PartitionId, Watermark};
 
 use saved::Touched;
@@ -156,9 +161,7 @@ pub fn render<'s>(
     let telling = (plan.metrics.clone(), plan.failure.clone());
     let outputs = driver::keyed(intakes, ticks, "patient", telling, seat);
     driver::split(outputs, "patient::split", |output: PatientOutput, scorable, windows| {
-        let Scorable { readings, withdrawn, labels, flawed, progress, .. } = &output.scorable;
-        let quiet = readings.is_empty() && withdrawn.is_empty() && labels.is_empty();
-        if !quiet || !flawed.is_empty() || !progress.is_empty() {
+        if !output.scorable.is_empty() {
             scorable.push(output.scorable);
         }
         if !output.windows.is_empty() {
@@ -411,8 +414,8 @@ impl Patients {
             };
             let ending = match intake {
                 Intake::Reading(reading) => self.read(reading, index, id, &mut out.scorable),
-                Intake::Demographics { demographics, .. } => {
-                    self.slab.get_mut(index).learn(demographics);
+                Intake::Demographics { patient: intake_of, demographics, .. } => {
+                    self.learn(intake_of, demographics, index, &mut out.scorable);
                     Ending::Demographics
                 }
                 Intake::Label { .. } => unreachable!("labels were taken out"),
@@ -462,6 +465,11 @@ impl Patients {
         }
         self.contributions = self.contributions + patient.contributions() - before;
         ending
+    }
+
+    fn learn(&mut self, patient: Pseudonym, demographics: Demographics, index: u32, out: &mut Scorable) {
+        let recall = self.watermark.frozen(self.settings.horizon);
+        self.slab.get_mut(index).learn(demographics, patient, recall, &self.settings, out);
     }
 
     /// Where a patient is whom an input touches; a new one gets a place.

@@ -24,9 +24,14 @@ pub(super) struct Expected {
     pub(super) outcomes: BTreeMap<Outcome, u64>,
     /// Everything withdrawn.
     pub(super) withdrawn: Vec<Taken>,
+    /// What drift counts, under what the patient is known to be in the end.
+    pub(super) counted: BTreeMap<Grouped, i64>,
     /// What data quality counts: inputs and flaws by topic and time in microseconds.
     pub(super) inputs: BTreeMap<Counted, i64>,
 }
+
+/// Patient, time in microseconds, values as bits, year of birth, sex.
+pub(super) type Grouped = (Pseudonym, i64, Vec<(u8, u64)>, Option<i16>, Sex);
 
 /// Topic, time in microseconds, what is counted.
 pub(super) type Counted = (u32, i64, &'static str);
@@ -85,6 +90,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
     }
     oracle.windows();
     oracle.inputs();
+    oracle.counted();
     oracle.expected
 }
 
@@ -147,6 +153,17 @@ impl Oracle<'_> {
     fn input(&mut self, reading: &Reading, measures: &[&'static str]) {
         let (topic, at) = (reading.facts.position.partition.topic.0, reading.facts.at.micros());
         measures.iter().for_each(|measure| *self.expected.inputs.entry((topic, at, measure)).or_default() += 1);
+    }
+
+    /// Whatever contributes, whenever it became known who the patient is.
+    fn counted(&mut self) {
+        for Standing { reading, .. } in self.standing.values().filter(|standing| standing.contributes) {
+            let values = reading.facts.signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits()));
+            let Demographics { birth_year, sex, .. } =
+                self.demographics.get(&reading.patient).copied().unwrap_or_default();
+            let key = (reading.patient, reading.facts.at.micros(), values.collect(), birth_year, sex);
+            *self.expected.counted.entry(key).or_default() += 1;
+        }
     }
 
     /// Everything that stands is an input with its flaws.

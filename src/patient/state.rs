@@ -12,8 +12,8 @@ use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::time::EventTime;
 use crate::vocabulary::flaws::{Flaw, Flawed, Flaws};
 use crate::vocabulary::{
-    self, Demographics, Facts, Precedence, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness, WindowRow,
-    Withdrawn,
+    self, Demographics, Facts, Moved, Precedence, Precision, Pseudonym, Reading, Scorable, Signals, Timeliness,
+    WindowRow, Withdrawn,
 };
 use crate::watermark::{PartitionId, Watermark};
 
@@ -140,11 +140,22 @@ impl Patient {
         }
     }
 
-    /// Applies an update of who the patient is.
-    pub(super) fn learn(&mut self, new: Demographics) {
+    /// Applies an update of who the patient is. What it contributed since `recall` counts under the groups that follow from that.
+    pub(super) fn learn(
+        &mut self,
+        new: Demographics,
+        patient: Pseudonym,
+        recall: EventTime,
+        settings: &Settings,
+        out: &mut Scorable,
+    ) {
         let stands = |known: &Demographics| new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
-        if !self.demographics.as_ref().is_some_and(stands) {
-            self.demographics = Some(new);
+        if self.demographics.as_ref().is_some_and(stands) {
+            return;
+        }
+        self.demographics = Some(new);
+        if let Some(active) = &mut self.active {
+            active.regroup(&new, patient, recall, settings, out);
         }
     }
 
@@ -320,24 +331,47 @@ impl Active {
             out.flawed.push(Flawed { topic, at: version.at, flaws: version.flaws, count: -1 });
         }
         if version.is(Version::COUNTED) {
-            let values = self.contributions.values(place, settings.signals.len());
-            out.withdrawn.push(Withdrawn {
-                patient,
-                at: version.at,
-                precision: if version.is(Version::DAY) { Precision::Day } else { Precision::Instant },
-                signals: settings.signals(values),
-                demographics: Demographics {
-                    birth_year: version.birth_year,
-                    sex: version.sex,
-                    ..Demographics::default()
-                },
-            });
+            out.withdrawn.push(self.counted(place, patient, settings));
         }
         let kept = self.contributions.get_mut(place);
         kept.set(Version::HOLDS | Version::COUNTED | Version::IN_WINDOWS, false);
         kept.set(Version::UNSAVED, true);
         kept.flaws = Flaws::NONE;
         version.is(Version::IN_WINDOWS).then_some(version.at)
+    }
+
+    /// A version as audit counted it.
+    fn counted(&self, place: usize, patient: Pseudonym, settings: &Settings) -> Withdrawn {
+        let version = self.contributions.get(place);
+        Withdrawn {
+            patient,
+            at: version.at,
+            precision: if version.is(Version::DAY) { Precision::Day } else { Precision::Instant },
+            signals: settings.signals(self.contributions.values(place, settings.signals.len())),
+            demographics: version.demographics(),
+        }
+    }
+
+    /// Has audit count what was measured since `recall` under the groups that follow from these demographics.
+    fn regroup(
+        &mut self,
+        new: &Demographics,
+        patient: Pseudonym,
+        recall: EventTime,
+        settings: &Settings,
+        out: &mut Scorable,
+    ) {
+        for place in self.contributions.between(recall, EventTime::MAX) {
+            let version = self.contributions.get_mut(place);
+            let before = version.demographics();
+            if !version.is(Version::COUNTED) || before.groups_alike(new) {
+                continue;
+            }
+            version.group(new);
+            version.set(Version::UNSAVED, true);
+            let observation = version.observation;
+            out.moved.push(Moved { observation, measured: self.counted(place, patient, settings), before });
+        }
     }
 
     /// Keeps a version in place of its partition's earlier one.

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::gather;
 use super::read::{Folders, Source};
-use super::rows::{Alert, Fairness, Performance, RATES, Row, Shift};
+use super::rows::{Alert, Fairness, Performance, Quality, RATES, Row, Shift};
 use super::standing::Standing;
+use crate::config::TableName;
 use crate::sink::json::instant_text;
 use crate::time::{Epoch, EventTime};
 use crate::vocabulary::findings::{AlertState, Goodness, Span, Verdict};
 
-/// Findings of drift that are named, the worst first.
+/// Findings of drift, and of data quality, that are named, the worst first.
 const WORST_MAX: usize = 10;
 
 /// What is kept of one period.
@@ -28,10 +30,7 @@ pub struct Digest {
 /// The windows that files say something of which begin with an epoch that is `wanted`.
 pub fn windows(folders: &Folders, wanted: impl Fn(Epoch) -> bool) -> BTreeSet<Span> {
     let mut source = Source::new(folders.clone(), super::ALWAYS);
-    [Shift::TABLE, Performance::TABLE, Fairness::TABLE, Alert::TABLE]
-        .into_iter()
-        .flat_map(|table| source.windows(table, &wanted))
-        .collect()
+    TableName::OF_AUDIT.into_iter().flat_map(|table| source.windows(table, &wanted)).collect()
 }
 
 impl Digest {
@@ -40,7 +39,8 @@ impl Digest {
         let mut source = Source::new(folders.clone(), period);
         let (shifts, performance) = (source.table::<Shift>(), source.table::<Performance>());
         let (fairness, alerts) = (source.table::<Fairness>(), source.table::<Alert>());
-        let epochs = [newest(&shifts), newest(&performance), newest(&fairness), newest(&alerts)];
+        let quality = source.table::<Quality>();
+        let epochs = [newest(&shifts), newest(&quality), newest(&performance), newest(&fairness), newest(&alerts)];
         let epoch = epochs.into_iter().flatten().max()?;
         let references: Vec<Span> = shifts.all().map(|row| row.reference).collect();
         let (start, end) = (references.iter().map(|span| span.0).min(), references.iter().map(|span| span.1).max());
@@ -49,12 +49,14 @@ impl Digest {
         let summary = json!({
             "epoch": epoch,
             "made_at": instant_text(made_at),
-            "windows": shifts.windows().max(performance.windows()).max(fairness.windows()),
+            "windows": shifts.windows().max(quality.windows()).max(performance.windows()).max(fairness.windows()),
             "verdicts": {
-                "shifts": verdicts(&shifts), "performance": verdicts(&performance), "fairness": verdicts(&fairness),
+                "shifts": verdicts(&shifts), "quality": verdicts(&quality),
+                "performance": verdicts(&performance), "fairness": verdicts(&fairness),
             },
             "alerts": states(&alerts),
-            "drift": worst(&shifts),
+            "drift": worst_drift(&shifts),
+            "quality": worst_flaws(&gather::by_topic(&quality)),
             "performance": of_window(&performance, performed),
             "fairness": of_window(&fairness, fared),
             "remarks": remarks,
@@ -79,21 +81,29 @@ fn states(alerts: &Standing<Alert>) -> Value {
     Value::Object(AlertState::ALL.into_iter().map(|state| (state.name().to_owned(), count(state).into())).collect())
 }
 
-/// Of each feature and group the worst window; of these the worst.
-fn worst(shifts: &Standing<Shift>) -> Value {
-    // Of p-values less is worse. None of the statistics is negative, and floats of one sign are in the order of their bits.
-    let size = |row: &Shift, value: f64| if row.statistic.ends_with("_p") { 1.0 - value } else { value.abs() };
-    let badness = |row: &Shift| (row.verdict, row.deciding().map_or(0, |value| size(row, value).to_bits()));
-    let mut by_key: BTreeMap<_, &Shift> = BTreeMap::new();
-    for row in shifts.all() {
+/// Of each finding its worst window, in whose verdict there is something; of these the worst first. Sizes are not negative.
+fn worst<R: Row>(standing: &Standing<R>, size: impl Fn(&R) -> f64) -> Vec<&R> {
+    // Floats of one sign are in the order of their bits.
+    let badness = |row: &R| (row.verdict(), size(row).to_bits());
+    let mut by_key: BTreeMap<_, &R> = BTreeMap::new();
+    for row in standing.all() {
         let worst = by_key.entry(row.key()).or_insert(row);
         if badness(row) > badness(worst) {
             *worst = row;
         }
     }
-    let mut rows: Vec<&Shift> = by_key.into_values().filter(|row| row.verdict != Verdict::Insufficient).collect();
+    let mut rows: Vec<&R> = by_key.into_values().filter(|row| row.verdict() != Verdict::Insufficient).collect();
     rows.sort_by_key(|row| Reverse(badness(row)));
-    let row = |row: &&Shift| {
+    rows.truncate(WORST_MAX);
+    rows
+}
+
+fn worst_drift(shifts: &Standing<Shift>) -> Value {
+    // Of p-values less is worse.
+    let size = |row: &Shift| {
+        row.deciding().map_or(0.0, |value| if row.statistic.ends_with("_p") { 1.0 - value } else { value.abs() })
+    };
+    let row = |row: &Shift| {
         json!({
             "feature": row.feature, "group": row.group, "window": span(row.current), "verdict": row.verdict.name(),
             "statistic": row.statistic, "value": row.deciding(),
@@ -101,7 +111,21 @@ fn worst(shifts: &Standing<Shift>) -> Value {
             "reference_count": row.reference_side.readings, "current_count": row.current_side.readings,
         })
     };
-    rows.iter().take(WORST_MAX).map(row).collect()
+    worst(shifts, size).into_iter().map(row).collect()
+}
+
+/// Flaws alone that have become more: fewer harm nobody.
+fn worst_flaws(quality: &Standing<Quality>) -> Value {
+    let row = |row: &Quality| {
+        let (reference_rate, current_rate) = row.rates();
+        json!({
+            "topic": row.topic, "measure": row.measure, "window": span(row.current), "verdict": row.verdict.name(),
+            "reference_rate": reference_rate, "current_rate": current_rate,
+            "reference_inputs": row.reference_counts.0, "current_inputs": row.current_counts.0,
+        })
+    };
+    let worst = worst(quality, |row| row.rise().unwrap_or(0.0).max(0.0));
+    worst.into_iter().filter(|row| row.verdict >= Verdict::Watch).map(row).collect()
 }
 
 /// The rows of the newest window of which anything can be said; null without one.
@@ -192,5 +216,30 @@ mod tests {
         assert_eq!(digest.reference.unwrap().1, shifts.iter().map(|shift| shift.reference.1).max().unwrap());
         let empty = (window(400).0, window(401).1);
         assert!(Digest::read(&folders, empty, EventTime::from_micros(0)).is_none());
+    }
+
+    #[test]
+    fn flaws_that_have_become_more_frequent_are_named_by_topic_and_files_are_one() {
+        use crate::vocabulary::findings::Finding;
+        let folder = tempfile::tempdir().unwrap();
+        let found = findings(60, 7);
+        write_parquet(folder.path(), 1, &found);
+        let folders = Folders { parquet: Some(folder.path().into()), ndjson: None };
+        let digest = Digest::read(&folders, (window(0).0, window(59).1), EventTime::from_micros(0)).unwrap();
+        let rows = found.iter().flat_map(|(_, findings)| findings).filter_map(|finding| match finding {
+            Finding::Quality(row) => Some(row.verdict),
+            _ => None,
+        });
+        let watched = rows.filter(|verdict| *verdict == Verdict::Watch).count();
+        assert!(watched > 0);
+        assert_eq!(digest.summary["verdicts"]["quality"]["watch"], watched);
+        let named = digest.summary["quality"].as_array().unwrap();
+        let [late] = &named[..] else { panic!("what has not become more frequent is not named: {named:?}") };
+        assert_eq!(
+            (&late["topic"], &late["measure"], &late["verdict"]),
+            (&json!("bp-obs"), &json!("late"), &json!("watch"))
+        );
+        assert!(late["current_rate"].as_f64() > late["reference_rate"].as_f64(), "{late}");
+        assert!(!digest.summary.to_string().contains("\"file-"), "{named:?}");
     }
 }

@@ -192,11 +192,17 @@ fn add_histograms(drift: &mut Section<Series<Shift>>, source: &mut Source) {
 /// The name of the topic that all files are shown as.
 pub(super) const FILES: &str = "files";
 
-fn quality(standing: &Standing<Quality>) -> Option<Section<Series<Quality>>> {
+/// What topics that stand for files are shown as: one of them may hold one person.
+pub(super) fn topic(name: &str) -> &str {
+    if name.starts_with("file-") { FILES } else { name }
+}
+
+/// Flaws by topic, files as one.
+pub(super) fn by_topic(standing: &Standing<Quality>) -> Standing<Quality> {
     let mut merged = Standing::default();
     let mut sums: BTreeMap<(Span, String, String), Quality> = BTreeMap::new();
     for row in standing.all() {
-        let topic = if row.topic.starts_with("file-") { FILES } else { &row.topic };
+        let topic = topic(&row.topic);
         let sum = sums.entry((row.current, topic.to_owned(), row.measure.clone())).or_insert_with(|| Quality {
             topic: topic.to_owned(),
             reference_counts: (0, 0),
@@ -212,7 +218,11 @@ fn quality(standing: &Standing<Quality>) -> Option<Section<Series<Quality>>> {
         sum.verdict = sum.verdict.max(row.verdict);
     }
     sums.into_values().for_each(|row| merged.insert(row));
-    let mut found = section(&merged)?;
+    merged
+}
+
+fn quality(standing: &Standing<Quality>) -> Option<Section<Series<Quality>>> {
+    let mut found = section(&by_topic(standing))?;
     found
         .series
         .sort_by_cached_key(|Series { now, .. }| (now.topic.clone(), now.measure != "readings", now.measure.clone()));

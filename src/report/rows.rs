@@ -156,6 +156,20 @@ pub(super) struct Quality {
     pub(super) epoch: i64,
 }
 
+impl Quality {
+    /// The share of inputs with the flaw, in the reference and in the window; `None` without inputs.
+    pub(super) fn rates(&self) -> (Option<f64>, Option<f64>) {
+        let rate = |(inputs, flawed): (u64, u64)| (inputs > 0).then(|| flawed as f64 / inputs as f64);
+        (rate(self.reference_counts), rate(self.current_counts))
+    }
+
+    /// By how much the share has risen, 0 to 1; negative where it has fallen.
+    pub(super) fn rise(&self) -> Option<f64> {
+        let (before, after) = self.rates();
+        before.zip(after).map(|(before, after)| after - before)
+    }
+}
+
 impl Row for Quality {
     const TABLE: TableName = TableName::Quality;
     type Key = (String, String);

@@ -198,7 +198,7 @@ impl Metrics {
             ),
             audit_alert: r.gauges(
                 "audit_alert",
-                "1 while a shift has held for audit.alert_windows",
+                "1 while a verdict has held for audit.alert_windows; of quality the group is the topic",
                 &["table", "feature", "group"],
             ),
             audit_held_bytes: r.gauge("audit_held_bytes", "What the audit keeps by window, reading and patient, about"),

@@ -3,10 +3,10 @@
 //! Invariants: a row's key is of its subject and window alone, whatever is said of them; its route is that of the state which it comes from, so that
 //! a replay on another number of workers finds out who had it before.
 
-use arrow::array::{AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{AsArray, StringArray, TimestampMicrosecondArray};
 
-use crate::audit::publish;
 use crate::runtime::survive::Route;
+use crate::sink::Rows;
 use crate::sink::json::instant_text;
 use crate::time::EventTime;
 
@@ -14,6 +14,7 @@ use crate::time::EventTime;
 pub(super) struct Alerts<'a> {
     subject: [&'a StringArray; 3],
     window: [&'a TimestampMicrosecondArray; 2],
+    routes: &'a [Route],
 }
 
 impl<'a> Alerts<'a> {
@@ -21,9 +22,10 @@ impl<'a> Alerts<'a> {
     ///
     /// # Panics
     /// If it is of another table: the schema is fixed.
-    pub(super) fn of(batch: &'a RecordBatch) -> Self {
-        let column = |name: &str| batch.column_by_name(name).expect("the table's schema is fixed");
+    pub(super) fn of(rows: &'a Rows) -> Self {
+        let column = |name: &str| rows.batch.column_by_name(name).expect("the table's schema is fixed");
         Alerts {
+            routes: &rows.routes,
             subject: ["table", "feature", "group"].map(|name| column(name).as_string()),
             window: ["current_start", "current_end"].map(|name| column(name).as_primitive()),
         }
@@ -42,29 +44,48 @@ impl<'a> Alerts<'a> {
     }
 
     /// The worker that it comes from, modulo the workers.
-    ///
-    /// # Panics
-    /// If the audit has no such series: it makes these rows.
     pub(super) fn route(&self, row: usize) -> Route {
-        let [table, feature, group] = self.subject.map(|column| column.value(row));
-        publish::route(table, feature, group).expect("an alert is about a series that is published")
+        self.routes[row]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::series::Series;
+    use crate::runtime::survive::KEY_GROUPS;
     use crate::sink::testing::{alert, alerts};
-    use crate::vocabulary::findings::AlertState;
+    use crate::vocabulary::TopicId;
+    use crate::vocabulary::findings::{Alert, AlertState, Part};
 
     #[test]
     fn the_key_is_of_subject_and_window_whatever_is_said() {
         let rows =
             alerts(7, vec![alert("systolic", 1, AlertState::Raised), alert("systolic", 1, AlertState::Withdrawn)]);
-        let alerts = Alerts::of(&rows.batch);
+        let alerts = Alerts::of(&rows);
         assert_eq!(alerts.subject(0), "shifts/systolic/all");
         assert_eq!(alerts.key(0), "shifts/systolic/all/2026-01-01T01:00:00.000000Z/2026-01-01T02:00:00.000000Z");
         assert_eq!(alerts.key(0), alerts.key(1));
         assert_eq!((alerts.route(0), alerts.route(1)), (0, 0));
+    }
+
+    #[test]
+    fn an_alert_about_a_topic_is_named_by_it_and_comes_from_where_its_inputs_are_counted() {
+        let of = |topic| Alert {
+            table: "quality",
+            group: Part::Topic(topic),
+            ..alert("unit_missing", 1, AlertState::Raised)
+        };
+        let topics = [Some(TopicId(0)), Some(TopicId(1)), None];
+        let rows = alerts(7, topics.map(of).into());
+        let alerts = Alerts::of(&rows);
+        let subjects = ["quality/unit_missing/bp-obs", "quality/unit_missing/other", "quality/unit_missing/others"];
+        for (row, subject) in subjects.into_iter().enumerate() {
+            assert_eq!(alerts.subject(row), subject);
+        }
+        // By the number of the topic, for topics may be called anything.
+        let inputs = |topic: Option<TopicId>| Series::inputs(topic.unwrap_or(TopicId(u32::MAX))).subject();
+        let routes = topics.map(|topic| Route::from(inputs(topic).0) % KEY_GROUPS);
+        assert_eq!([alerts.route(0), alerts.route(1), alerts.route(2)], routes);
     }
 }

@@ -41,7 +41,7 @@ use crate::graph::{Generation, Plan};
 use crate::runtime::delivery::{Progress, Sink};
 use crate::runtime::live::LiveSink;
 use crate::runtime::stop::Stop;
-use crate::runtime::survive::Survive;
+use crate::runtime::survive::{Route, Survive};
 use crate::time::Epoch;
 
 /// Sinks that wait for their destinations beside the run, and hold nothing up: what they wait with is in the saved state, or in committed files.
@@ -65,6 +65,8 @@ pub struct Rows {
     /// For `readings`, one flag a row: it replaces or withdraws an earlier version, so a sink that filters rows must pass it on (else the earlier one would stand).
     /// For the other tables empty.
     pub replaces: Arc<[bool]>,
+    /// For `alerts`, where each row comes from: the route of the state that it is made from. For the other tables empty.
+    pub routes: Arc<[Route]>,
 }
 
 impl Rows {

@@ -10,7 +10,7 @@ use crate::sink::files::Clock;
 use crate::sink::tables::{Context, SignalColumn, Tables};
 use crate::source::Topics;
 use crate::time::{Epoch, EventTime, IngestTime};
-use crate::vocabulary::findings::{Alert, AlertState, Finding};
+use crate::vocabulary::findings::{Alert, AlertState, Finding, Part};
 use crate::vocabulary::*;
 
 /// 2026-01-01T00:00:00Z in microseconds.
@@ -100,7 +100,7 @@ pub(crate) fn alert(feature: &'static str, hour: i64, state: AlertState) -> Aler
     Alert {
         table: "shifts",
         feature,
-        group: "all",
+        group: Part::default(),
         current: (at(hour), at(hour + 1)),
         statistic: "psi",
         value: Some(0.31),

@@ -83,15 +83,30 @@ impl AlertState {
     }
 }
 
+/// Of whom or what a finding speaks, among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A group of patients or readings: `all`, `sex=female`, `risk=HIGH`.
+    Group(&'static str),
+    /// The inputs of a topic; `None`: of all topics that are not counted by themselves ([`TOPICS_MAX`](crate::audit::quality::TOPICS_MAX)).
+    Topic(Option<TopicId>),
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Part::Group("all")
+    }
+}
+
 /// Something has shifted and stays so, or no longer does: what people are told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Alert {
-    /// The table whose verdict it is about: `shifts`, `performance` or `fairness`.
+    /// The table whose verdict it is about: `shifts`, `quality`, `performance` or `fairness`.
     pub table: &'static str,
-    /// The feature, or what else that table's rows are about.
+    /// The feature, or what else that table's rows are about: of `quality` the measure.
     pub feature: &'static str,
-    /// The group.
-    pub group: &'static str,
+    /// The group; of `quality` the topic.
+    pub group: Part,
     /// The span of the window with which it begins or ends.
     pub current: Span,
     /// The statistic that the verdict comes from.

@@ -1,7 +1,7 @@
 //! Proves that flaws of the input are counted where they are: what `quality` says of every file, day and flaw is what was put in, on any number of workers
 //! and over a death; a unit that one ward no longer sends is found in that ward, from that day on, by its name, and nothing else is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -132,8 +132,13 @@ fn command(folder: &Path, data: &str, workers: &str, settings: &[&str]) -> Comma
     command.arg("run").arg(repository("dataflows/blood_pressure_replay.toml")).args(["--until", "end", "-w", workers]);
     let places = ["sink.parquet.path", "sink.ndjson.path"].map(|key| format!("{key}={data:?}"));
     let state = format!("state.path=\"{data}-state\"");
-    let fixed =
-        ["audit.window=\"1d\"", "audit.reference_windows=2", "audit.readings_min=100", "patient.disorder=\"1h\""];
+    let fixed = [
+        "audit.window=\"1d\"",
+        "audit.reference_windows=2",
+        "audit.readings_min=100",
+        "audit.alert_windows=1",
+        "patient.disorder=\"1h\"",
+    ];
     let fixed = fixed.iter().chain(&["source.paths=[\"in\"]", "pseudonymise.key_file=\"key\"", "epoch.bytes=20000"]);
     let all = fixed.chain(settings).copied().chain(places.iter().chain([&state]).map(String::as_str));
     command.args(all.flat_map(|setting| ["--set", setting]));
@@ -214,6 +219,19 @@ fn flaws_are_counted_where_they_are_and_a_lost_unit_is_found() {
     assert_eq!(told("act"), ["south 3 rejected", "south 3 unit_missing", "south 4 unit_missing"]);
     assert_eq!(told("watch").iter().filter(|row| !row.starts_with("south 4")).count(), 0, "{:?}", told("watch"));
 
+    // Whoever is to be told is told of that topic and those flaws.
+    let alerted = |data: &str| -> Vec<String> {
+        let rows = ndjson(&folder.path().join(data), "alerts");
+        let of_quality = rows.iter().filter(|row| text(row, "table") == "quality");
+        let told = of_quality.map(|row| {
+            let (ward, state) = (names[text(row, "group")].name, text(row, "state"));
+            format!("{state} {ward} {} {} {}", day(row), text(row, "feature"), text(row, "statistic"))
+        });
+        told.collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    let raised = ["raised south 3 rejected current_rate", "raised south 3 unit_missing current_rate"];
+    assert_eq!(alerted("one").iter().filter(|told| told.starts_with("raised")).collect::<Vec<_>>(), raised);
+
     // The same after a death, on other workers.
     let dying = finish(command(folder.path(), "many", "2", &[]).env("WINDKESSEL_FAILPOINT", "log.claims.after:1"));
     assert_eq!(dying.code(), None, "it dies with the claim\n{}", dying.err);
@@ -228,6 +246,7 @@ fn flaws_are_counted_where_they_are_and_a_lost_unit_is_found() {
             .collect::<Vec<_>>()
     };
     assert_eq!(epochless(&found(folder.path(), "many")), epochless(&one));
+    assert_eq!(alerted("many"), alerted("one"));
 
     // Where a unit may be missing it is a flaw of a reading that stands.
     finish(&mut command(folder.path(), "assumed", "2", &["decode.unit_missing=\"assume-canonical\""])).succeeded();

@@ -15,8 +15,9 @@ use crate::support::{
 const HOUR: i64 = 3_600_000_000;
 const PERIOD: i64 = 6 * HOUR;
 /// Of each table what its rows are about, besides the window.
-const TABLES: [(&str, &[&str]); 3] = [
+const TABLES: [(&str, &[&str]); 4] = [
     ("shifts", &["feature", "group", "current_start", "current_end"]),
+    ("quality", &["topic", "measure", "current_start", "current_end"]),
     ("performance", &["group", "current_start", "current_end"]),
     ("fairness", &["attribute", "group", "current_start", "current_end"]),
 ];
@@ -123,6 +124,7 @@ impl Stage {
                 match *table {
                     "fairness" => fairness_agrees(&kept.summary["fairness"], &rows),
                     "shifts" => drift_agrees(kept, &rows),
+                    "quality" => quality_agrees(&kept.summary["quality"], &rows),
                     _ => {}
                 }
             }
@@ -162,6 +164,17 @@ fn fairness_agrees(said: &Value, rows: &[&Row]) {
             assert!(same, "{column}: {} is not {wanted}", group[column]);
         }
     }
+}
+
+/// Files are one topic, of which the worst verdict is said; what has not become worse is not named.
+fn quality_agrees(said: &Value, rows: &[&Row]) {
+    let moved = ["watch", "act"].map(|verdict| rows.iter().any(|row| text(row, "verdict") == verdict));
+    let worst = match moved {
+        [_, true] => Value::from("act"),
+        [true, false] => Value::from("watch"),
+        [false, false] => Value::Null,
+    };
+    assert_eq!(said[0]["verdict"], worst, "{said}");
 }
 
 /// The worst PSI is named first, and the reference is all that windows were compared with.

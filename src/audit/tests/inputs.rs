@@ -3,7 +3,7 @@
 use super::*;
 use crate::audit::quality::TOPICS_MAX;
 use crate::vocabulary::Position;
-use crate::vocabulary::findings::{Quality, Span};
+use crate::vocabulary::findings::{Alert, AlertState, Part, Quality, Span};
 use crate::vocabulary::flaws::{Flaw, Flaws, MEASURES};
 
 /// Patients are spread over five topics, of which two have no place of their own.
@@ -139,33 +139,58 @@ fn a_row_is_published_again_only_when_it_says_something_else() {
     }
 }
 
-/// One ward's gateway no longer sends the unit.
-#[test]
-fn a_flaw_that_begins_is_found_in_its_topic_by_its_name_and_nowhere_else() {
-    let mut rng = ChaCha8Rng::seed_from_u64(74);
+const HOURS: i64 = 24 * 4;
+/// From this hour on, one ward's gateway no longer sends the unit.
+const ONSET: i64 = 24 * 3;
+/// Up to this hour, when somebody has seen to it.
+const REPAIR: i64 = ONSET + 8;
+
+/// Inputs of two topics, 1,000 an hour each; some are late, as is usual. The gateway is that of topic 1.
+fn told(seed: u64, lost: std::ops::Range<i64>) -> Vec<Flawed> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut told = Vec::new();
-    let (hours, onset) = (24 * 4, 24 * 3);
-    for hour in 0..hours {
+    for hour in 0..HOURS {
         for topic in [0, 1] {
             let at = EventTime::from_micros(hour * 60 * MINUTE);
             let mut input = |flaws, count| told.push(Flawed { topic: TopicId(topic), at, flaws, count });
             input(Flaws::input(Flaw::Readings), 1_000);
-            // What is usual: some are late.
             input(Flaws::input(Flaw::Late).alone(), rng.random_range(10..30));
-            if topic == 1 && hour >= onset {
+            input(Flaws::input(Flaw::Duplicate).alone(), rng.random_range(0..4));
+            input(Flaws::input(Flaw::Rejected).with(Flaw::ValueOutOfRange, true).alone(), rng.random_range(0..6));
+            if topic == 1 && lost.contains(&hour) {
                 input(Flaws::input(Flaw::UnitAssumed).alone(), 400);
             }
         }
     }
+    told
+}
+
+/// What is found of them: rows of `quality`, and alerts.
+fn found(flawed: Vec<Flawed>) -> (Vec<Quality>, Vec<Alert>) {
     let spec = AuditSpec { reference_windows: 24, readings_min: 500, ..AuditSpec::default() };
     let mut updates = Vec::new();
     let share = Share { worker: 0, workers: 1 };
     let mut counts = Counts::new(calendar(&spec), EventSpan::UNBOUNDED, share, None);
-    let batch = Assessed { scorable: Scorable { flawed: told, ..Scorable::default() }, ..Assessed::default() };
+    let batch = Assessed { scorable: Scorable { flawed, ..Scorable::default() }, ..Assessed::default() };
     counts.advance([&batch], &[tick(0, EventTime::MAX)], &mut updates);
-    let found: Vec<(Epoch, Finding)> =
-        seeded::published(&updates, &spec, None).into_iter().map(|found| (0, found)).collect();
-    let found: Vec<Quality> = qualities(&found).into_iter().map(|(_, row)| row).collect();
+    let (mut rows, mut alerts) = (Vec::new(), Vec::new());
+    for finding in seeded::published(&updates, &spec, None) {
+        match finding {
+            Finding::Quality(row) => rows.push(row),
+            Finding::Alert(alert) => alerts.push(alert),
+            other => unreachable!("inputs have nothing else: {other:?}"),
+        }
+    }
+    (rows, alerts)
+}
+
+fn hour(current: Span) -> i64 {
+    current.0.micros() / (60 * MINUTE)
+}
+
+#[test]
+fn a_flaw_that_begins_is_found_in_its_topic_by_its_name_and_nowhere_else() {
+    let (found, _) = found(told(74, ONSET..HOURS));
     let moved: BTreeSet<(Option<TopicId>, &str, &str)> = found
         .iter()
         .filter(|row| !matches!(row.verdict.name(), "none" | "insufficient"))
@@ -175,6 +200,27 @@ fn a_flaw_that_begins_is_found_in_its_topic_by_its_name_and_nowhere_else() {
     let unit = |verdict| (Some(TopicId(1)), "unit_assumed", verdict);
     assert_eq!(moved, BTreeSet::from([unit("act"), unit("watch")]));
     let first = found.iter().find(|row| row.verdict.name() == "act").unwrap();
-    assert_eq!(first.current.0.micros() / (60 * MINUTE), onset);
+    assert_eq!(hour(first.current), ONSET);
     assert_eq!((first.reference_counts, first.current_counts), ((24_000, 0), (1_000, 400)));
+}
+
+#[test]
+fn a_gateway_that_loses_its_units_raises_one_alert_about_its_topic_which_its_repair_clears() {
+    let (_, alerts) = found(told(75, ONSET..REPAIR));
+    let said = |alert: &Alert| {
+        (alert.table, alert.feature, alert.group, alert.statistic, alert.state, hour(alert.current), alert.windows_held)
+    };
+    let of = |state, hour| ("quality", "unit_assumed", Part::Topic(Some(TopicId(1))), "current_rate", state, hour, 3);
+    let expected = [of(AlertState::Raised, ONSET + 2), of(AlertState::Cleared, REPAIR + 2)];
+    assert_eq!(alerts.iter().map(said).collect::<Vec<_>>(), expected);
+    assert_eq!(alerts.iter().map(|alert| alert.value).collect::<Vec<_>>(), [Some(0.4), Some(0.0)]);
+}
+
+#[test]
+fn nobody_is_told_of_flaws_that_are_as_frequent_as_ever() {
+    for seed in 0..20 {
+        let (rows, alerts) = found(told(seed, 0..0));
+        assert!(rows.iter().any(|row| row.verdict.name() == "none"), "seed {seed}: something was compared");
+        assert_eq!(alerts, [], "seed {seed}");
+    }
 }

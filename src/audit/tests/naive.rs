@@ -66,6 +66,10 @@ impl Naive {
             for Row { patient, reading, demographics, .. } in of_epoch.rows.iter().filter(|row| row.contributes()) {
                 naive.count(*patient, reading.facts.at, &reading.facts.signals, demographics, 1);
             }
+            for (patient, Moved { measured, before, .. }) in &of_epoch.moved {
+                naive.count(*patient, measured.at, &measured.signals, before, -1);
+                naive.count(*patient, measured.at, &measured.signals, &measured.demographics, 1);
+            }
             for (patient, gone) in &of_epoch.withdrawn {
                 naive.count(*patient, gone.at, &gone.signals, &gone.demographics, -1);
             }

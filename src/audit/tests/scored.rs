@@ -74,6 +74,9 @@ impl Standing {
                     rows.insert(row.reading.observation, row.clone());
                 }
             }
+            for (_, Moved { observation, measured, .. }) in &of_epoch.moved {
+                rows.entry(*observation).and_modify(|row| row.demographics = measured.demographics);
+            }
             let start = forgotten_before(&watermark, horizon);
             for label in &of_epoch.labels {
                 *ends.entry(stand(&mut labels, *label, start)).or_default() += 1;

@@ -7,7 +7,7 @@ use crate::audit::counts::{ByPatient, Counts};
 use crate::audit::profile::count::Counter;
 use crate::audit::publish::Publisher;
 use crate::config::{DriftPreset, Selected};
-use crate::vocabulary::findings::{Alert, AlertState};
+use crate::vocabulary::findings::{Alert, AlertState, Part};
 
 const HOURS: i64 = 18;
 /// From this hour on something is different.
@@ -161,7 +161,7 @@ fn nobody_is_told_anything_on_undisturbed_seeds() {
 #[test]
 fn a_biased_device_is_found_in_every_group_and_by_its_size() {
     let (shifts, alerts) = run_seed(21, Disturbance::Bias, DriftPreset::Evidently);
-    let of_all = alerts.iter().find(|alert| (alert.feature, alert.group) == ("systolic", "all")).unwrap();
+    let of_all = alerts.iter().find(|alert| (alert.feature, alert.group) == ("systolic", Part::Group("all"))).unwrap();
     assert_eq!((of_all.state, hour(of_all.current)), (AlertState::Raised, ONSET + 2), "{of_all:?}");
     let at_onset = |feature, group: &str| {
         let of = |shift: &&Shift| hour(shift.current) == ONSET && shift.feature == feature && shift.group == group;
@@ -178,22 +178,23 @@ fn a_biased_device_is_found_in_every_group_and_by_its_size() {
 #[test]
 fn changed_units_are_found_where_they_changed() {
     let (shifts, alerts) = run_seed(22, Disturbance::Units, DriftPreset::Industry);
-    let raised = |alert: &&Alert| (alert.feature, alert.group) == ("systolic", "age=65-79");
+    let raised = |alert: &&Alert| (alert.feature, alert.group) == ("systolic", Part::Group("age=65-79"));
     let alert = alerts.iter().find(raised).unwrap();
     assert_eq!((alert.state, hour(alert.current), alert.windows_held), (AlertState::Raised, ONSET + 2, 3));
     let at_onset = shifts.iter().filter(|shift| hour(shift.current) == ONSET && shift.feature == "systolic");
     let worst = at_onset.max_by(|a, b| a.statistics.psi.partial_cmp(&b.statistics.psi).unwrap()).unwrap();
     assert_eq!(worst.group, "age=65-79");
-    let others = ["age=18-39", "age=40-64", "age=80+"];
+    let others = ["age=18-39", "age=40-64", "age=80+"].map(Part::Group);
     assert!(alerts.iter().all(|alert| !others.contains(&alert.group)), "{alerts:?}");
 }
 
 #[test]
 fn an_older_population_moves_the_whole_and_no_age_group() {
     let (_, alerts) = run_seed(23, Disturbance::Older, DriftPreset::Industry);
-    let named: BTreeSet<(&str, &str)> = alerts.iter().map(|alert| (alert.feature, alert.group)).collect();
-    assert!(named.contains(&("systolic", "all")), "{named:?}");
-    assert!(named.iter().all(|(_, group)| !group.starts_with("age=")), "{named:?}");
+    let named: BTreeSet<(&str, Part)> = alerts.iter().map(|alert| (alert.feature, alert.group)).collect();
+    assert!(named.contains(&("systolic", Part::Group("all"))), "{named:?}");
+    let of_an_age = |part: &Part| matches!(part, Part::Group(group) if group.starts_with("age="));
+    assert!(!named.iter().any(|(_, part)| of_an_age(part)), "{named:?}");
 }
 
 /// The profile is of another seed; so short a reference as in the trailing case is not needed.
@@ -219,7 +220,7 @@ fn against_a_profile_a_shift_never_becomes_what_is_usual_and_without_one_nobody_
             continue;
         }
         let (shifts, alerts) = against(Disturbance::Bias);
-        let of_all = |alert: &&Alert| (alert.feature, alert.group) == ("diastolic", "all");
+        let of_all = |alert: &&Alert| (alert.feature, alert.group) == ("diastolic", Part::Group("all"));
         let alert = alerts.iter().find(of_all).unwrap_or_else(|| panic!("{preset:?}: {alerts:?}"));
         assert_eq!((alert.state, hour(alert.current)), (AlertState::Raised, ONSET + 2), "{preset:?}");
         let span = Reference::of(&profile, String::new()).unwrap().span;

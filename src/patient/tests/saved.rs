@@ -56,6 +56,8 @@ fn text(mut out: PatientOutput) -> String {
     let readings = out.scorable.readings.iter().zip(&out.scorable.replaces).zip(rows);
     let mut lines: Vec<String> = readings.map(|row| format!("{row:?}")).collect();
     lines.extend(out.scorable.withdrawn.iter().map(|withdrawn| format!("{withdrawn:?}")));
+    lines.extend(out.scorable.moved.iter().map(|moved| format!("{moved:?}")));
+    lines.extend(out.scorable.flawed.iter().map(|flawed| format!("{flawed:?}")));
     lines.extend(out.tally.drain().map(|ending| format!("{ending:?}")));
     lines.sort_unstable();
     lines.extend(out.windows.iter().map(|row| format!("{row:?}")));

@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::column;
-use crate::report::gather::Audit;
+use crate::config::TableName;
+use crate::report::gather::{self, Audit};
 use crate::report::numbers;
 use crate::report::rows::Alert;
 use crate::report::thresholds;
@@ -37,7 +38,15 @@ pub(super) fn render(audit: &Audit) -> Markup {
 }
 
 fn about(alert: &Alert) -> String {
-    format!("{}, {}", numbers::heading(&alert.feature), numbers::group(&alert.group))
+    format!("{}, {}", numbers::heading(&alert.feature), whose(alert))
+}
+
+/// The group, or the topic as the section of data quality has it.
+fn whose(alert: &Alert) -> String {
+    match alert.table == TableName::Quality.name() {
+        true => gather::topic(&alert.group).to_owned(),
+        false => numbers::group(&alert.group),
+    }
 }
 
 fn table(alerts: &[Alert]) -> Markup {
@@ -49,18 +58,18 @@ fn table(alerts: &[Alert]) -> Markup {
                 th scope="col" { "State" }
                 th scope="col" { "Of" }
                 th scope="col" { "What" }
-                th scope="col" { "Group" }
+                th scope="col" { "Group or topic" }
                 th scope="col" { "Statistic" }
                 (column("Value", ""))
                 (column("Held for", "windows"))
             } }
             tbody { @for alert in alerts.iter().take(ALERTS_SHOWN_MAX) {
-                tr data-feature=(alert.feature) data-group=(alert.group) {
+                tr data-feature=(alert.feature) data-group=(whose(alert)) {
                     th scope="row" class="when" { (numbers::span(alert.current)) }
                     td { (state(alert.state)) }
                     td { (numbers::words(&alert.table)) }
                     td { (numbers::heading(&alert.feature)) }
-                    td { (numbers::group(&alert.group)) }
+                    td { (whose(alert)) }
                     td { (thresholds::title(&alert.statistic)) }
                     td.number { (numbers::data(alert.value, numbers::statistic)) }
                     td.number { (numbers::data_count(Some(alert.windows_held))) }

@@ -45,14 +45,10 @@ pub(super) fn render(audit: &Audit) -> Markup {
     })
 }
 
-fn rate((inputs, flawed): (u64, u64)) -> Option<f64> {
-    (inputs > 0).then(|| flawed as f64 / inputs as f64)
-}
-
 fn row(series: &Series<Quality>) -> Markup {
     let now = &series.now;
-    let (before, after) = (rate(now.reference_counts), rate(now.current_counts));
-    let point = |row: &Quality| Point { at: row.current.1, value: rate(row.current_counts), verdict: row.verdict };
+    let (before, after) = now.rates();
+    let point = |row: &Quality| Point { at: row.current.1, value: row.rates().1, verdict: row.verdict };
     let history: Vec<Point> = series.history.iter().map(point).collect();
     html! {
         tr class=(now.verdict.name()) data-topic=(now.topic) data-measure=(now.measure) {
@@ -60,7 +56,7 @@ fn row(series: &Series<Quality>) -> Markup {
             td { (numbers::words(&now.measure)) }
             td.number { (numbers::data(before, numbers::percent)) }
             td.number { (numbers::data(after, numbers::percent)) }
-            td.number { (numbers::data(before.zip(after).map(|(before, after)| after - before), numbers::points)) }
+            td.number { (numbers::data(now.rise(), numbers::points)) }
             td.number { (numbers::data_count(Some(now.current_counts.1))) }
             td.number { (numbers::data_count(Some(now.current_counts.0))) }
             td { @if let Some(line) = history::small(&format!("{} over time", numbers::words(&now.measure)), &history, Thresholds::default()) { (line) } }

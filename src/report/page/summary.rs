@@ -302,14 +302,11 @@ fn drift_effect(shift: &Shift) -> Markup {
 }
 
 fn quality(found: &Section<Series<Quality>>) -> Vec<Moved> {
-    let rate = |(inputs, flawed): (u64, u64)| (inputs > 0).then(|| flawed as f64 / inputs as f64);
-    let change =
-        |row: &Quality| rate(row.current_counts).unwrap_or_default() - rate(row.reference_counts).unwrap_or_default();
-    moved_by(found, |row| row.measure.clone(), change)
+    moved_by(found, |row| row.measure.clone(), |row| row.rise().unwrap_or_default())
         .into_iter()
         .map(|(measure, series)| {
             let strongest = &series[0].now;
-            let (before, after) = (rate(strongest.reference_counts), rate(strongest.current_counts));
+            let (before, after) = strongest.rates();
             Moved {
                 verdict: strongest.verdict,
                 href: "#quality".to_owned(),

@@ -329,7 +329,7 @@ fn alerts(at: i64, found: &[Finding]) -> Vec<Finding> {
         Finding::Alert(Alert {
             table: "shifts",
             feature,
-            group: "age=80+",
+            group: Part::Group("age=80+"),
             current: window(at),
             statistic: "psi",
             value,
@@ -341,6 +341,18 @@ fn alerts(at: i64, found: &[Finding]) -> Vec<Finding> {
         Finding::Shift(shift) if shift.feature == "systolic" && shift.group == "age=80+" => shift.statistics.psi,
         _ => None,
     });
+    let late = |topic| {
+        Finding::Alert(Alert {
+            table: "quality",
+            feature: "late",
+            group: Part::Topic(Some(TopicId(topic))),
+            current: window(at),
+            statistic: "current_rate",
+            value: Some(0.062),
+            windows_held: 3,
+            state: AlertState::Raised,
+        })
+    };
     match at {
         34 => vec![
             of("diastolic", at, AlertState::Raised, Some(0.31)),
@@ -351,6 +363,7 @@ fn alerts(at: i64, found: &[Finding]) -> Vec<Finding> {
             of("pulse_pressure", 34, AlertState::Withdrawn, Some(0.28)),
         ],
         54 => vec![of("systolic", at, AlertState::Raised, psi)],
+        59 => vec![late(1), late(2)],
         _ => Vec::new(),
     }
 }

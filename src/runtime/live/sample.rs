@@ -101,7 +101,12 @@ pub(crate) fn readings(rows: &[Row], dictionaries: bool) -> Rows {
         ("risk_level", text(rows.iter().map(|row| risk(row).map(str::to_owned)).collect())),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-    Rows { table: TableName::Readings, batch, replaces: rows.iter().map(|row| row.replaces).collect() }
+    Rows {
+        table: TableName::Readings,
+        batch,
+        replaces: rows.iter().map(|row| row.replaces).collect(),
+        routes: Arc::default(),
+    }
 }
 
 /// One list of numbers a shift.
@@ -144,7 +149,7 @@ pub(crate) fn shifts(shifts: &[(&str, &str, Option<f64>)]) -> Rows {
         ),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-    Rows { table: TableName::Shifts, batch, replaces: Arc::new([]) }
+    Rows { table: TableName::Shifts, batch, replaces: Arc::default(), routes: Arc::default() }
 }
 
 /// Rows of `quality`: topic, measure, the hour at which the window ends, its share, verdict.
@@ -159,7 +164,7 @@ pub(crate) fn quality(rows: &[(&str, &str, i64, f64, &str)]) -> Rows {
         ("verdict", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.4)))),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-    Rows { table: TableName::Quality, batch, replaces: Arc::new([]) }
+    Rows { table: TableName::Quality, batch, replaces: Arc::default(), routes: Arc::default() }
 }
 
 /// A ward's readings around an instant: mostly normal, some hypertensive, few extreme, a partial one now and then.

@@ -32,8 +32,7 @@ use crate::vocabulary::findings::AlertState;
 use super::document::{Document, DocumentId, ECS, RETRACTED, check_index};
 
 /// The tables that become documents, in the order in which their templates are put.
-pub const TABLES: [TableName; 5] =
-    [TableName::Shifts, TableName::Quality, TableName::Performance, TableName::Fairness, TableName::Alerts];
+pub const TABLES: [TableName; 5] = TableName::OF_AUDIT;
 
 /// When what a document says was known.
 const TIMESTAMP: (&str, &str) = ("@timestamp", "current_end");
@@ -153,6 +152,7 @@ mod tests {
 
     use super::super::testing::found;
     use super::*;
+    use crate::sink::testing::alert;
     use crate::time::EventTime;
     use crate::vocabulary::findings::{Alert, Fairness, Finding, Performance, Quality, Shift, Side};
 
@@ -208,8 +208,7 @@ mod tests {
             readings: 3,
             ..Fairness::default()
         });
-        let alert =
-            Finding::Alert(Alert { table: "shifts", feature: "systolic", group: "all", current, ..Alert::default() });
+        let alert = Finding::Alert(Alert { current, ..alert("systolic", 0, AlertState::Raised) });
         let told = [shift("systolic", "all", (490_000, 490_001), 3), inputs, side, fair, alert].map(documents);
         let told: Vec<String> = told
             .iter()
@@ -243,21 +242,20 @@ mod tests {
         ];
         assert_eq!(others.into_iter().chain([first]).collect::<BTreeSet<_>>().len(), 5);
         // Another table's subject of the same letters, and letters that move from one part to the next.
-        let alert = |feature, group| {
-            documents(Finding::Alert(Alert { table: "", feature, group, current: hours(1, 2), ..Alert::default() }))
+        let fair = |attribute, group| {
+            documents(Finding::Fairness(Fairness { attribute, group, current: hours(1, 2), ..Fairness::default() }))
                 .0
                 .id
         };
-        assert_ne!(alert("systolic", "all"), first);
-        assert_ne!(alert("ab", "c"), alert("a", "bc"));
+        assert_ne!(fair("systolic", "all"), first);
+        assert_ne!(fair("ab", "c"), fair("a", "bc"));
     }
 
     #[test]
     fn what_no_longer_stands_is_retracted() {
         assert_eq!(documents(shift("systolic", "all", (1, 2), 0)).1["retracted"], true);
-        let alert = Alert { state: AlertState::Withdrawn, ..Alert::default() };
-        assert_eq!(documents(Finding::Alert(alert)).1["retracted"], true);
-        let cleared = Alert { state: AlertState::Cleared, ..Alert::default() };
-        assert_eq!(documents(Finding::Alert(cleared)).1["retracted"], false);
+        for (state, retracted) in [(AlertState::Withdrawn, true), (AlertState::Cleared, false)] {
+            assert_eq!(documents(Finding::Alert(alert("systolic", 1, state))).1["retracted"], retracted);
+        }
     }
 }

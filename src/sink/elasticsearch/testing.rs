@@ -126,6 +126,7 @@ pub(super) fn readings_of(epoch: u64, rows: &[Row]) -> Rows {
         batch: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
             .unwrap(),
         replaces: rows.iter().map(|row| row.replaces).collect(),
+        routes: Arc::default(),
     }
 }
 

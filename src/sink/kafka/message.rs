@@ -102,7 +102,7 @@ pub(super) fn alerts(
     rows: &Rows,
     wanted: impl Fn(Route) -> bool,
 ) -> Result<Vec<Message>, SinkError> {
-    let alerts = Alerts::of(&rows.batch);
+    let alerts = Alerts::of(rows);
     let lines = encoded(rows, &[], |row| wanted(alerts.route(row)))?;
     let (topic, epoch): (Arc<str>, _) = (spec.alerts_topic.as_str().into(), epoch.to_string());
     let message = |row| {

@@ -192,8 +192,10 @@ fn share(rows: Rows, worker: usize, workers: usize) -> Rows {
     };
     let mine: Vec<bool> = (0..rows.batch.num_rows()).map(|row| route(row) % workers as u64 == worker as u64).collect();
     let replaces = rows.replaces.iter().zip(&mine).filter(|(_, mine)| **mine).map(|(replaces, _)| *replaces);
+    let routes = rows.routes.iter().zip(&mine).filter(|(_, mine)| **mine).map(|(route, _)| *route);
     Rows {
         replaces: Arc::from(replaces.collect::<Vec<_>>()),
+        routes: routes.collect(),
         batch: arrow::compute::filter_record_batch(&rows.batch, &BooleanArray::from(mine)).unwrap(),
         table: rows.table,
     }

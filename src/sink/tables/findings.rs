@@ -14,12 +14,13 @@ use crate::audit::quality::topic_name;
 use crate::source::Topics;
 use crate::time::EventTime;
 use crate::vocabulary::TopicId;
-use crate::vocabulary::findings::{Alert, Fairness, Performance, Quality, Shift};
+use crate::vocabulary::findings::{Alert, Fairness, Part, Performance, Quality, Shift};
 
 /// Where a column's values come from, and so its type.
 pub(super) enum From<T> {
     Text(fn(&T) -> &str),
     Topic(fn(&T) -> Option<TopicId>),
+    Part(fn(&T) -> Part),
     Time(fn(&T) -> EventTime),
     Count(fn(&T) -> u64),
     CountIfKnown(fn(&T) -> Option<u64>),
@@ -37,7 +38,7 @@ pub(super) fn columns<T>(said: &[Said<T>]) -> Vec<Column> {
     let list = |item| DataType::List(Field::new(LIST_ITEM, item, false).into());
     said.iter()
         .map(|(name, from, meaning)| match from {
-            From::Text(_) | From::Topic(_) => given(name, DataType::Utf8, meaning),
+            From::Text(_) | From::Topic(_) | From::Part(_) => given(name, DataType::Utf8, meaning),
             From::Time(_) => given(name, instant(), meaning),
             From::Count(_) => given(name, DataType::Int64, meaning),
             From::CountIfKnown(_) => maybe(name, DataType::Int64, meaning),
@@ -58,6 +59,12 @@ fn array<T>(from: &From<T>, rows: &[T], topics: &Topics) -> ArrayRef {
     match from {
         From::Text(of) => texts(rows.iter().map(|row| Some(of(row)))),
         From::Topic(of) => texts(rows.iter().map(|row| Some(topic_name(topics, of(row))))),
+        From::Part(of) => texts(rows.iter().map(|row| {
+            Some(match of(row) {
+                Part::Group(group) => group,
+                Part::Topic(topic) => topic_name(topics, topic),
+            })
+        })),
         From::Time(of) => bounds(rows.iter().map(of)),
         From::Count(of) => int64(rows.iter().map(|row| signed(of(row)))),
         From::CountIfKnown(of) => int64_or_null(rows.iter().map(|row| of(row).map(signed))),
@@ -248,11 +255,11 @@ pub(super) fn fairness() -> Vec<Said<Fairness>> {
 
 /// `alerts`.
 pub(super) fn alerts() -> Vec<Said<Alert>> {
-    use From::{Count, Number, Text, Time};
+    use From::{Count, Number, Part, Text, Time};
     vec![
-        ("table", Text(|row| row.table), "whose verdict it is about: shifts, performance or fairness"),
-        ("feature", Text(|row| row.feature), "the feature, or what else those rows are about"),
-        ("group", Text(|row| row.group), "the group"),
+        ("table", Text(|row| row.table), "whose verdict it is about: shifts, quality, performance or fairness"),
+        ("feature", Text(|row| row.feature), "the feature, or what else those rows are about: of quality the measure"),
+        ("group", Part(|row| row.group), "the group; of quality the topic"),
         ("current_start", Time(|row| row.current.0), "inclusive"),
         ("current_end", Time(|row| row.current.1), "exclusive"),
         ("state", Text(|row| row.state.name()), "raised, cleared or withdrawn"),

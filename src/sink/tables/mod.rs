@@ -30,10 +30,12 @@ use self::columns::{
 };
 use timely::dataflow::operators::Concatenate;
 
+use crate::audit::publish;
 use crate::config::TableName;
 use crate::graph::Plan;
 use crate::runtime::checkpoint::Seat;
 use crate::runtime::driver::{self, Stream};
+use crate::runtime::survive::Route;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::sink::Rows;
 use crate::source::Topics;
@@ -207,12 +209,17 @@ impl Tables {
                 Finding::Alert(row) => alerts.push(row),
             }
         }
+        let routes =
+            alerts.iter().map(|alert| publish::route(alert).expect("an alert is about a series that is published"));
+        let routes: Arc<[Route]> = routes.collect();
+        let alerts =
+            self.found(TableName::Alerts, &findings::alerts(), &alerts, epoch).map(|rows| Rows { routes, ..rows });
         [
             self.found(TableName::Shifts, &findings::shifts(), &shifts, epoch),
             self.found(TableName::Quality, &findings::quality(), &quality, epoch),
             self.found(TableName::Performance, &findings::performance(), &performance, epoch),
             self.found(TableName::Fairness, &findings::fairness(), &fairness, epoch),
-            self.found(TableName::Alerts, &findings::alerts(), &alerts, epoch),
+            alerts,
         ]
         .into_iter()
         .flatten()
@@ -315,7 +322,7 @@ fn signed(count: u64) -> i64 {
 
 fn rows(table: TableName, schema: &SchemaRef, columns: Vec<ArrayRef>, replaces: Arc<[bool]>) -> Rows {
     let batch = RecordBatch::try_new(schema.clone(), columns).expect("columns are made in the schema's order");
-    Rows { table, batch, replaces }
+    Rows { table, batch, replaces, routes: Arc::default() }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) struct Notice {
 
 /// The notices of a batch of `alerts`, in the order of its rows.
 pub(super) fn of(flow: &str, epoch: Epoch, rows: &Rows) -> Vec<Notice> {
-    let alerts = Alerts::of(&rows.batch);
+    let alerts = Alerts::of(rows);
     let lines = rows_as_json::rows(&rows.batch, &Default::default()).expect("all columns are the table's own");
     let notice = |row: usize| {
         let columns: Value =

@@ -106,7 +106,7 @@ fn the_other_findings_are_rows_of_their_own_tables() {
     let alert = Alert {
         table: "shifts",
         feature: "systolic",
-        group: "all",
+        group: Part::Group("all"),
         current: (hour(24), hour(25)),
         statistic: "psi",
         value: Some(0.5),
