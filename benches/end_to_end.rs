@@ -92,12 +92,12 @@ fn recovery(brokers: &str, topic: &str, place: &Place) {
         "{RECOVERY_OBSERVATIONS} observations of {RECOVERY_PATIENTS} patients, 1 worker, medians of {CHECKPOINT_RUNS} in turn"
     );
     println!("                         a checkpoint every 10 s   one at the end   ratio");
-    let rows: [(&str, fn(&Figure) -> Duration); 2] =
-        [("seconds", |figure| figure.wall), ("CPU-seconds", |figure| figure.cpu)];
-    for (name, seconds) in rows {
+    let show = |name: &str, seconds: fn(&Figure) -> Duration| {
         let (with, without) = (median(&with, seconds), median(&without, seconds));
         println!("{name:<25}{with:>23.2}{without:>17.2}{:>8.3}", with / without);
-    }
+    };
+    show("seconds", |figure| figure.wall);
+    show("CPU-seconds", |figure| figure.cpu);
     start_after_kill(brokers, topic, &place.folder);
 }
 

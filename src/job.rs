@@ -332,7 +332,11 @@ fn open(plan: &Plan, options: &Options, worker: usize, resume: &BTreeMap<Partiti
     Ok(Hands { source, sinks })
 }
 
-fn read_model(path: &Path) -> Result<Logistic, String> {
+/// Reads a model file.
+///
+/// # Errors
+/// A sentence with the path.
+pub fn read_model(path: &Path) -> Result<Logistic, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("could not read the model {path:?}: {error}"))?;
     Logistic::load(&bytes).map_err(|error| format!("could not use the model {path:?}: {error}"))
 }

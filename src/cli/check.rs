@@ -23,7 +23,7 @@ use super::{Failed, print_line};
 use crate::config::{
     AuditSpec, Flow, NdjsonSpec, OutcomesSpec, PseudonymiseSpec, ScheduleSpec, SinkSpec, SourceKind, TableName,
 };
-use crate::job::{Job, Keep, Options};
+use crate::job::{self, Job, Keep, Options};
 use crate::pseudonymise::Key;
 use crate::runtime::stop::Stop;
 use crate::sink::elasticsearch::{self, document::Documents};
@@ -73,6 +73,14 @@ pub fn run(args: Args) -> Result<(), Failed> {
 fn connect(flow: &Flow) -> Result<(), Failed> {
     let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
     print_line("pseudonym key: readable");
+    match &flow.spec.model.file {
+        Some(file) if file.exists() => {
+            job::read_model(file).map_err(Failed::configuration)?;
+            print_line("model: readable");
+        }
+        Some(file) => print_line(&format!("model: {} is not there, rules alone score", file.display())),
+        None => {}
+    }
     let topics = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
     let opening = Opening {
         share: Share { worker: 0, workers: 1 },

@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod ndjson;
 pub mod parquet;
 pub mod postgres;
+pub mod remote;
 pub mod webhook;
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::PostgresSpec;
-use crate::sink::elasticsearch::client::secret_of;
 use crate::sink::json::instant_text;
+use crate::sink::remote::secret_of;
 use crate::sink::{SinkError, id_of};
 use crate::vocabulary::findings::Span;
 

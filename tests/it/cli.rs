@@ -152,6 +152,25 @@ fn every_shipped_flow_is_valid_and_can_be_drawn() {
 }
 
 #[test]
+fn what_connects_reads_the_model_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = key_file(folder.path());
+    fs::write(folder.path().join("broken.json"), "{\"format\": \"other\"}").unwrap();
+    let check = |model: &str| {
+        let mut command = windkessel(folder.path());
+        command.args(["check", "--connect"]).arg(repository(REPLAY));
+        let settings = [&*key, "source.kind=\"generator\"", &*format!("model.file={model:?}")];
+        finish(command.args(settings.iter().flat_map(|setting| ["--set", setting])))
+    };
+    refused(&check("broken.json"), 78, "broken.json");
+    let absent = check("absent.json");
+    assert!(absent.out.contains("absent.json is not there, rules alone"), "{}", absent.out);
+    finish(windkessel(folder.path()).args(["train", "--patients", "200", "--output", "model.json"])).succeeded();
+    let present = check("model.json");
+    assert!(present.out.contains("model: readable") && present.out.contains("source: answers"), "{}", present.out);
+}
+
+#[test]
 fn completions_are_made_for_every_shell() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

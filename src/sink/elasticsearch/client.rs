@@ -7,9 +7,8 @@
 //! It does not retry, and does not judge statuses: [`Destination`](super::destination::Destination) does.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,16 +17,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::Agent;
 use ureq::http::{self, HeaderValue, Method, header};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use zeroize::Zeroizing;
 
 use crate::config::ElasticsearchSpec;
 use crate::sink::SinkError;
+use crate::sink::remote::{Unanswered, agent, secret};
 
 /// The section of the flow file, for messages.
 const SECTION: &str = "sink.elasticsearch";
-/// Until a connection stands.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the answer has arrived. Shorter than the minute that Elasticsearch itself waits for a shard: then the request is repeated, which is safe.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer that is read. A bulk answer with the filtered fields takes about 100 bytes a document.
@@ -105,58 +102,6 @@ pub struct Reply {
     pub status: u16,
     /// The whole body, decompressed. It may quote documents: parse it, never print it.
     pub body: Vec<u8>,
-}
-
-/// No answer came. It is not known whether the request took effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unanswered {
-    /// Not in time.
-    Timeout,
-    /// The host name does not resolve.
-    HostNotFound,
-    /// Nobody listens there, or no way leads there.
-    Unreachable,
-    /// The connection was closed or reset, or what came was no HTTP.
-    Broken,
-    /// No trust: the certificate is wrong, expired or of another authority.
-    Tls,
-}
-
-impl Unanswered {
-    /// For logs.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Unanswered::Timeout => "no answer in time",
-            Unanswered::HostNotFound => "the host name does not resolve",
-            Unanswered::Unreachable => "the connection was refused",
-            Unanswered::Broken => "the connection broke",
-            Unanswered::Tls => {
-                "the certificate is not trusted: ca_file must hold the authority that signed it, which cannot be the server's own certificate"
-            }
-        }
-    }
-
-    /// Of the client's error.
-    pub(in crate::sink) fn of(error: &ureq::Error) -> Self {
-        use ureq::Error;
-        match error {
-            Error::Timeout(_) => Unanswered::Timeout,
-            Error::HostNotFound => Unanswered::HostNotFound,
-            Error::ConnectionFailed => Unanswered::Unreachable,
-            Error::Tls(_) | Error::Pem(_) | Error::Rustls(_) => Unanswered::Tls,
-            Error::Io(error) => match error.kind() {
-                io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::AddrNotAvailable => Unanswered::Unreachable,
-                io::ErrorKind::TimedOut => Unanswered::Timeout,
-                // rustls reports a failed handshake as invalid data.
-                io::ErrorKind::InvalidData => Unanswered::Tls,
-                _ => Unanswered::Broken,
-            },
-            _ => Unanswered::Broken,
-        }
-    }
 }
 
 /// How one shows who one is. Paths, not secrets.
@@ -275,54 +220,6 @@ fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>, SinkE
     Ok(Some(value))
 }
 
-/// A secret's file without surrounding white space. Zeroised when dropped; best effort, the header that is made of it is not.
-fn secret(path: &Path) -> Result<Zeroizing<String>, SinkError> {
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(|source| read_error(path, source))?);
-    Ok(Zeroizing::new(text.trim().to_owned()))
-}
-
-/// The same, for a setting: an error names it.
-pub(in crate::sink) fn secret_of(setting: &str, path: &Path) -> Result<Zeroizing<String>, SinkError> {
-    secret(path).or_else(|error| refused(format!("{setting}: {error}")))
-}
-
-/// A client for a section of the flow file: it trusts whom `ca_file` names, follows no redirect and takes no proxy from the environment.
-pub(in crate::sink) fn agent(section: &str, ca_file: Option<&Path>, timeout: Duration) -> Result<Agent, SinkError> {
-    let mut tls = TlsConfig::builder();
-    if let Some(path) = ca_file {
-        tls = tls.root_certs(certificates(section, path)?);
-    }
-    let config = Agent::config_builder()
-        .tls_config(tls.build())
-        .proxy(None)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
-        .timeout_global(Some(timeout))
-        .user_agent(concat!("windkessel/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Ok(config.new_agent())
-}
-
-fn certificates(section: &str, path: &Path) -> Result<RootCerts, SinkError> {
-    let pem = fs::read(path).map_err(|source| read_error(path, source))?;
-    let found: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if found.is_empty() {
-        return refused(format!("found no certificate in {section}.ca_file {path:?}; it must be PEM"));
-    }
-    Ok(RootCerts::new_with_certs(&found))
-}
-
-fn read_error(path: &Path, source: io::Error) -> SinkError {
-    SinkError::Io { action: "read", path: path.to_owned(), source }
-}
-
 fn refused<T>(text: impl Into<String>) -> Result<T, SinkError> {
     Err(SinkError::Refused(text.into()))
 }
@@ -330,6 +227,8 @@ fn refused<T>(text: impl Into<String>) -> Result<T, SinkError> {
 #[cfg(test)]
 mod tests {
     //! What these prove: what is refused at start, and that secrets stay where they are. The wire is tested through the whole sink.
+
+    use std::fs;
 
     use super::*;
 

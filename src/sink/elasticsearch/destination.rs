@@ -1,8 +1,7 @@
 //! Patience: a request is sent until Elasticsearch answers it.
 //!
-//! A destination that is down, overloaded or unreachable is waited for without limit, with exponential back-off and full jitter
-//! (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog 2015: of the schemes compared there full jitter needs the fewest
-//! calls); meanwhile nothing is settled, so the sources stop. Wrong credentials are read again once. The rest is the caller's to judge.
+//! A destination that is down, overloaded or unreachable is waited for without limit, with [`Backoff`]; meanwhile nothing is settled, so the
+//! sources stop. Wrong credentials are read again once. The rest is the caller's to judge.
 //!
 //! Invariants: every wait ends when the run is abandoned; `sink_waiting` counts the workers that wait; every repetition is counted.
 
@@ -14,6 +13,7 @@ use tracing::{info, warn};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::stop::Stop;
 use crate::sink::SinkError;
+use crate::sink::remote::{Backoff, Unanswered};
 
 use super::SINK;
 use super::client::{Client, Reply, Request};
@@ -25,33 +25,6 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How often a wait looks whether the run is being abandoned.
 const WAIT_SLICE: Duration = Duration::from_millis(50);
-
-/// How long to wait before the next attempt. Pure: the randomness is given.
-#[derive(Clone, Debug)]
-pub struct Backoff {
-    first: Duration,
-    max: Duration,
-    attempts: u32,
-}
-
-impl Backoff {
-    /// Waits of at most `first`, then twice that, and so on up to `max`.
-    pub fn new(first: Duration, max: Duration) -> Self {
-        Backoff { first, max, attempts: 0 }
-    }
-
-    /// The next wait: uniform in [0, ceiling], `random` being uniform in all of `u64`.
-    pub fn next(&mut self, random: u64) -> Duration {
-        let ceiling = self.first.saturating_mul(2_u32.saturating_pow(self.attempts)).min(self.max);
-        self.attempts = self.attempts.saturating_add(1);
-        ceiling.mul_f64(random as f64 / u64::MAX as f64)
-    }
-
-    /// Something succeeded.
-    pub fn reset(&mut self) {
-        self.attempts = 0;
-    }
-}
 
 /// One cluster, as one worker's sink sees it.
 pub struct Destination {
@@ -95,7 +68,7 @@ impl Destination {
                 Err(unanswered) => {
                     self.wait(unanswered.reason(), 0, 1)?;
                     // A rotated authority is the usual cause of lost trust; other causes lose nothing by it.
-                    if unanswered == super::client::Unanswered::Tls
+                    if unanswered == Unanswered::Tls
                         && let Err(error) = self.client.renew()
                     {
                         // It may be read while it is written anew; until it can be, those of before stand.
@@ -193,17 +166,5 @@ mod tests {
         assert_eq!(waiting(), 1);
         other.relieved();
         assert_eq!(waiting(), 0);
-    }
-
-    #[test]
-    fn waits_double_up_to_the_ceiling_and_fill_all_of_it() {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-        let ceilings: Vec<u128> = (0..10).map(|_| backoff.next(u64::MAX).as_millis()).collect();
-        assert_eq!(ceilings, [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
-        assert_eq!(backoff.next(0), Duration::ZERO);
-        backoff.reset();
-        assert_eq!(backoff.next(u64::MAX / 2).as_millis(), 100);
-        (0..100).for_each(|_| assert!(backoff.next(1) < Duration::from_secs(1)));
-        assert_eq!(backoff.next(u64::MAX).as_secs(), 30);
     }
 }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::notice::Notice;
 use crate::config::WebhookSpec;
 use crate::sink::SinkError;
-use crate::sink::elasticsearch::client::{Unanswered, agent, secret_of};
+use crate::sink::remote::{Unanswered, agent, secret_of};
 
 /// The section of the flow file, for messages.
 const SECTION: &str = "sink.webhook";

@@ -20,8 +20,7 @@ use super::outbox::Shared;
 use crate::config::TableName;
 use crate::runtime::metrics::{Metrics, unix_seconds};
 use crate::runtime::stop::Stop;
-use crate::sink::elasticsearch::client::Unanswered;
-use crate::sink::elasticsearch::destination::Backoff;
+use crate::sink::remote::{Backoff, Unanswered};
 
 /// A receiver that asks for a longer pause is asked again after this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
