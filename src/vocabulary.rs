@@ -321,6 +321,8 @@ pub struct Demographics {
     pub birth_year: Option<i16>,
     /// FHIR administrative gender.
     pub sex: Sex,
+    /// How many [`Comorbidities`] are active; `None` of a flow that takes no conditions.
+    pub comorbidities: Option<u8>,
     /// The Patient resource's version.
     pub version: Version,
 }
@@ -333,6 +335,41 @@ impl Demographics {
     pub fn age_years(&self, at: EventTime) -> Option<i16> {
         let age = year_of(at)? - i64::from(self.birth_year?);
         (age >= 0).then(|| age.min(i64::from(Self::AGE_YEARS_MAX)) as i16)
+    }
+}
+
+/// A set of comorbidities, by their place in the table in force ([`ComorbidityTable`](crate::comorbidities::ComorbidityTable)). It reaches `patient` and goes no
+/// further: what others may know is how many they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Comorbidities(u32);
+
+impl Comorbidities {
+    /// None of them.
+    pub const NONE: Comorbidities = Comorbidities(0);
+
+    /// The one of this number, below [`COMORBIDITIES_MAX`](crate::comorbidities::COMORBIDITIES_MAX).
+    pub fn one(number: u8) -> Self {
+        Comorbidities(1 << number)
+    }
+
+    /// Those of either set.
+    pub fn or(self, other: Comorbidities) -> Self {
+        Comorbidities(self.0 | other.0)
+    }
+
+    /// Whether this number is among them.
+    pub fn has(self, number: u8) -> bool {
+        self.0 >> number & 1 == 1
+    }
+
+    /// True for none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many they are.
+    pub fn count(self) -> u8 {
+        self.0.count_ones() as u8
     }
 }
 

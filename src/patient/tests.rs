@@ -100,8 +100,12 @@ impl Script {
         let patient = pseudonym(words[0]);
         if words[1] == "born" {
             let sex = if words[3] == "female" { Sex::Female } else { Sex::Male };
-            let demographics =
-                Demographics { birth_year: Some(words[2].parse().unwrap()), sex, version: version(&words[4..]) };
+            let demographics = Demographics {
+                birth_year: Some(words[2].parse().unwrap()),
+                sex,
+                version: version(&words[4..]),
+                ..Default::default()
+            };
             return Intake::Demographics { patient, position, demographics };
         }
         let any = |word: &str| words.contains(&word);
@@ -717,7 +721,7 @@ impl Generator {
         Some(Intake::Demographics {
             patient: spread(patient),
             position,
-            demographics: Demographics { birth_year, sex, version },
+            demographics: Demographics { birth_year, sex, version, ..Demographics::default() },
         })
     }
 

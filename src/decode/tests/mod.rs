@@ -100,7 +100,7 @@ fn show(out: &mut Decoded) -> String {
                 show_facts(&one.facts, &mut text);
             }
             Entry::Patient(one) => {
-                let Demographics { birth_year, sex, version } = one.demographics;
+                let Demographics { birth_year, sex, version, .. } = one.demographics;
                 let year = birth_year.map_or("-".into(), |year| year.to_string());
                 let place = place(one.position);
                 let _ =
