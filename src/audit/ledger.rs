@@ -33,15 +33,15 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Pane, Series, Value, each};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Groups, Pane, Series, Value, each};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
 /// Bytes that a patient takes, and a reading within horizon and reference (the page above).
 pub const KEPT_BYTES: (u64, u64) = (64, 32);
 
-/// A change of a count in some groups at once: pane, a bit for each of [`GROUPS`], what is counted, by how much.
-pub type Change = (Pane, u16, What, i32);
+/// A change of a count in some groups at once: pane, groups, what is counted, by how much.
+pub type Change = (Pane, Groups, What, i32);
 
 /// What is counted of a reading or a patient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +54,7 @@ pub enum What {
 
 impl What {
     /// The cells of the groups in `groups`.
-    pub fn cells(self, groups: u16) -> impl Iterator<Item = Cell> {
+    pub fn cells(self, groups: Groups) -> impl Iterator<Item = Cell> {
         each(groups).map(move |group| match self {
             What::Code(code) => Cell::new(Series::scores(group), code),
             What::Gap(gap) => Cell::new(Series::patients(group), gap),
@@ -71,14 +71,14 @@ pub struct Entry {
     pub observation: u64,
     /// What scoring said.
     pub score: Score,
-    /// A bit for each of [`GROUPS`] that it belongs to.
-    pub groups: u16,
+    /// The groups that it belongs to.
+    pub groups: Groups,
 }
 
 /// Bit of a kept entry's groups: it came after the last save.
-const UNSAVED: u16 = 1 << 15;
-const ALL_GROUPS: u16 = (1 << GROUPS.len()) - 1;
-const _: () = assert!(ALL_GROUPS & UNSAVED == 0);
+const UNSAVED: Groups = 1 << 31;
+const ALL_GROUPS: Groups = (1 << GROUPS.len()) - 1;
+const _: () = assert!(ALL_GROUPS & UNSAVED == 0 && size_of::<Entry>() == 24);
 
 /// Where an entry stands among those of its patient: when, and the observation.
 type Place = (EventTime, u64);
@@ -178,7 +178,7 @@ impl Saved {
 
     /// Whether what was read from outside can be worked with.
     pub fn is_sound(&self) -> bool {
-        self.standing.iter().all(|entry| entry.score.is_sound() && entry.groups <= ALL_GROUPS)
+        self.standing.iter().all(|entry| entry.groups <= ALL_GROUPS)
     }
 }
 
@@ -420,13 +420,13 @@ impl Account {
     }
 
     /// Counts the patient in a pane where it has a reading of these groups, or takes it back, among all others.
-    fn count_among(&self, (pane, groups): (Pane, u16), sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+    fn count_among(&self, (pane, groups): (Pane, Groups), sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
         let (start, end) = (calendar.start(pane), calendar.start(Pane(pane.0.saturating_add(1))));
         let before = self.entries.partition_point(|entry| entry.at < start);
         let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
         let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
         // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
-        let mut alike: SmallVec<[(Around, u16); 4]> = SmallVec::new();
+        let mut alike: SmallVec<[(Around, Groups); 4]> = SmallVec::new();
         for group in each(groups & !there).map(|group| 1 << group) {
             let of_group = |entry: &&Entry| entry.groups & group != 0;
             let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
@@ -494,7 +494,7 @@ type Around = (Option<Pane>, Option<Pane>);
 
 /// Counts a patient in a pane, or takes him back, between the panes where he was before and after.
 fn count_patient(
-    (pane, groups): (Pane, u16),
+    (pane, groups): (Pane, Groups),
     (previous, next): Around,
     sign: i32,
     calendar: &Calendar,
@@ -648,8 +648,10 @@ mod tests {
                 assert_eq!(ending.outcome().0, naive.label(patient, label), "{label:?}");
             }
             _ => {
-                let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
-                let score = Score { thousandths, selected: rng.random_bool(0.5), alarm: false };
+                let thousandths = rng
+                    .random_bool(0.8)
+                    .then(|| crate::audit::scores::Thousandths::of(f64::from(rng.random_range(0..4)) * 0.3));
+                let score = Score { thousandths: thousandths.flatten(), selected: rng.random_bool(0.5), alarm: false };
                 let entry = Entry { at: at(rng), observation, score, groups: rng.random_range(1..8) };
                 ledger.remove(pseudonym(patient), observation, changes);
                 ledger.add(pseudonym(patient), entry, changes);
