@@ -431,6 +431,19 @@ pub struct Label {
     pub version: Version,
 }
 
+/// What a Condition resource says of a patient, as far as anybody right of `pseudonymise` may know: not the code, but what it counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Pseudonym of the condition's id, or of its position if it has none: a later version replaces it.
+    pub id: Pseudonym,
+    /// What it counts as: nothing if it is over, not confirmed, withdrawn, or no comorbidity.
+    pub comorbidities: Comorbidities,
+    /// Said in error, refuted, or deleted: earlier versions are taken back.
+    pub withdraws: bool,
+    /// Its version.
+    pub version: Version,
+}
+
 /// What `patient` takes in, exchanged by the key group of the patient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Intake {
@@ -452,6 +465,15 @@ pub enum Intake {
         /// What is known.
         label: Label,
     },
+    /// What the patient suffers from.
+    Condition {
+        /// Whose.
+        patient: Pseudonym,
+        /// Orders conditions without version.
+        position: Position,
+        /// What is known.
+        condition: Condition,
+    },
 }
 
 impl Intake {
@@ -459,7 +481,7 @@ impl Intake {
     pub fn patient(&self) -> &Pseudonym {
         match self {
             Intake::Reading(reading) => &reading.patient,
-            Intake::Demographics { patient, .. } => patient,
+            Intake::Demographics { patient, .. } | Intake::Condition { patient, .. } => patient,
             Intake::Label { label, .. } => &label.patient,
         }
     }
@@ -468,7 +490,9 @@ impl Intake {
     pub fn position(&self) -> Position {
         match self {
             Intake::Reading(reading) => reading.facts.position,
-            Intake::Demographics { position, .. } | Intake::Label { position, .. } => *position,
+            Intake::Demographics { position, .. }
+            | Intake::Label { position, .. }
+            | Intake::Condition { position, .. } => *position,
         }
     }
 }

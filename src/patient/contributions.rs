@@ -28,6 +28,7 @@ pub(super) struct Version {
     /// The group under which audit counted it.
     pub(super) birth_year: Option<i16>,
     pub(super) sex: Sex,
+    pub(super) comorbidities: Option<u8>,
     pub(super) status: Status,
     pub(super) flags: u8,
     /// What data quality counts it under, as long as it holds.
@@ -59,6 +60,7 @@ impl Version {
             partition,
             birth_year: None,
             sex: Sex::Unknown,
+            comorbidities: None,
             status: facts.status,
             flags: Version::UNSAVED,
             flaws: Flaws::NONE,
@@ -77,6 +79,7 @@ impl Version {
         self.set(Version::IN_WINDOWS, in_windows);
         self.flaws = flaws;
         (self.birth_year, self.sex) = (demographics.birth_year, demographics.sex);
+        self.comorbidities = demographics.comorbidities;
         self
     }
 

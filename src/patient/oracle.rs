@@ -9,8 +9,8 @@ use crate::config::PatientSpec;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{
-    Aggregate, Demographics, Intake, Outcome, Partition, Precision, Pseudonym, Reading, Sex, Status, Timeliness,
-    Version, WindowRow,
+    Aggregate, Condition, Demographics, Intake, Outcome, Partition, Precision, Pseudonym, Reading, Sex, Status,
+    Timeliness, Version, WindowRow,
 };
 
 /// Everything that must come out in the end.
@@ -24,6 +24,8 @@ pub(super) struct Expected {
     pub(super) outcomes: BTreeMap<Outcome, u64>,
     /// Everything withdrawn.
     pub(super) withdrawn: Vec<Taken>,
+    /// The comorbidities that the last row of each observation counts under.
+    pub(super) comorbidities: BTreeMap<(Pseudonym, Pseudonym), Option<u8>>,
     /// What data quality counts: inputs and flaws by topic and time in microseconds.
     pub(super) inputs: BTreeMap<Counted, i64>,
 }
@@ -59,6 +61,8 @@ struct Oracle<'a> {
     standing: BTreeMap<(Pseudonym, Pseudonym), Standing>,
     rings: BTreeMap<(Pseudonym, Partition), Vec<Point>>,
     demographics: BTreeMap<Pseudonym, Demographics>,
+    /// What was said last of each condition, by patient and id.
+    conditions: BTreeMap<(Pseudonym, Pseudonym), Condition>,
 }
 
 /// Recomputes everything. `intakes` are all that was ever read, of each partition in its order.
@@ -72,6 +76,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
         standing: BTreeMap::new(),
         rings: BTreeMap::new(),
         demographics: BTreeMap::new(),
+        conditions: BTreeMap::new(),
     };
     for intake in intakes {
         match intake {
@@ -80,6 +85,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
                 *oracle.expected.outcomes.entry(outcome).or_default() += 1;
             }
             Intake::Demographics { patient, demographics, .. } => oracle.learn(*patient, *demographics),
+            Intake::Condition { patient, condition, .. } => oracle.suffer(*patient, *condition),
             Intake::Label { .. } => {}
         }
     }
@@ -97,6 +103,39 @@ impl Oracle<'_> {
             }
         }
         self.demographics.insert(patient, new);
+    }
+
+    fn suffer(&mut self, patient: Pseudonym, mut new: Condition) {
+        let unversioned = new.version == Version::Unversioned;
+        match self.conditions.get(&(patient, new.id)) {
+            // Nothing to withdraw, and nothing that could be compared with it later.
+            None if unversioned && new.withdraws => return,
+            None => {}
+            Some(old) => {
+                let ((kind, number), (old_kind, old_number)) = (rank(new.version), rank(old.version));
+                let comparable = kind == old_kind && kind != 'u';
+                let stands = match comparable {
+                    true => number < old_number || (number == old_number && (old.withdraws || !new.withdraws)),
+                    false => new.comorbidities == old.comorbidities,
+                };
+                if stands {
+                    return;
+                }
+                if unversioned && new.withdraws {
+                    new.version = old.version;
+                }
+            }
+        }
+        self.conditions.insert((patient, new.id), new);
+    }
+
+    /// How many of the 32 possible comorbidities some condition of the patient says.
+    fn comorbidities(&self, patient: Pseudonym) -> u8 {
+        let said = |number: &u8| {
+            let mut of = self.conditions.iter().filter(|((whose, _), _)| *whose == patient);
+            of.any(|(_, condition)| condition.comorbidities.has(*number))
+        };
+        (0..32).filter(said).count() as u8
     }
 
     fn reading(&mut self, mut new: Reading) -> Outcome {
@@ -137,6 +176,7 @@ impl Oracle<'_> {
         };
         if outcome != Outcome::Ignored {
             self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
+            self.expected.comorbidities.insert(key, Some(self.comorbidities(new.patient)));
         }
         let once_in_time = once_in_time || admitted;
         let standing = Standing { reading: new, version, contributes, once_in_time, in_ring_once, first_late };

@@ -8,7 +8,8 @@
 //!    partitions and signals, not columns or [`PartitionId`]s, which are another worker's.
 //! 2. A patient is saved again after it was touched: an input was about it, or a window of it closed at the end of all input. What else changes
 //!    it (windows that close, what falls behind the horizon) follows from the watermark, and is done again when everything is loaded.
-//! 3. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
+//! 3. Conditions are an entry of their own beside the patient's, whole, when one of them has changed: most patients have none.
+//! 4. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
 //!
 //! Bytes, as a test measures them: about 105 a patient at rest with a ring of 12 readings, and 60 each contribution of three signals.
 //! In memory: a bit a patient, and 20 bytes for each that was touched since the last save.
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::conditions::Kept;
 use super::contributions::{Contributions, Version};
 use super::history::{Chain, Slot};
 use super::state::{Active, Patient};
@@ -40,21 +42,40 @@ const CONTRIBUTION_BYTES: usize = 60;
 /// Above the flags that are saved: none of them is higher than [`Version::UNSAVED`].
 const FLAWS_BIT: u32 = 7;
 
+/// Above the flaws: the number of comorbidities under which audit counted the version, and one more; 0 if it is not known.
+const COMORBIDITIES_BIT: u32 = 16;
+
 /// Most revisions of one window that are believed.
 const REVISIONS_MAX: u32 = 1 << 31;
 
 /// One thing in a block, borrowed when it is written.
 #[derive(Serialize, Deserialize)]
-enum Entry<W, P> {
+enum Entry<W, P, C> {
     Watermark(W),
     Patient(P),
+    Conditions(C),
+}
+
+/// What is known of a patient by Patient resources: how many comorbidities there are follows from the conditions.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct SavedDemographics {
+    birth_year: Option<i16>,
+    sex: Sex,
+    version: vocabulary::Version,
+}
+
+/// All conditions of one patient, in place of those in earlier entries.
+#[derive(Serialize, Deserialize)]
+struct SavedConditions<K> {
+    patient: Pseudonym,
+    conditions: K,
 }
 
 /// One patient: lists laid end to end, so that one buffer serves all. Those that are short as a rule are in place: a million patients are read at a start.
 #[derive(Default, Serialize, Deserialize)]
 struct SavedPatient {
     patient: Pseudonym,
-    demographics: Option<Demographics>,
+    demographics: Option<SavedDemographics>,
     /// Those that chains and versions are of, which name them by place.
     partitions: SmallVec<[Partition; 1]>,
     chains: SmallVec<[SavedChain; 1]>,
@@ -84,8 +105,9 @@ struct SavedVersion {
     birth_year: Option<i16>,
     sex: Sex,
     status: Status,
-    /// The version's flags, and from [`FLAWS_BIT`] on its flaws. One byte where there are none: what was saved before flaws were known stays readable.
-    flags: u16,
+    /// The version's flags, from [`FLAWS_BIT`] on its flaws, from [`COMORBIDITIES_BIT`] on these. One byte where there are none: what was saved before they were
+    /// known stays readable.
+    flags: u32,
     /// How many of the measured values are its own.
     measured: u8,
 }
@@ -99,6 +121,8 @@ pub(super) struct Touched {
     list: Vec<Whose>,
     /// Places of those whose contributions are to be saved anew, whole.
     rewritten: BTreeSet<u32>,
+    /// Places of those whose conditions have changed.
+    conditions: BTreeSet<u32>,
     /// Contributions that were held at the last save.
     contributions: usize,
 }
@@ -126,32 +150,53 @@ impl Touched {
         }
     }
 
+    /// Notes that a condition has changed of one that was touched.
+    pub(super) fn change_conditions(&mut self, index: u32) {
+        if self.kept {
+            self.conditions.insert(index);
+        }
+    }
+
     /// All since the last call, and the places of those to be saved whole; `None` if that is not known.
-    fn take(&mut self) -> Option<(Vec<Whose>, BTreeSet<u32>)> {
-        let changed = (std::mem::take(&mut self.list), std::mem::take(&mut self.rewritten));
+    fn take(&mut self) -> Option<Changed> {
+        let (list, rewritten) = (std::mem::take(&mut self.list), std::mem::take(&mut self.rewritten));
+        let changed = Changed { list, rewritten, conditions: std::mem::take(&mut self.conditions) };
         self.marks.fill(0);
         std::mem::replace(&mut self.kept, true).then_some(changed)
     }
+}
+
+/// What was touched between two saves.
+struct Changed {
+    list: Vec<Whose>,
+    rewritten: BTreeSet<u32>,
+    conditions: BTreeSet<u32>,
 }
 
 impl Survive for Patients {
     fn save(&mut self, extent: Extent, into: &mut Blocks) {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
-        into.expect(self.likely_bytes(touched.as_ref().map(|(list, _)| list.len())), self.share);
+        into.expect(self.likely_bytes(touched.as_ref().map(|changed| changed.list.len())), self.share);
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
-            into.push(group, &Entry::<_, ()>::Watermark(&watermark));
+            into.push(group, &Entry::<_, (), ()>::Watermark(&watermark));
         }
         let mut saved = SavedPatient::default();
-        let mut save = |patient: Pseudonym, index: u32, whole: bool| {
+        let mut save = |patient: Pseudonym, index: u32, whole: bool, conditions: bool| {
             saved.fill(patient, self.slab.get_mut(index), whole, &self.watermark, &self.settings);
-            into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
+            into.push(key_group(patient.hash64()), &Entry::<(), _, ()>::Patient(&saved));
+            if conditions {
+                let saved = SavedConditions { patient, conditions: self.conditions.of(index) };
+                into.push(key_group(patient.hash64()), &Entry::<(), (), _>::Conditions(&saved));
+            }
         };
         match touched {
-            Some((touched, rewritten)) => {
-                touched.iter().for_each(|whose| save(whose.patient, whose.index, rewritten.contains(&whose.index)));
-            }
-            None => self.index.iter().for_each(|(patient, index)| save(*patient, *index, true)),
+            Some(Changed { list, rewritten, conditions }) => list.iter().for_each(|Whose { patient, index }| {
+                save(*patient, *index, rewritten.contains(index), conditions.contains(index));
+            }),
+            None => self.index.iter().for_each(|(patient, index)| {
+                save(*patient, *index, true, !self.conditions.of(*index).is_empty());
+            }),
         }
     }
 
@@ -164,6 +209,7 @@ impl Survive for Patients {
                 Ok(())
             }
             Entry::Patient(saved) => self.put(saved),
+            Entry::Conditions(saved) => self.put_conditions(saved),
         })?;
         if first {
             self.index.reserve(in_the_other_blocks(self.index.len(), self.share));
@@ -184,6 +230,9 @@ impl Survive for Patients {
             active.windows.open.retain(|end| *end > reached);
             let whose = Whose { patient: *patient, index: *index };
             active.windows.open.iter().for_each(|end| self.closings.wait(*end, whose));
+        }
+        for index in self.conditions.patients() {
+            self.slab.get_mut(index).suffer(self.conditions.count(index), &self.settings);
         }
         self.touched.take();
     }
@@ -209,20 +258,48 @@ impl Patients {
 
     /// Puts a saved patient in its place, or in that of what was loaded of it before.
     fn put(&mut self, saved: SavedPatient) -> Result<(), Corrupt> {
-        let index = match self.index.get(&saved.patient) {
-            Some(index) => *index,
-            None if self.slab.len() < u32::MAX as usize => {
-                let index = self.slab.add();
-                self.index.insert(saved.patient, index);
-                index
-            }
-            None => return Err(CORRUPT),
-        };
+        let index = self.seat(saved.patient)?;
         let place = self.slab.get_mut(index);
         let before = std::mem::take(place).active.filter(|_| saved.added);
         let before = before.map_or_else(Contributions::default, |active| active.contributions);
         *place = saved.restore(before, &mut self.watermark, &self.settings)?;
         Ok(())
+    }
+
+    /// Puts saved conditions in place of those that were loaded before. A flow that takes none any more has no use for them.
+    fn put_conditions(&mut self, saved: SavedConditions<Vec<Kept>>) -> Result<(), Corrupt> {
+        if !self.settings.takes_conditions() {
+            return Ok(());
+        }
+        let index = self.seat(saved.patient)?;
+        self.conditions.put(index, saved.conditions).then_some(()).ok_or(CORRUPT)
+    }
+
+    /// Where a patient is that was saved; a new one gets a place.
+    fn seat(&mut self, patient: Pseudonym) -> Result<u32, Corrupt> {
+        match self.index.get(&patient) {
+            Some(index) => Ok(*index),
+            None if self.slab.len() < u32::MAX as usize => {
+                let index = self.slab.add();
+                self.index.insert(patient, index);
+                Ok(index)
+            }
+            None => Err(CORRUPT),
+        }
+    }
+}
+
+impl From<Demographics> for SavedDemographics {
+    fn from(Demographics { birth_year, sex, version, .. }: Demographics) -> Self {
+        SavedDemographics { birth_year, sex, version }
+    }
+}
+
+impl SavedDemographics {
+    /// Conditions are put beside them when everything is loaded.
+    fn restore(self, settings: &Settings) -> Demographics {
+        let SavedDemographics { birth_year, sex, version } = self;
+        Demographics { birth_year, sex, version, ..settings.nobody }
     }
 }
 
@@ -238,7 +315,7 @@ impl SavedPatient {
     ) {
         self.clear();
         self.added = !whole;
-        (self.patient, self.demographics) = (patient, state.demographics);
+        (self.patient, self.demographics) = (patient, state.demographics.map(SavedDemographics::from));
         for chain in &state.chains {
             let partition = self.place(watermark.partition(chain.partition));
             self.slots.extend_from_slice(&chain.ring);
@@ -286,7 +363,8 @@ impl SavedPatient {
         let before = self.measured.len();
         let measured = settings.signals.iter().zip(values).filter(|(_, value)| !value.is_nan());
         self.measured.extend(measured.map(|(signal, value)| Measured { signal: *signal, value: *value }));
-        let Version { observation, at, version, birth_year, sex, status, flags, flaws, .. } = *version;
+        let Version { observation, at, version, birth_year, sex, comorbidities, status, flags, flaws, .. } = *version;
+        let comorbidities = comorbidities.map_or(0, |count| u32::from(count) + 1);
         let measured = (self.measured.len() - before) as u8;
         self.versions.push(SavedVersion {
             observation,
@@ -296,7 +374,7 @@ impl SavedPatient {
             birth_year,
             sex,
             status,
-            flags: u16::from(flags) | flaws.bits() << FLAWS_BIT,
+            flags: u32::from(flags) | u32::from(flaws.bits()) << FLAWS_BIT | comorbidities << COMORBIDITIES_BIT,
             measured,
         });
     }
@@ -311,7 +389,8 @@ impl SavedPatient {
         let partitions: SmallVec<[PartitionId; 2]> =
             self.partitions.iter().map(|partition| watermark.past_id(*partition)).collect();
         let named = |place: u32| partitions.get(place as usize).copied().ok_or(CORRUPT);
-        let mut patient = Patient { demographics: self.demographics, ..Patient::default() };
+        let demographics = self.demographics.map(|saved| saved.restore(settings));
+        let mut patient = Patient { demographics, ..Patient::default() };
         patient.chains.reserve_exact(self.chains.len());
         for SavedChain { partition, origin_minutes, slots } in std::mem::take(&mut self.chains) {
             let partition = named(partition)?;
@@ -360,10 +439,13 @@ impl SavedPatient {
                 }
             }
             let SavedVersion { observation, at, version, partition, birth_year, sex, status, flags, .. } = *saved;
+            let comorbidities = u8::try_from(flags >> COMORBIDITIES_BIT).map_err(|_| CORRUPT)?.checked_sub(1);
+            let flags = flags as u16;
             let flaws = Flaws::standing(flags >> FLAWS_BIT).ok_or(CORRUPT)?;
             let flags = (flags & ((1 << FLAWS_BIT) - 1)) as u8;
             let partition = named(partition)?;
-            let version = Version { observation, at, version, partition, birth_year, sex, status, flags, flaws };
+            let version =
+                Version { observation, at, version, partition, birth_year, sex, comorbidities, status, flags, flaws };
             contributions.replace(version, &values);
         }
         Ok(contributions)
@@ -387,4 +469,22 @@ fn take<'a, T>(list: &mut &'a [T], count: usize) -> Result<&'a [T], Corrupt> {
     let (taken, rest) = list.split_at_checked(count).ok_or(CORRUPT)?;
     *list = rest;
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags had 16 bits, demographics three members, and there were no conditions.
+    #[test]
+    fn what_was_saved_before_there_were_conditions_stays_readable() {
+        let (at, version) = (EventTime::from_micros(7), vocabulary::Version::Number(2));
+        let before =
+            (Pseudonym([3; 16]), at, version, 1_u32, Some(1950_i16), Sex::Male, Status::Final, 0x7fff_u16, 2_u8);
+        let read: SavedVersion = postcard::from_bytes(&postcard::to_allocvec(&before).unwrap()).unwrap();
+        assert_eq!((read.flags, read.measured, read.birth_year), (0x7fff, 2, Some(1950)));
+        let before = (Some(1950_i16), Sex::Female, version);
+        let read: SavedDemographics = postcard::from_bytes(&postcard::to_allocvec(&before).unwrap()).unwrap();
+        assert_eq!((read.birth_year, read.sex, read.version), before);
+    }
 }

@@ -100,7 +100,7 @@ impl Patient {
         let in_time = reading.facts.timeliness != Timeliness::TooLate;
         let admitted = active.admit(&mut reading.facts, &mut values, known, moment.recall);
         reading.facts.not_recomputed = reading.facts.at < moment.recall && corrects(&reading.facts, known);
-        let demographics = self.demographics.unwrap_or_default();
+        let demographics = self.demographics.unwrap_or(settings.nobody);
         let predecessor = known.own.and_then(|place| active.history(place, settings));
         let chain = chain(&mut self.chains, moment.partition);
         let history = remember(chain, predecessor, (&reading.facts, in_time), &demographics, settings);
@@ -140,12 +140,25 @@ impl Patient {
         }
     }
 
-    /// Applies an update of who the patient is.
-    pub(super) fn learn(&mut self, new: Demographics) {
-        let stands = |known: &Demographics| new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
-        if !self.demographics.as_ref().is_some_and(stands) {
-            self.demographics = Some(new);
+    /// Applies a Patient resource.
+    pub(super) fn learn(&mut self, new: Demographics, settings: &Settings) {
+        let known = self.demographics.unwrap_or(settings.nobody);
+        if !new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le) {
+            self.become_known(Demographics { comorbidities: known.comorbidities, ..new });
         }
+    }
+
+    /// Applies a change of how many comorbidities there are.
+    pub(super) fn suffer(&mut self, comorbidities: u8, settings: &Settings) {
+        let known = self.demographics.unwrap_or(settings.nobody);
+        if known.comorbidities != Some(comorbidities) {
+            self.become_known(Demographics { comorbidities: Some(comorbidities), ..known });
+        }
+    }
+
+    /// From now on the patient is known to be this: whatever is learned of somebody, from whichever resource, comes by here.
+    fn become_known(&mut self, demographics: Demographics) {
+        self.demographics = Some(demographics);
     }
 
     /// The row of one of the patient's windows as it stands.
@@ -329,7 +342,8 @@ impl Active {
                 demographics: Demographics {
                     birth_year: version.birth_year,
                     sex: version.sex,
-                    ..Demographics::default()
+                    comorbidities: version.comorbidities,
+                    version: vocabulary::Version::Unversioned,
                 },
             });
         }

@@ -114,6 +114,20 @@ fn show(out: &mut Decoded) -> String {
                 let _ = write!(text, "{place} outcome {name} of {patient} by {at} {said}{}", show_version(one.version));
                 text.push_str(if one.deletable { " deletable" } else { "" });
             }
+            Entry::Condition(one) => {
+                let (name, patient) = (one.id.map_or("-".into(), id), one.patient.map_or("-".into(), id));
+                let table = crate::comorbidities::ComorbidityTable::shipped();
+                let means: String = table.names(one.comorbidities).flat_map(|name| [" ", name]).collect();
+                let means = if one.withdraws { " withdrawn" } else { &means };
+                let means = if means.is_empty() { " nothing" } else { means };
+                let _ = write!(
+                    text,
+                    "{} condition {name} of {patient}{}:{means}",
+                    place(one.position),
+                    show_version(one.version)
+                );
+                text.push_str(if one.deletable { " deletable" } else { "" });
+            }
             Entry::Deletion(one) => {
                 let patient = one.patient.map_or("-".into(), id);
                 let place = place(one.position);
