@@ -215,7 +215,8 @@ mod tests {
             for _ in 0..60 {
                 let (id, number) = (rng.random_range(0..5), rng.random_range(1..6));
                 // A version says one thing; only that it was said in error may be added to it.
-                let means = [(id * 7 + number as u64 * 3) as u8 % 4].repeat(usize::from((id + number as u64) % 3 > 0));
+                let counts = !(id + number as u64).is_multiple_of(3);
+                let means = [(id * 7 + number as u64 * 3) as u8 % 4].repeat(usize::from(counts));
                 let new = condition(id, &means, Version::Number(number), false);
                 let new = match rng.random_range(0..8) {
                     0 => condition(id, &[], Version::Number(number), true),
