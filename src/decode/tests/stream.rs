@@ -260,4 +260,8 @@ fn settings_that_cannot_be_meant_are_refused() {
     }
     let missing = DecodeSpec { signals_file: Some("no/such/table.toml".into()), ..spec() };
     assert!(refused(missing).contains("no/such/table.toml"));
+    let table = DecodeSpec { comorbidities_file: Some("no/such/table.toml".into()), ..spec() };
+    let said = refused(table.clone());
+    assert!(said.contains("no/such/table.toml") && said.contains("decode.conditions is false"), "{said}");
+    assert!(refused(DecodeSpec { conditions: true, ..table }).contains("could not read the table of comorbidities"));
 }
