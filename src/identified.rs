@@ -23,7 +23,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::time::{EventTime, IngestTime};
-use crate::vocabulary::{Demographics, Facts, Partition, Position, Version};
+use crate::vocabulary::{Comorbidities, Demographics, Facts, Partition, Position, Version};
 
 /// Bytes of one batch that may identify people. Grows only; ranges into it stay valid.
 #[derive(Default)]
@@ -223,6 +223,8 @@ pub enum Entry {
     Deletion(Deletion),
     /// What came of a patient, or that this was said in error.
     Label(LabelUpdate),
+    /// A Condition resource: which comorbidities it means, or that it means none any more.
+    Condition(ConditionUpdate),
 }
 
 /// A FHIR Observation, decoded and still identified.
@@ -265,6 +267,25 @@ pub struct LabelUpdate {
     /// Its version.
     pub version: Version,
     /// The record's key is its id: a later tombstone may delete it, and will not say whose it was.
+    pub deletable: bool,
+}
+
+/// A FHIR Condition, reduced to what it counts as; or its deletion.
+#[derive(Debug)]
+pub struct ConditionUpdate {
+    /// The patient's logical id; `None` of a deletion that does not say.
+    pub patient: Option<Id>,
+    /// The resource's logical id; `None` if it has none (then its position stands for it).
+    pub id: Option<Id>,
+    /// Where it was read.
+    pub position: Position,
+    /// What it counts as.
+    pub comorbidities: Comorbidities,
+    /// It takes earlier versions back.
+    pub withdraws: bool,
+    /// Its version.
+    pub version: Version,
+    /// The record's key names it: a later tombstone may delete it, and will not say whose it was.
     pub deletable: bool,
 }
 

@@ -13,6 +13,7 @@
 //! It is not a medical device: see `docs/clinical.md`.
 
 // What flows, and when.
+pub mod comorbidities;
 pub mod identified;
 pub mod signals;
 pub mod time;

@@ -17,7 +17,7 @@
 //! Limits: a worker remembers so many patients' pseudonyms as fit into [`CACHE_BYTES_MAX`], the others cost time, never a wrong answer;
 //! and [`OWNERS_MAX`] observations' owners of each partition, of which the older half is forgotten when full: a tombstone that names only an
 //! observation forgotten so, or one that was read from another partition, is counted as ignored (`deletion_of_unknown_observation`), and
-//! the observation stands. Outcomes of patients likewise (`deletion_of_unknown_outcome`).
+//! the observation stands. Outcomes of patients likewise (`deletion_of_unknown_outcome`), and conditions (all are counted as ignored anyway).
 
 mod cache;
 mod owners;
@@ -31,13 +31,13 @@ use zeroize::Zeroizing;
 
 use crate::config::PseudonymiseSpec;
 use crate::graph::Plan;
-use crate::identified::{Arena, Deletion, Entry, Id, LabelUpdate, Observation, Observations};
+use crate::identified::{Arena, ConditionUpdate, Deletion, Entry, Id, LabelUpdate, Observation, Observations};
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{Stream, batches};
 use crate::runtime::secret;
 use crate::runtime::survive::{Blocks, Corrupt, Extent, Survive};
 use crate::source::Topics;
-use crate::vocabulary::{Facts, Intake, Label, Outcome, Position, Pseudonym, Reading, Status, Tally};
+use crate::vocabulary::{Condition, Facts, Intake, Label, Outcome, Position, Pseudonym, Reading, Status, Tally};
 
 use cache::{Cache, Place};
 pub use owners::OWNERS_MAX;
@@ -161,6 +161,7 @@ pub struct Pseudonymiser {
     observations: Hmac<Sha256>,
     positions: Hmac<Sha256>,
     outcomes: Hmac<Sha256>,
+    conditions: Hmac<Sha256>,
     topics: Topics,
     cache: Cache,
     /// Where the patients of the batch may be in the cache: kept for its memory alone.
@@ -177,6 +178,7 @@ impl Pseudonymiser {
             observations: key.mac().chain_update(b"Observation/"),
             positions: key.mac().chain_update(b"Position/"),
             outcomes: key.mac().chain_update(b"Outcome"),
+            conditions: key.mac().chain_update(b"Condition/"),
             topics,
             cache: Cache::default(),
             places: Vec::new(),
@@ -212,6 +214,12 @@ impl Pseudonymiser {
                     Some(label) => out.push(Intake::Label { position: update.position, label }),
                     None => tally.add(Outcome::Ignored, "deletion_of_unknown_outcome"),
                 },
+                // Where it ends was counted by `decode`. A deletion of which nobody knows the patient has nothing to take back.
+                Entry::Condition(update) => {
+                    if let Some((patient, condition)) = self.condition(&arena, &update, places[at]) {
+                        out.push(Intake::Condition { patient, position: update.position, condition });
+                    }
+                }
             }
         }
         self.places = places;
@@ -224,6 +232,7 @@ impl Pseudonymiser {
             Entry::Patient(update) => Some(update.patient),
             Entry::Deletion(deletion) => deletion.patient,
             Entry::Label(update) => update.patient,
+            Entry::Condition(update) => update.patient,
         };
         patient.map_or_else(Place::default, |patient| self.cache.place(arena.id(patient)))
     }
@@ -284,6 +293,24 @@ impl Pseudonymiser {
         Some(Label { patient, id, happened, at, version })
     }
 
+    /// `None` if nobody knows whose it is.
+    fn condition(&mut self, arena: &Arena, update: &ConditionUpdate, place: Place) -> Option<(Pseudonym, Condition)> {
+        let partition = update.position.partition;
+        let id = match update.id {
+            Some(id) => finish(self.conditions.clone().chain_update(arena.id(id))),
+            None => self.position(update.position),
+        };
+        let patient = match update.patient {
+            Some(patient) => self.patient(arena, patient, place),
+            None => self.owners.patient(partition, &id)?,
+        };
+        if update.deletable {
+            self.owners.own(partition, id, patient);
+        }
+        let ConditionUpdate { comorbidities, withdraws, version, .. } = *update;
+        Some((patient, Condition { id, comorbidities, withdraws, version }))
+    }
+
     /// The pseudonym of a patient, whose place in the cache is known.
     fn patient(&mut self, arena: &Arena, id: Id, place: Place) -> Pseudonym {
         let id = arena.id(id);
@@ -333,7 +360,7 @@ mod tests {
     use super::*;
     use crate::identified::PatientUpdate;
     use crate::runtime::survive::testing::Saves;
-    use crate::vocabulary::{Demographics, Partition};
+    use crate::vocabulary::{Comorbidities, Demographics, Partition, Version};
 
     fn key() -> Key {
         Key::from_hex(&"0b".repeat(32)).unwrap()
@@ -357,6 +384,7 @@ mod tests {
         assert_eq!(patient(&mut machine, "p-1").to_string(), EXPECTED);
         assert_eq!(patient(&mut machine, "p-1").to_string(), EXPECTED, "from the cache");
     }
+    const CONDITION: &str = "30bf82672aeabfef211410cc1f5ba587";
     const EXPECTED: &str = "5c0523b91102bb6642006ed59a9444cf";
 
     #[test]
@@ -509,6 +537,45 @@ mod tests {
         for moves in [[2, 3, 1, 4], [4, 2, 2, 3], [1, 1, 4, 1]] {
             assert_eq!(run(&moves), alone, "{moves:?}");
         }
+    }
+
+    #[test]
+    fn conditions_are_known_by_a_pseudonym_of_their_own_and_deleted_by_their_key() {
+        let mut machine = machine();
+        let mut arena = Arena::default();
+        let mut id = |text: &str| Some(Id::new(arena.push(text.as_bytes())));
+        let (patient, own) = (id("p-1"), id("c-1"));
+        let update = |patient, id, number, offset, withdraws| {
+            let position =
+                Position { partition: Partition { number, ..Partition::default() }, offset, ..Position::default() };
+            let comorbidities = if withdraws { Comorbidities::NONE } else { Comorbidities::one(3) };
+            let (version, deletable) = (Version::Unversioned, !withdraws);
+            Entry::Condition(ConditionUpdate { patient, id, position, comorbidities, withdraws, version, deletable })
+        };
+        let entries = vec![
+            update(patient, own, 0, 0, false),
+            update(patient, None, 0, 1, false),
+            update(None, own, 0, 2, true),
+            // Of another partition; of something unknown.
+            update(None, own, 1, 3, true),
+            update(None, patient, 0, 4, true),
+        ];
+        let (mut out, mut tally) = (Vec::new(), Tally::default());
+        machine.pseudonymise(Observations { arena, entries }, &mut out, &mut tally);
+        let all: Vec<(Pseudonym, Condition)> = out
+            .iter()
+            .map(|intake| match intake {
+                Intake::Condition { patient, condition, .. } => (*patient, *condition),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().all(|(patient, _)| patient.to_string() == EXPECTED), "as the patient's readings have it");
+        // python3: hmac.new(bytes.fromhex("0b"*32), b"Condition/c-1", "sha256").hexdigest()[:32]
+        assert_eq!(all[0].1.id.to_string(), CONDITION);
+        assert_eq!((all[2].1.id, all[2].1.withdraws, all[2].1.comorbidities.count()), (all[0].1.id, true, 0));
+        assert_ne!(all[1].1.id, all[0].1.id, "one without id is known by its position");
+        assert_eq!(tally.total(Outcome::Ignored), 0, "decode has counted them");
     }
 
     #[test]

@@ -321,6 +321,8 @@ pub struct Demographics {
     pub birth_year: Option<i16>,
     /// FHIR administrative gender.
     pub sex: Sex,
+    /// How many [`Comorbidities`] are active; `None` of a flow that takes no conditions.
+    pub comorbidities: Option<u8>,
     /// The Patient resource's version.
     pub version: Version,
 }
@@ -337,8 +339,43 @@ impl Demographics {
 
     /// True if whoever has either counts in the same groups at any time: all that groups depend on is the same. Versions say nothing of that.
     pub fn groups_alike(&self, other: &Demographics) -> bool {
-        let Demographics { birth_year, sex, version: _ } = self;
-        (birth_year, sex) == (&other.birth_year, &other.sex)
+        let Demographics { birth_year, sex, comorbidities, version: _ } = self;
+        (birth_year, sex, comorbidities) == (&other.birth_year, &other.sex, &other.comorbidities)
+    }
+}
+
+/// A set of comorbidities, by their place in the table in force ([`ComorbidityTable`](crate::comorbidities::ComorbidityTable)). It reaches `patient` and goes no
+/// further: what others may know is how many they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Comorbidities(u32);
+
+impl Comorbidities {
+    /// None of them.
+    pub const NONE: Comorbidities = Comorbidities(0);
+
+    /// The one of this number, below [`COMORBIDITIES_MAX`](crate::comorbidities::COMORBIDITIES_MAX).
+    pub fn one(number: u8) -> Self {
+        Comorbidities(1 << number)
+    }
+
+    /// Those of either set.
+    pub fn or(self, other: Comorbidities) -> Self {
+        Comorbidities(self.0 | other.0)
+    }
+
+    /// Whether this number is among them.
+    pub fn has(self, number: u8) -> bool {
+        self.0 >> number & 1 == 1
+    }
+
+    /// True for none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many they are.
+    pub fn count(self) -> u8 {
+        self.0.count_ones() as u8
     }
 }
 
@@ -400,6 +437,19 @@ pub struct Label {
     pub version: Version,
 }
 
+/// What a Condition resource says of a patient, as far as anybody right of `pseudonymise` may know: not the code, but what it counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Pseudonym of the condition's id, or of its position if it has none: a later version replaces it.
+    pub id: Pseudonym,
+    /// What it counts as: nothing if it is over, not confirmed, withdrawn, or no comorbidity.
+    pub comorbidities: Comorbidities,
+    /// Said in error, refuted, or deleted: earlier versions are taken back.
+    pub withdraws: bool,
+    /// Its version.
+    pub version: Version,
+}
+
 /// What `patient` takes in, exchanged by the key group of the patient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Intake {
@@ -421,6 +471,15 @@ pub enum Intake {
         /// What is known.
         label: Label,
     },
+    /// What the patient suffers from.
+    Condition {
+        /// Whose.
+        patient: Pseudonym,
+        /// Orders conditions without version.
+        position: Position,
+        /// What is known.
+        condition: Condition,
+    },
 }
 
 impl Intake {
@@ -428,7 +487,7 @@ impl Intake {
     pub fn patient(&self) -> &Pseudonym {
         match self {
             Intake::Reading(reading) => &reading.patient,
-            Intake::Demographics { patient, .. } => patient,
+            Intake::Demographics { patient, .. } | Intake::Condition { patient, .. } => patient,
             Intake::Label { label, .. } => &label.patient,
         }
     }
@@ -437,7 +496,9 @@ impl Intake {
     pub fn position(&self) -> Position {
         match self {
             Intake::Reading(reading) => reading.facts.position,
-            Intake::Demographics { position, .. } | Intake::Label { position, .. } => *position,
+            Intake::Demographics { position, .. }
+            | Intake::Label { position, .. }
+            | Intake::Condition { position, .. } => *position,
         }
     }
 }

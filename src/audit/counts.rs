@@ -30,8 +30,10 @@ use differential_dataflow::difference::Abelian;
 
 use crate::audit::histogram::{Cells, Histogram};
 use crate::audit::ledger::{self, Entry, Ledger, WARM_PATIENTS};
-use crate::audit::scores::Score;
-use crate::audit::series::{self, Calendar, Contribution, GROUPS, Pane, Series, groups_of};
+use crate::audit::scores::{Score, Thousandths};
+use crate::audit::series::{
+    self, Calendar, Contribution, GROUPS, Groups, Pane, Series, group_of_comorbidities, groups_of,
+};
 use crate::audit::tally::Tally;
 use crate::config::Selected;
 use crate::signals::{DIASTOLIC, SYSTOLIC};
@@ -78,7 +80,7 @@ pub struct Counts {
     selected: Selected,
     changes: Vec<ledger::Change>,
     /// Of each reading of the batch.
-    groups: Vec<u16>,
+    groups: Vec<Groups>,
     endings: vocabulary::Tally,
 }
 
@@ -170,7 +172,7 @@ impl Counts {
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let Facts { at, precision, signals, .. } = &reading.facts;
             let groups = groups_of(*at, demographics);
-            self.groups.push(groups);
+            self.groups.push(groups | group_of_comorbidities(demographics));
             let pane = self.calendar.pane_of(*at);
             self.input(&reading.facts, pane, kept);
             let measurement = Measurement { pane, precision: *precision, signals, groups };
@@ -228,7 +230,8 @@ impl Counts {
         // Whatever came of it since: the last of them has the groups that it has now.
         for Moved { observation, measured, .. } in moved {
             let place = (measured.at, observation.hash64());
-            let groups = groups_of(measured.at, &measured.demographics);
+            let groups =
+                groups_of(measured.at, &measured.demographics) | group_of_comorbidities(&measured.demographics);
             ledger.regroup(measured.patient, place, groups, &mut self.changes);
         }
         for label in labels {
@@ -330,7 +333,7 @@ struct Measurement<'a> {
     pane: Pane,
     precision: Precision,
     signals: &'a Signals,
-    groups: u16,
+    groups: Groups,
 }
 
 /// A patient's place in a map, with two lists: an estimate.
@@ -352,7 +355,7 @@ fn score_of(assessment: Option<&Assessment>, selected: Selected) -> (Score, Opti
         Selected::Reason => !reasons.is_empty(),
         Selected::HighRisk => *risk_level == Some("HIGH"),
     };
-    let thousandths = probability.and_then(Score::thousandths_of);
+    let thousandths = probability.and_then(Thousandths::of);
     (Score { thousandths, selected, alarm: *alarm }, risk.map(|group| group as u8))
 }
 

@@ -33,15 +33,15 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::audit::scores::Score;
-use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, PATIENT_GROUPS, Pane, Series, Value, each};
+use crate::audit::series::{ATTRIBUTES, Calendar, Cell, GROUPS, Groups, OF_PATIENT, Pane, Series, Value, each};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{Label, Outcome, Precedence, Pseudonym};
 
 /// Bytes that a patient takes, and a reading within horizon and reference (the page above).
 pub const KEPT_BYTES: (u64, u64) = (64, 32);
 
-/// A change of a count in some groups at once: pane, a bit for each of [`GROUPS`], what is counted, by how much.
-pub type Change = (Pane, u16, What, i32);
+/// A change of a count in some groups at once: pane, groups, what is counted, by how much.
+pub type Change = (Pane, Groups, What, i32);
 
 /// What is counted of a reading or a patient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +54,7 @@ pub enum What {
 
 impl What {
     /// The cells of the groups in `groups`.
-    pub fn cells(self, groups: u16) -> impl Iterator<Item = Cell> {
+    pub fn cells(self, groups: Groups) -> impl Iterator<Item = Cell> {
         each(groups).map(move |group| match self {
             What::Code(code) => Cell::new(Series::scores(group), code),
             What::Gap(gap) => Cell::new(Series::patients(group), gap),
@@ -71,19 +71,17 @@ pub struct Entry {
     pub observation: u64,
     /// What scoring said.
     pub score: Score,
-    /// A bit for each of [`GROUPS`] that it belongs to.
-    pub groups: u16,
+    /// The groups that it belongs to.
+    pub groups: Groups,
 }
 
 /// Patients that are brought into the cache at once, see [`Ledger::warm`].
 pub const WARM_PATIENTS: usize = 32;
 
 /// Bit of a kept entry's groups: it came after the last save.
-const UNSAVED: u16 = 1 << 15;
-const ALL_GROUPS: u16 = (1 << GROUPS.len()) - 1;
-const _: () = assert!(ALL_GROUPS & UNSAVED == 0);
-/// The groups that follow from who the patient is, not from what scoring said.
-const OF_PATIENT: u16 = (1 << PATIENT_GROUPS) - 1;
+const UNSAVED: Groups = 1 << 31;
+const ALL_GROUPS: Groups = (1 << GROUPS.len()) - 1;
+const _: () = assert!(ALL_GROUPS & UNSAVED == 0 && size_of::<Entry>() == 24);
 
 /// Where an entry stands among those of its patient: when, and the observation.
 pub type Place = (EventTime, u64);
@@ -183,7 +181,7 @@ impl Saved {
 
     /// Whether what was read from outside can be worked with.
     pub fn is_sound(&self) -> bool {
-        self.standing.iter().all(|entry| entry.score.is_sound() && entry.groups <= ALL_GROUPS)
+        self.standing.iter().all(|entry| entry.groups <= ALL_GROUPS)
     }
 }
 
@@ -248,7 +246,7 @@ impl Ledger {
     }
 
     /// Has a reading count under other groups of its patient; what scoring said of it stays. One that is not known, or stands elsewhere by now, is none.
-    pub fn regroup(&mut self, patient: Pseudonym, place: Place, of_patient: u16, changes: &mut Vec<Change>) {
+    pub fn regroup(&mut self, patient: Pseudonym, place: Place, of_patient: Groups, changes: &mut Vec<Change>) {
         let Some(account) = self.accounts.get_mut(&patient) else { return };
         let Ok(index) = account.entries.binary_search_by_key(&place, Account::order) else { return };
         account.regroup(index, of_patient, (&self.calendar, self.horizon), changes);
@@ -415,7 +413,7 @@ impl Account {
     }
 
     /// Has a reading count in other groups that are its patient's.
-    fn regroup(&mut self, index: usize, of_patient: u16, (calendar, horizon): Rule<'_>, changes: &mut Vec<Change>) {
+    fn regroup(&mut self, index: usize, of_patient: Groups, (calendar, horizon): Rule<'_>, changes: &mut Vec<Change>) {
         let Entry { at, score, groups: before, .. } = self.entries[index];
         let (before, after) = (before & ALL_GROUPS, before & ALL_GROUPS & !OF_PATIENT | of_patient);
         let (pane, code) = (calendar.pane_of(at), What::Code(score.code(self.label_of(at, horizon))));
@@ -447,13 +445,13 @@ impl Account {
     }
 
     /// Counts the patient in a pane where it has a reading of these groups, or takes it back, among all others.
-    fn count_among(&self, (pane, groups): (Pane, u16), sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
+    fn count_among(&self, (pane, groups): (Pane, Groups), sign: i32, calendar: &Calendar, changes: &mut Vec<Change>) {
         let (start, end) = (calendar.start(pane), calendar.start(Pane(pane.0.saturating_add(1))));
         let before = self.entries.partition_point(|entry| entry.at < start);
         let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
         let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
         // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
-        let mut alike: SmallVec<[(Around, u16); 4]> = SmallVec::new();
+        let mut alike: SmallVec<[(Around, Groups); 4]> = SmallVec::new();
         for group in each(groups & !there).map(|group| 1 << group) {
             let of_group = |entry: &&Entry| entry.groups & group != 0;
             let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
@@ -521,7 +519,7 @@ type Around = (Option<Pane>, Option<Pane>);
 
 /// Counts a patient in a pane, or takes him back, between the panes where he was before and after.
 fn count_patient(
-    (pane, groups): (Pane, u16),
+    (pane, groups): (Pane, Groups),
     (previous, next): Around,
     sign: i32,
     calendar: &Calendar,
@@ -559,6 +557,7 @@ mod tests {
 
     use super::*;
     use crate::audit::histogram::{Cells, Counted, Histogram};
+    use crate::audit::series::PATIENT_GROUPS;
     use crate::time::EventSpan;
     use crate::vocabulary::Version;
 
@@ -566,7 +565,7 @@ mod tests {
 
     const HORIZON: EventSpan = EventSpan::from_seconds(420);
     /// A group that follows from the score.
-    const RISK: u16 = 1 << PATIENT_GROUPS;
+    const RISK: Groups = 1 << PATIENT_GROUPS;
     const ALL_KEPT: Pane = Pane(i64::MIN);
 
     fn calendar() -> Calendar {
@@ -685,8 +684,10 @@ mod tests {
                 assert_eq!(ending.outcome().0, naive.label(patient, label), "{label:?}");
             }
             _ => {
-                let thousandths = rng.random_bool(0.8).then(|| rng.random_range(0..4) * 300);
-                let score = Score { thousandths, selected: rng.random_bool(0.5), alarm: false };
+                let thousandths = rng
+                    .random_bool(0.8)
+                    .then(|| crate::audit::scores::Thousandths::of(f64::from(rng.random_range(0..4)) * 0.3));
+                let score = Score { thousandths: thousandths.flatten(), selected: rng.random_bool(0.5), alarm: false };
                 let groups = rng.random_range(1..8) | if rng.random_bool(0.5) { RISK } else { 0 };
                 let entry = Entry { at: at(rng), observation, score, groups };
                 ledger.remove(pseudonym(patient), observation, changes);

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::judge::Usual;
 use crate::audit::ledger::Standing;
-use crate::audit::series::{ATTRIBUTES, BIN_RULE, FEATURES, GROUPS, Grid, PATIENT_GROUPS};
+use crate::audit::series::{ATTRIBUTES, BIN_RULE, FEATURES, GROUPS, Grid, Groups, PATIENT_GROUPS};
 use crate::audit::statistics::Moments;
 use crate::time::EventSpan;
 use crate::vocabulary::findings::Span;
@@ -352,7 +352,7 @@ impl OfScores {
 ///
 /// Whoever knows `all` and the groups of an attribute knows what is in none of these: so if those that are left out, and those who are in no group, are
 /// fewer than [`PATIENTS_MIN`] between them, the smallest other group goes too.
-pub fn left_out(patients: &Standing) -> u16 {
+pub fn left_out(patients: &Standing) -> Groups {
     let mut left_out = 0;
     for ((_, groups), mut hidden) in ATTRIBUTES.into_iter().zip(patients.without) {
         let mut there: Vec<usize> = groups.filter(|group| patients.of[*group] > 0).collect();

@@ -8,6 +8,8 @@
 //! *Estimates without labels* (CBPE): a calibrated probability p is a reading whose outcome happens p times. So the selected readings have Σp expected
 //! true positives and Σ(1 − p) false ones. Source: NannyML 0.13, "Confidence-based performance estimation"; wrong as far as the model is not calibrated.
 
+use std::num::NonZeroU16;
+
 use serde::{Deserialize, Serialize};
 
 use crate::audit::series::Value;
@@ -28,11 +30,39 @@ pub const AUROC_FALL_WATCH: f64 = 0.05;
 /// Below this ratio of selection rates a group is marked. Source: 29 CFR 1607.4(D), the four-fifths rule.
 pub const FOUR_FIFTHS: f64 = 0.8;
 
+/// A probability in thousandths, from 0 to 1,000; with its absence two bytes. Kept is one more than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "u16", try_from = "u16")]
+pub struct Thousandths(NonZeroU16);
+
+impl Thousandths {
+    /// A finite probability, rounded to the nearest thousandth.
+    pub fn of(probability: f64) -> Option<Self> {
+        let rounded = probability.is_finite().then(|| (probability.clamp(0.0, 1.0) * 1_000.0).round() as u16);
+        rounded.and_then(|thousandths| thousandths.try_into().ok())
+    }
+}
+
+impl TryFrom<u16> for Thousandths {
+    type Error = &'static str;
+
+    fn try_from(thousandths: u16) -> Result<Self, Self::Error> {
+        let kept = NonZeroU16::MIN.checked_add(thousandths).filter(|_| thousandths < UNSCORED);
+        kept.map(Thousandths).ok_or("a probability is at most 1,000 thousandths")
+    }
+}
+
+impl From<Thousandths> for u16 {
+    fn from(Thousandths(kept): Thousandths) -> u16 {
+        kept.get() - 1
+    }
+}
+
 /// What scoring said of one reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
     /// The probability in thousandths, `None` without one.
-    pub thousandths: Option<u16>,
+    pub thousandths: Option<Thousandths>,
     /// Whether `audit.selected` takes it.
     pub selected: bool,
     /// Whether it raised an alarm.
@@ -40,27 +70,17 @@ pub struct Score {
 }
 
 impl Score {
-    /// A probability, rounded to the nearest thousandth.
-    pub fn thousandths_of(probability: f64) -> Option<u16> {
-        probability.is_finite().then(|| (probability.clamp(0.0, 1.0) * 1_000.0).round() as u16)
-    }
-
-    /// Whether it is one: what was read from outside may be none.
-    pub fn is_sound(self) -> bool {
-        self.thousandths.is_none_or(|thousandths| thousandths < UNSCORED)
-    }
-
     /// The code under which it is counted.
     pub fn code(self, label: Option<bool>) -> Value {
         let label = label.map_or(0, |happened| 1 + u16::from(happened));
         let flags = 2 * u16::from(self.selected) + u16::from(self.alarm);
-        Value((self.thousandths.unwrap_or(UNSCORED).min(UNSCORED) * LABELS + label) * FLAGS + flags)
+        Value((self.thousandths.map_or(UNSCORED, u16::from) * LABELS + label) * FLAGS + flags)
     }
 
     /// What a code says.
     pub(super) fn of_code(code: u16) -> (Self, Option<bool>) {
         let (flags, rest) = (code % FLAGS, code / FLAGS);
-        let thousandths = Some(rest / LABELS).filter(|thousandths| *thousandths < UNSCORED);
+        let thousandths = Thousandths::try_from(rest / LABELS).ok();
         let label = [None, Some(false), Some(true)][usize::from(rest % LABELS)];
         (Score { thousandths, selected: flags >= 2, alarm: flags % 2 == 1 }, label)
     }
@@ -122,7 +142,7 @@ impl Summary {
         if let Some(happened) = label {
             self.confusion[usize::from(score.selected)][usize::from(happened)] += count;
         }
-        let Some(thousandths) = score.thousandths else { return };
+        let Some(thousandths) = score.thousandths.map(u16::from) else { return };
         self.scored += count;
         // Codes ascend by probability first.
         if self.by_probability.last().is_none_or(|last| last.thousandths != thousandths) {
@@ -341,10 +361,18 @@ mod tests {
     use crate::audit::histogram::Histogram;
     use crate::audit::tests::compare_with_other_packages;
 
+    fn kept(thousandths: Option<u16>) -> Option<Thousandths> {
+        thousandths.map(|thousandths| thousandths.try_into().unwrap())
+    }
+
+    fn probability(thousandths: Thousandths) -> f64 {
+        f64::from(u16::from(thousandths)) / 1e3
+    }
+
     fn random(rng: &mut ChaCha8Rng) -> (Score, Option<bool>) {
-        let thousandths = rng.random_bool(0.9).then(|| rng.random_range(0..=20) * 50);
+        let thousandths: Option<u16> = rng.random_bool(0.9).then(|| rng.random_range(0..=20) * 50);
         let selected = thousandths.is_some_and(|p| p > 400) ^ rng.random_bool(0.1);
-        let score = Score { thousandths, selected, alarm: rng.random_bool(0.2) };
+        let score = Score { thousandths: kept(thousandths), selected, alarm: rng.random_bool(0.2) };
         let happens = f64::from(thousandths.unwrap_or(300)) / 1_200.0;
         (score, rng.random_bool(0.7).then(|| rng.random_bool(happens)))
     }
@@ -356,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_code_says_what_was_counted() {
-        for thousandths in [None, Some(0), Some(1), Some(999), Some(1_000)] {
+        for thousandths in [None, Some(0), Some(1), Some(999), Some(1_000)].map(kept) {
             for label in [None, Some(false), Some(true)] {
                 for (selected, alarm) in [(false, false), (false, true), (true, false), (true, true)] {
                     let score = Score { thousandths, selected, alarm };
@@ -366,9 +394,10 @@ mod tests {
             }
         }
         for (probability, expected) in [(0.0, 0), (0.0005, 1), (0.4994, 499), (1.0, 1_000), (7.0, 1_000)] {
-            assert_eq!(Score::thousandths_of(probability), Some(expected));
+            assert_eq!(Thousandths::of(probability).map(u16::from), Some(expected));
         }
-        assert_eq!(Score::thousandths_of(f64::NAN), None);
+        assert_eq!(Thousandths::of(f64::NAN), None);
+        assert!(Thousandths::try_from(1_001).is_err() && Thousandths::try_from(u16::MAX).is_err());
     }
 
     #[test]
@@ -381,9 +410,7 @@ mod tests {
             let summary = summary(&readings);
             let labelled: Vec<(Option<f64>, bool, bool)> = readings
                 .iter()
-                .filter_map(|(score, label)| {
-                    Some((score.thousandths.map(|p| f64::from(p) / 1e3), score.selected, (*label)?))
-                })
+                .filter_map(|(score, label)| Some((score.thousandths.map(probability), score.selected, (*label)?)))
                 .collect();
             let count = |of: &dyn Fn(bool, bool) -> bool| labelled.iter().filter(|(_, s, y)| of(*s, *y)).count() as f64;
             let measured = summary.measured();
@@ -414,7 +441,7 @@ mod tests {
             close(measured.ece, (0..10).map(gap).sum::<f64>() / scored.len() as f64);
             let all: Vec<(f64, bool)> = readings
                 .iter()
-                .filter_map(|(score, _)| Some((f64::from(score.thousandths?) / 1e3, score.selected)))
+                .filter_map(|(score, _)| Some((probability(score.thousandths?), score.selected)))
                 .collect();
             let sum = |of: &dyn Fn(f64, bool) -> f64| all.iter().map(|(p, s)| of(*p, *s)).sum::<f64>();
             let estimated = summary.estimated();
@@ -440,7 +467,7 @@ mod tests {
             });
             let readings = groups.each_ref().map(|group| {
                 let reading = |(score, label): &(Score, Option<bool>)| {
-                    serde_json::json!([f64::from(score.thousandths.unwrap()) / 1e3, score.selected, label.unwrap()])
+                    serde_json::json!([probability(score.thousandths.unwrap()), score.selected, label.unwrap()])
                 };
                 group.iter().map(reading).collect::<Vec<_>>()
             });

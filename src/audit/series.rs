@@ -118,8 +118,10 @@ pub const PROBABILITY: Feature = Feature {
     grid: Grid { low: 0.0, step: 1e-3, values: 1_001, values_per_bin: 100, bins: 10 },
 };
 
-/// The groups. The cap of ages at 90 lies inside `80+`; who has no known age is in no age group. The last three are of readings that were scored.
-pub const GROUPS: [&str; 13] = [
+/// The groups. The cap of ages at 90 lies inside `80+`; who has no known age is in no age group. Those by risk and by comorbidities are of readings that were scored;
+/// of a flow that takes no conditions nothing is in the latter. Who has 2 or 3 comorbidities is one group, and who has more another: with a group for each count the upper ones
+/// would hold too few for a verdict.
+pub const GROUPS: [&str; 17] = [
     "all",
     "sex=female",
     "sex=male",
@@ -133,13 +135,24 @@ pub const GROUPS: [&str; 13] = [
     "risk=LOW",
     "risk=MODERATE",
     "risk=HIGH",
+    "comorbidities=0",
+    "comorbidities=1",
+    "comorbidities=2-3",
+    "comorbidities=4+",
 ];
+
+/// A set of groups: a bit for each of [`GROUPS`].
+pub type Groups = u32;
 
 /// How many of [`GROUPS`] a reading belongs to by its patient alone: those whose features are watched.
 pub const PATIENT_GROUPS: usize = 10;
 
+/// Those that follow from who the patient is, whether their features are watched or not: all but the ones of what scoring said.
+pub const OF_PATIENT: Groups = (1 << PATIENT_GROUPS) - 1 | ((1 << GROUPS.len()) - (1 << 13));
+
 /// What groups are formed by, and which of [`GROUPS`] they are.
-pub const ATTRIBUTES: [(&str, std::ops::Range<usize>); 3] = [("sex", 1..5), ("age", 5..10), ("risk", 10..13)];
+pub const ATTRIBUTES: [(&str, std::ops::Range<usize>); 4] =
+    [("sex", 1..5), ("age", 5..10), ("risk", 10..13), ("comorbidities", 13..17)];
 
 /// What a [`Series`] is about; the number is an index into [`GROUPS`], but for data quality, which knows none.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -171,13 +184,15 @@ impl Kind {
 
 /// Number of the series that are [`Kind::Measured`]: the first ones.
 pub const MEASURED: usize = PATIENT_GROUPS * FEATURES.len();
-const FIRST_PATIENTS: usize = MEASURED;
-const FIRST_SCORES: usize = FIRST_PATIENTS + GROUPS.len();
-const FIRST_PROBABILITY: usize = FIRST_SCORES + GROUPS.len();
-const FIRST_FAIRNESS: usize = FIRST_PROBABILITY + GROUPS.len();
-const FIRST_QUALITY: usize = FIRST_FAIRNESS + GROUPS.len();
+/// Groups whose series come before those of inputs. The others were added later, behind these: what was saved names series by number.
+const EARLY_GROUPS: usize = 13;
+const LATE_GROUPS: usize = GROUPS.len() - EARLY_GROUPS;
+/// What is counted or published of every group besides features, by the place of its series.
+const BY_GROUP: [fn(usize) -> Kind; 4] = [Kind::Patients, Kind::Scores, Kind::Probability, Kind::Fairness];
+const FIRST_QUALITY: usize = MEASURED + BY_GROUP.len() * EARLY_GROUPS;
+const FIRST_LATE: usize = FIRST_QUALITY + quality::SLOTS * MEASURES.len();
 /// Number of [`Series`].
-pub const SERIES: usize = FIRST_QUALITY + quality::SLOTS * MEASURES.len();
+pub const SERIES: usize = FIRST_LATE + BY_GROUP.len() * LATE_GROUPS;
 
 /// One thing that is counted or published of one group, or topic. Measured series are group-major, so that any number of workers shares the large group `all`
 /// by feature.
@@ -192,22 +207,30 @@ impl Series {
 
     /// The patients of a group.
     pub fn patients(group: usize) -> Self {
-        Series((FIRST_PATIENTS + group) as u16)
+        Series::by_group(0, group)
     }
 
     /// The scores of a group, and its performance.
     pub fn scores(group: usize) -> Self {
-        Series((FIRST_SCORES + group) as u16)
+        Series::by_group(1, group)
     }
 
     /// The drift of a group's probabilities.
     pub fn probability(group: usize) -> Self {
-        Series((FIRST_PROBABILITY + group) as u16)
+        Series::by_group(2, group)
     }
 
     /// How a group fares beside others.
     pub fn fairness(group: usize) -> Self {
-        Series((FIRST_FAIRNESS + group) as u16)
+        Series::by_group(3, group)
+    }
+
+    /// By the place in [`BY_GROUP`].
+    fn by_group(place: usize, group: usize) -> Self {
+        Series(match group.checked_sub(EARLY_GROUPS) {
+            None => MEASURED + place * EARLY_GROUPS + group,
+            Some(late) => FIRST_LATE + place * LATE_GROUPS + late,
+        } as u16)
     }
 
     /// The inputs of a topic, by all that is counted of them.
@@ -223,12 +246,12 @@ impl Series {
     /// What it is about. It must be one of [`SERIES`].
     pub fn kind(self) -> Kind {
         match usize::from(self.0) {
-            at if at < FIRST_PATIENTS => Kind::Measured(at / FEATURES.len(), &FEATURES[at % FEATURES.len()]),
-            at if at < FIRST_SCORES => Kind::Patients(at - FIRST_PATIENTS),
-            at if at < FIRST_PROBABILITY => Kind::Scores(at - FIRST_SCORES),
-            at if at < FIRST_FAIRNESS => Kind::Probability(at - FIRST_PROBABILITY),
-            at if at < FIRST_QUALITY => Kind::Fairness(at - FIRST_FAIRNESS),
-            at => Kind::Quality((at - FIRST_QUALITY) / MEASURES.len(), (at - FIRST_QUALITY) % MEASURES.len()),
+            at if at < MEASURED => Kind::Measured(at / FEATURES.len(), &FEATURES[at % FEATURES.len()]),
+            at if at < FIRST_QUALITY => BY_GROUP[(at - MEASURED) / EARLY_GROUPS]((at - MEASURED) % EARLY_GROUPS),
+            at if at < FIRST_LATE => {
+                Kind::Quality((at - FIRST_QUALITY) / MEASURES.len(), (at - FIRST_QUALITY) % MEASURES.len())
+            }
+            at => BY_GROUP[(at - FIRST_LATE) / LATE_GROUPS](EARLY_GROUPS + (at - FIRST_LATE) % LATE_GROUPS),
         }
     }
 
@@ -314,8 +337,8 @@ pub const PLACES: usize = MEASURED * PRESSURE.values();
 pub struct Contribution {
     /// A value for each of [`FEATURES`].
     pub values: [Value; FEATURES.len()],
-    /// A bit for each of [`GROUPS`].
-    pub groups: u16,
+    /// The groups that it belongs to by its patient alone: the first [`PATIENT_GROUPS`].
+    pub groups: Groups,
 }
 
 impl Contribution {
@@ -323,7 +346,7 @@ impl Contribution {
     ///
     /// The mean arterial pressure is the device's own where it was sent, else diastolic + (systolic − diastolic) / 3 (CLINICAL §3:
     /// the estimate differs from the device's by 2.7 mmHg on average).
-    pub fn of(signals: &Signals, groups: u16) -> Option<Self> {
+    pub fn of(signals: &Signals, groups: Groups) -> Option<Self> {
         let systolic = signals.get(SYSTOLIC).filter(|mmhg| mmhg.is_finite())?;
         let diastolic = signals.get(DIASTOLIC).filter(|mmhg| mmhg.is_finite())?;
         let estimate = diastolic + (systolic - diastolic) / 3.0;
@@ -354,8 +377,8 @@ pub fn cell_at(place: usize) -> Cell {
     Cell::new(Series((place / PRESSURE.values()) as u16), Value((place % PRESSURE.values()) as u16))
 }
 
-/// The groups of a patient at that time: a bit for each of [`GROUPS`].
-pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> u16 {
+/// The groups of a patient at that time, of those whose features are watched.
+pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> Groups {
     let sex = match demographics.sex {
         Sex::Female => 1,
         Sex::Male => 2,
@@ -372,9 +395,20 @@ pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> u16 {
     1 | 1 << sex | age.map_or(0, |age| 1 << age)
 }
 
+/// The group by comorbidities, of a flow that takes conditions.
+pub(super) fn group_of_comorbidities(demographics: &Demographics) -> Groups {
+    let group = demographics.comorbidities.map(|count| match count {
+        0 => 13,
+        1 => 14,
+        2 | 3 => 15,
+        4.. => 16,
+    });
+    group.map_or(0, |group| 1 << group)
+}
+
 /// The groups whose bits are set, ascending.
-pub(super) fn each(groups: u16) -> impl Iterator<Item = usize> {
-    let rest = |groups: &u16| Some(groups & (groups - 1)).filter(|rest| *rest != 0);
+pub(super) fn each(groups: Groups) -> impl Iterator<Item = usize> {
+    let rest = |groups: &Groups| Some(groups & (groups - 1)).filter(|rest| *rest != 0);
     std::iter::successors(Some(groups).filter(|groups| *groups != 0), rest)
         .map(|groups| groups.trailing_zeros() as usize)
 }
@@ -550,6 +584,12 @@ mod tests {
             assert_eq!(Series::probability(group).kind(), Kind::Probability(group));
             assert_eq!(Series::fairness(group).kind(), Kind::Fairness(group));
         }
+        // What state files of earlier versions name by number.
+        let numbers = [Series::patients(0), Series::scores(12), Series::probability(0), Series::fairness(12)];
+        assert_eq!(numbers, [40, 65, 66, 91].map(Series));
+        assert_eq!([Series::quality(0, 0), Series::quality(64, 9)], [92, 741].map(Series));
+        assert_eq!([Series::patients(13), Series::fairness(16)], [742, 757].map(Series));
+        assert_eq!(SERIES, 758);
         for (slot, measure) in [(0, 0), (0, 9), (1, 0), (64, 9)] {
             let series = Series::quality(slot, measure);
             assert_eq!((series.kind(), usize::from(series.0) < SERIES), (Kind::Quality(slot, measure), true));
@@ -586,6 +626,20 @@ mod tests {
         }
         assert!(each(groups_of(at, &Demographics::default())).eq([0, 4]));
         assert_eq!(each(0).next(), None);
+    }
+
+    #[test]
+    fn comorbidities_are_grouped_by_their_count() {
+        let names = |count| {
+            let groups = group_of_comorbidities(&Demographics { comorbidities: count, ..Demographics::default() });
+            each(groups).map(|group| GROUPS[group]).collect::<Vec<_>>()
+        };
+        assert!(names(None).is_empty());
+        for (count, name) in [(0, "0"), (1, "1"), (2, "2-3"), (3, "2-3"), (4, "4+"), (14, "4+")] {
+            assert_eq!(names(Some(count)), [format!("comorbidities={name}")]);
+        }
+        let (_, groups) = ATTRIBUTES[3].clone();
+        assert!(GROUPS[groups].iter().all(|group| group.starts_with("comorbidities=")));
     }
 
     #[test]

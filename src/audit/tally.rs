@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::audit::histogram::{Cells, Counted};
 use crate::audit::ledger::{Change, What};
 use crate::audit::quality;
-use crate::audit::series::{Cell, Contribution, PLACES, Pane, Series, Value, cell_at};
+use crate::audit::series::{Cell, Contribution, Groups, PLACES, Pane, Series, Value, cell_at};
 use crate::vocabulary::TopicId;
 use crate::vocabulary::flaws::{Flaw, Flaws, MEASURES};
 
@@ -31,7 +31,7 @@ pub struct Tally {
     /// What belongs to none of them.
     sparse: Vec<(Pane, Contribution, i32)>,
     /// Counts that are no feature's: of patients and scores.
-    others: HashMap<(Pane, u16, What), i64>,
+    others: HashMap<(Pane, Groups, What), i64>,
     /// Inputs by pane and slot of their topic, apart from the last run of them.
     inputs: HashMap<(Pane, usize), Inputs>,
     /// Readings of one pane and topic in a row: hardly a reading begins another.

@@ -100,9 +100,10 @@ fn script(seed: u64, epochs: usize) -> Vec<EpochOfScript> {
 fn script_of(seed: u64, epochs: usize, patients: usize) -> Vec<EpochOfScript> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let patients: Vec<Demographics> = (0..patients)
-        .map(|_| Demographics {
+        .map(|at| Demographics {
             birth_year: rng.random_bool(0.9).then(|| rng.random_range(1930..2015)),
             sex: [Sex::Female, Sex::Male, Sex::Other, Sex::Unknown][rng.random_range(0..4)],
+            comorbidities: (at % 7 > 0).then_some(at as u8 % 6),
             ..Default::default()
         })
         .collect();

@@ -33,6 +33,9 @@ pub struct Args {
     /// Say what came of the synthetic patients as well, so that performance and fairness are measured against it.
     #[arg(long, conflicts_with = "input")]
     pub outcomes: bool,
+    /// Say what the synthetic patients suffer from as well, so that they are grouped by their number of comorbidities.
+    #[arg(long, conflicts_with = "input")]
+    pub conditions: bool,
     /// Synthetic patients.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub patients: u32,
@@ -154,6 +157,9 @@ fn flow(args: &Args, brokers: &str) -> Result<Flow, String> {
             "audit.outcomes.horizon=\"1h\"".to_owned(),
         ]);
     }
+    if args.conditions {
+        overrides.push("decode.conditions=true".to_owned());
+    }
     overrides.extend(args.overrides.iter().cloned());
     Flow::parse(FLOW, &overrides)
 }
@@ -179,7 +185,8 @@ fn model_file(args: &Args) -> PathBuf {
 /// What the broker is fed with.
 fn feed(args: &Args) -> Result<Box<dyn Iterator<Item = Feed> + Send>, Failed> {
     if args.input.is_empty() {
-        let generator = Generator::new(&Profile::default(), args.seed, args.patients, args.observations);
+        let profile = Profile { conditions: args.conditions, ..Profile::default() };
+        let generator = Generator::new(&profile, args.seed, args.patients, args.observations);
         return Ok(match args.outcomes {
             true => Box::new(embedded::with_outcomes(generator)),
             false => Box::new(embedded::synthetic(generator)),

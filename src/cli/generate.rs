@@ -78,6 +78,9 @@ pub struct Args {
     /// Leave out everything that is wrong with real data but late delivery
     #[arg(long, conflicts_with = "clean")]
     pub late_only: bool,
+    /// Say what patients suffer from as well, in Condition resources (for `decode.conditions`); only where resources are messages of their own
+    #[arg(long)]
+    pub conditions: bool,
     /// How often a patient is measured, on average: a whole number and a unit
     #[arg(long, value_name = "SPAN", default_value = "15m", value_parser = interval)]
     pub every: EventSpan,
@@ -159,8 +162,14 @@ fn profile(args: &Args, now: impl Fn() -> EventTime) -> Result<Profile, Generate
         (_, true) => Profile::late_only(),
         _ => Profile::default(),
     };
+    if args.conditions && args.format != Wrapping::Bare {
+        return Err(GenerateError::Options(
+            "--conditions needs --format bare: an envelope has no room for a Condition",
+        ));
+    }
     let mut profile = Profile {
         wrapping: args.format,
+        conditions: args.conditions,
         every: args.every,
         kinds: args.kinds,
         unlike: f64::from(args.unlike) / 100.0,
@@ -430,6 +439,9 @@ mod tests {
     fn dirt_interval_and_shapes_are_those_of_the_options() {
         let of = |line: &str| profile(&args(&format!("-o - {line}")).unwrap(), now).unwrap();
         assert_eq!(of("--clean"), Profile::clean());
+        assert_eq!(of("--conditions"), Profile { conditions: true, ..Profile::default() });
+        let enveloped = args("-o - --conditions --format envelope").unwrap();
+        assert!(profile(&enveloped, now).unwrap_err().to_string().contains("--format bare"));
         assert_eq!(of("--late-only"), Profile { late_seconds: 0.01, late_minutes: 0.002, ..Profile::clean() });
         let (every, kinds, unlike) = (EventSpan::from_seconds(60), 16, 0.05);
         assert_eq!(of("--every 1m --kinds 16 --unlike 5"), Profile { every, kinds, unlike, ..Profile::default() });

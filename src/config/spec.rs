@@ -154,6 +154,11 @@ pub struct DecodeSpec {
     pub signals: Vec<String>,
     /// Another table of signals than the shipped one.
     pub signals_file: Option<PathBuf>,
+    /// Take Condition resources too: readings then count, in performance and fairness, under how many comorbidities their patient has
+    /// (`comorbidities=2-3`). What counts as one is in `schemas/comorbidities.toml`.
+    pub conditions: bool,
+    /// Another table of comorbidities than the shipped one. What was read under an earlier table is not looked at again.
+    pub comorbidities_file: Option<PathBuf>,
     /// A value without any unit (CLINICAL row 15).
     pub unit_missing: MissingUnit,
     /// A generic systolic/diastolic pair under a panel with only SNOMED 75367002 (row 5).
@@ -213,6 +218,8 @@ impl Default for DecodeSpec {
             unwrap: "auto".into(),
             signals: vec!["systolic".into(), "diastolic".into(), "mean_arterial".into()],
             signals_file: None,
+            conditions: false,
+            comorbidities_file: None,
             unit_missing: MissingUnit::Reject,
             panel_generic: Choice::Reject,
             status_uncertain: Choice::Reject,

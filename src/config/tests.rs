@@ -97,7 +97,8 @@ fn what_cannot_work_is_refused_by_name() {
 }
 
 /// Settings that have no default, which the reference flow shows behind a `#`.
-const OPTIONAL: [&str; 22] = [
+const OPTIONAL: [&str; 23] = [
+    "decode.comorbidities_file",
     "decode.signals_file",
     "model.file",
     "pseudonymise.key_env",

@@ -11,8 +11,8 @@ use super::json::{Reader, Seen, Text};
 use super::judge::version;
 use super::observation::{self, Walk};
 use super::reference::{self, IdSource, Names, Scratch, Target, target};
-use super::rule;
-use super::verdict::{Broken, Item};
+use super::verdict::{Broken, Diagnosed, Item};
+use super::{Settings, condition, rule};
 use crate::vocabulary::{Leniencies, Version};
 
 /// What is known of an entry after the first pass.
@@ -56,7 +56,7 @@ pub(super) fn read<'a>(
         let item = if let Some(path) = entry.wrong {
             Item::Rejected(Broken::new(rule::WRONG_TYPE, path).at(at))
         } else if entry.method.is_some_and(|method| method.is(b"DELETE")) {
-            let history = history.get_or_insert_with(|| History::new(&entries));
+            let history = history.get_or_insert_with(|| History::new(&entries, document.settings));
             deletion(document, entry, at, history, &names)?
         } else if let Some(resource) = &entry.resource {
             document.resource(&mut resource.clone(), entry.kind, entry.full_url, &names)?;
@@ -163,32 +163,55 @@ fn two<'a>(walk: &mut Walk<'a, '_>, seen: &mut Seen, bit: u32, first: &[u8], sec
     Ok(pair)
 }
 
-/// The entries that hold an Observation with an id, by id and then place.
+/// The entries that hold an Observation or a Condition with an id, by type, id and then place.
 struct History<'e, 'a> {
     entries: &'e [Entry<'a>],
-    by_id: Vec<(Vec<u8>, usize)>,
+    by_id: Vec<(Deleted, Vec<u8>, usize)>,
+}
+
+/// A type of resource of which a deletion matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Deleted {
+    Observation,
+    Condition,
+}
+
+impl Deleted {
+    fn of(kind: &[u8], settings: &Settings) -> Option<Self> {
+        match kind {
+            b"Observation" => Some(Deleted::Observation),
+            b"Condition" if settings.comorbidities.is_some() => Some(Deleted::Condition),
+            _ => None,
+        }
+    }
 }
 
 impl<'e, 'a> History<'e, 'a> {
-    fn new(entries: &'e [Entry<'a>]) -> Self {
-        let observations = entries
+    fn new(entries: &'e [Entry<'a>], settings: &Settings) -> Self {
+        let mut text = Vec::new();
+        let mut by_id: Vec<_> = entries
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.resource.is_some() && entry.kind.is_some_and(|kind| kind.is(b"Observation")));
-        let mut by_id: Vec<_> =
-            observations.filter_map(|(at, entry)| Some((entry.id?.plain(&mut Vec::new()).to_vec(), at))).collect();
+            .filter(|(_, entry)| entry.resource.is_some())
+            .filter_map(|(at, entry)| {
+                let kind = Deleted::of(entry.kind?.plain(&mut text), settings)?;
+                Some((kind, entry.id?.plain(&mut text).to_vec(), at))
+            })
+            .collect();
         by_id.sort();
         History { entries, by_id }
     }
 
     /// The version right before the one at `at`: the newest first is a history's order.
-    fn older(&self, id: &[u8], at: usize) -> Option<&'e Entry<'a>> {
-        let next = self.by_id.partition_point(|(known, place)| (known.as_slice(), *place) <= (id, at));
-        self.by_id.get(next).filter(|(known, _)| known == id).map(|(_, place)| &self.entries[*place])
+    fn older(&self, kind: Deleted, id: &[u8], at: usize) -> Option<&'e Entry<'a>> {
+        let key = (kind, id, at);
+        let next = self.by_id.partition_point(|(kind, known, place)| (*kind, known.as_slice(), *place) <= key);
+        let same = |(of, known, _): &&(Deleted, Vec<u8>, usize)| *of == kind && known == id;
+        self.by_id.get(next).filter(same).map(|(_, _, place)| &self.entries[*place])
     }
 }
 
-/// A DELETE: of an Observation that `request.url` (or `fullUrl`) names. The subject comes from an older version in the same Bundle.
+/// A DELETE: of an Observation or a Condition that `request.url` (or `fullUrl`) names. The subject comes from an older version in the same Bundle.
 fn deletion<'a>(
     document: &mut Document<'_, '_>,
     entry: &Entry<'a>,
@@ -196,7 +219,9 @@ fn deletion<'a>(
     history: &History<'_, 'a>,
     names: &Names<'a, '_>,
 ) -> Result<Item, Fault> {
-    let Some((url, (start, end))) = [entry.url, entry.full_url].into_iter().flatten().find_map(deleted) else {
+    let settings = document.settings;
+    let named = |url| deleted(url, settings);
+    let Some((kind, url, (start, end))) = [entry.url, entry.full_url].into_iter().flatten().find_map(named) else {
         return Ok(Item::Ignored(rule::TOMBSTONE));
     };
     let scratch = &mut *document.scratch;
@@ -209,23 +234,26 @@ fn deletion<'a>(
     let etag = entry.etag.and_then(|text| etag(text.plain(&mut scratch.text)));
     let named = etag.or_else(|| reference::version(&plain)).map(Version::Number);
     let (mut patient, mut version) = (None, named.unwrap_or_default());
-    if let Some(older) = history.older(&plain[start..end], at)
+    if let Some(older) = history.older(kind, &plain[start..end], at)
         && let Some(resource) = &older.resource
     {
-        let before = last_version(document, resource, names)?;
+        let before = last_version(document, (kind, resource), names)?;
         patient = before.0;
         // A history lists the newest first, so the deletion comes right after the version below it.
         if let (Version::Unversioned, Version::Number(number)) = (version, before.1) {
             version = Version::Number(number.saturating_add(1));
         }
     }
-    Ok(Item::Deletion { patient, id, version })
+    Ok(match kind {
+        Deleted::Observation => Item::Deletion { patient, id, version },
+        Deleted::Condition => Item::Condition(Diagnosed::deleted(patient, id, version)),
+    })
 }
 
-/// The Observation that a URL names, as a range of it.
-fn deleted(url: Text<'_>) -> Option<(Text<'_>, (usize, usize))> {
+/// What a URL names, and the id as a range of it.
+fn deleted<'a>(url: Text<'a>, settings: &Settings) -> Option<(Deleted, Text<'a>, (usize, usize))> {
     match target(url.plain(&mut Vec::new())) {
-        Target::Logical { kind: b"Observation", start, end } => Some((url, (start, end))),
+        Target::Logical { kind, start, end } => Some((Deleted::of(kind, settings)?, url, (start, end))),
         _ => None,
     }
 }
@@ -236,25 +264,35 @@ fn etag(text: &[u8]) -> Option<i64> {
     reference::integer(inner)
 }
 
-/// Patient and version of an Observation of this Bundle.
+/// Patient and version of a resource of this Bundle.
 fn last_version<'a>(
     document: &mut Document<'_, '_>,
-    resource: &Reader<'a>,
+    (kind, resource): (Deleted, &Reader<'a>),
     names: &Names<'a, '_>,
 ) -> Result<(Option<IdSource>, Version), Fault> {
     let settings = document.settings;
-    let mut draft = Draft::default();
-    observation::read(&mut resource.clone(), settings, &mut document.scratch.text, None, &mut draft)?;
-    let identifiers = settings.subject_identifier == crate::config::Choice::Accept;
     let scratch: &mut Scratch = document.scratch;
-    let patient = reference::patient(&draft.subject, names, identifiers, scratch, &mut Leniencies::default()).ok();
-    Ok((patient, version(&draft.meta, scratch)))
+    let mut reader = resource.clone();
+    let (subject, meta) = match (kind, &settings.comorbidities) {
+        (Deleted::Condition, Some(table)) => {
+            let draft = condition::draft(&mut reader, (settings, table), scratch)?;
+            (draft.subject, draft.meta)
+        }
+        _ => {
+            let mut draft = Draft::default();
+            observation::read(&mut reader, settings, &mut scratch.text, None, &mut draft)?;
+            (draft.subject, draft.meta)
+        }
+    };
+    let identifiers = settings.subject_identifier == crate::config::Choice::Accept;
+    let patient = reference::patient(&subject, names, identifiers, scratch, &mut Leniencies::default()).ok();
+    Ok((patient, version(&meta, scratch)))
 }
 
-/// The Observation that a Kafka key names, as a range of the key: `Observation/x` in any form of a reference.
-pub(super) fn key_of_observation(key: &[u8]) -> Option<(usize, usize)> {
+/// The resource of this type that a Kafka key names, as a range of the key: `Observation/x` in any form of a reference.
+pub(super) fn key_of(kind: &[u8], key: &[u8]) -> Option<(usize, usize)> {
     match target(key) {
-        Target::Logical { kind: b"Observation", start, end } => {
+        Target::Logical { kind: named, start, end } if named == kind => {
             reference::standard(&key[start..end]).map(|_| (start, end))
         }
         _ => None,

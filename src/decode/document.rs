@@ -11,7 +11,7 @@ use super::judge::{self, Bench};
 use super::reference::{Names, Scratch};
 use super::templates::Templates;
 use super::verdict::{Broken, Item};
-use super::{Settings, bundle, observation, patient, rule};
+use super::{Settings, bundle, condition, observation, patient, rule};
 use crate::time::IngestTime;
 
 /// Reads records, one after the other.
@@ -138,6 +138,8 @@ impl<'a> Document<'_, '_> {
         }
         let item = if is(b"Patient") {
             patient::read(reader, self.settings, full_url, true, self.scratch)?
+        } else if let (true, Some(table)) = (is(b"Condition"), &self.settings.comorbidities) {
+            condition::read(reader, (self.settings, table), full_url, names, self.scratch)?
         } else {
             reader.skip()?;
             match kind {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Records ── document ──┬─ observation ── judge ──┬─> Observations  (readings, patients, deletions)
-//!   bytes    envelope   ├─ patient                ├─> Rejections    (a rule and a position, never a value)
+//!   bytes    envelope   ├─ patient, condition     ├─> Rejections    (a rule and a position, never a value)
 //!                       │                         ├─> Flaws         (of inputs that end here, counted by pane)
 //!            Bundle     └─ bundle                 ├─> Tally          (ignored, rejected)
 //!                                                 └─> Ticks          (how far each partition has come)
@@ -22,6 +22,7 @@
 //! alarm: those are `patient`'s and `score`'s. It does not read narrative, and never guesses a signal from text.
 
 mod bundle;
+mod condition;
 mod datetime;
 mod document;
 mod draft;
@@ -45,11 +46,12 @@ mod verdict;
 
 pub use leniency::{Leniency, LeniencyCounts};
 
+use crate::comorbidities::ComorbidityTable;
 use crate::config::{Choice, DecodeSpec, MissingTime, MissingUnit, OutcomeInputs, OutcomesSpec};
 use crate::graph::Plan;
 use crate::identified::{
-    Arena, Deletion, Entry, Id, LabelUpdate, Mark, Observation, Observations, PatientUpdate, Payload, Record, Records,
-    Slice,
+    Arena, ConditionUpdate, Deletion, Entry, Id, LabelUpdate, Mark, Observation, Observations, PatientUpdate, Payload,
+    Record, Records, Slice,
 };
 use crate::runtime::checkpoint::Desk;
 use crate::runtime::driver::{self, Stream};
@@ -58,12 +60,14 @@ use crate::signals::{CodeIndex, SignalId, SignalTable};
 use crate::source::{self, Topics};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::{Flawed, Flaws};
-use crate::vocabulary::{Facts, Outcome, Partition, Position, Rejection, Tally, Tick, Timeliness, Version};
+use crate::vocabulary::{
+    Comorbidities, Facts, Outcome, Partition, Position, Rejection, Tally, Tick, Timeliness, Version,
+};
 use document::Document;
 use progress::Progress;
 use reference::{IdSource, Scratch};
 use templates::Templates;
-use verdict::{Broken, Found, Item, Stop};
+use verdict::{Broken, Diagnosed, Found, Item, Stop};
 
 /// What leaves the stage.
 pub struct Streams<'s> {
@@ -147,6 +151,8 @@ pub struct Settings {
     lateness: EventSpan,
     numbering: Numbering,
     outcomes: Option<Outcomes>,
+    /// What conditions count as, if the flow takes them.
+    comorbidities: Option<ComorbidityTable>,
     /// The length of a pane in which flaws are counted, if they are.
     pane: Option<EventSpan>,
 }
@@ -173,7 +179,7 @@ enum Numbering {
 
 impl Settings {
     /// Checks `[decode]`. `disorder` and `lateness` are `[patient]`'s; `files` says that positions count resources rather than records.
-    /// Reads `decode.signals_file`, if there is one.
+    /// Reads `decode.signals_file` and `decode.comorbidities_file`, if they are given.
     pub fn new(decode: &DecodeSpec, disorder: EventSpan, lateness: EventSpan, files: bool) -> Result<Settings, String> {
         let table = SignalTable::load(decode.signals_file.as_deref())?;
         let signals = signals(&table, &decode.signals)?;
@@ -195,8 +201,14 @@ impl Settings {
             lateness,
             numbering: if files { Numbering::ByResource } else { Numbering::ByRecord },
             outcomes: None,
+            comorbidities: comorbidities(decode)?,
             pane: None,
         })
+    }
+
+    /// Whether conditions are taken.
+    pub fn takes_conditions(&self) -> bool {
+        self.comorbidities.is_some()
     }
 
     /// The same, with the outcomes that the flow takes, if it takes any. The section must have been checked.
@@ -218,6 +230,17 @@ impl Settings {
     /// The flow's signals, in the order of their columns.
     pub fn signals(&self) -> &[SignalId] {
         &self.signals
+    }
+}
+
+/// The table in force, if the flow takes conditions.
+fn comorbidities(decode: &DecodeSpec) -> Result<Option<ComorbidityTable>, String> {
+    match (&decode.comorbidities_file, decode.conditions) {
+        (Some(path), false) => Err(format!(
+            "decode.comorbidities_file is {path:?}, but decode.conditions is false, and so no Condition is looked at; set it to true, or leave the file out"
+        )),
+        (file, true) => ComorbidityTable::load(file.as_deref()).map(Some),
+        (None, false) => Ok(None),
     }
 }
 
@@ -417,6 +440,7 @@ impl Decoder {
                     out.tally.add(Outcome::Ignored, rule::PATIENT);
                 }
             }
+            Item::Condition(diagnosed) => self.condition(diagnosed, record, place, position, out),
             Item::Deletion { patient, id, version } => {
                 let arena = &mut out.observations.arena;
                 let patient = patient.map(|patient| self.id(patient, place, arena));
@@ -527,7 +551,7 @@ impl Decoder {
         let id = found.id.map(|id| self.id(id, place, arena));
         // The search is cheap, and mostly says no; a tombstone's key is read by the same function.
         let names = |key: &[u8]| {
-            memchr::memmem::find(key, b"Observation/").is_some() && bundle::key_of_observation(key).is_some()
+            memchr::memmem::find(key, b"Observation/").is_some() && bundle::key_of(b"Observation", key).is_some()
         };
         let deletable = record.key.is_some_and(|key| names(arena.bytes(key)));
         let facts = Facts {
@@ -547,26 +571,56 @@ impl Decoder {
         out.observations.entries.push(Entry::Observation(Observation { patient, id, facts, deletable }));
     }
 
-    /// A null payload: the key may name the Observation that was deleted.
+    /// A Condition: it makes no row, so this is where it is counted.
+    fn condition(
+        &mut self,
+        diagnosed: Diagnosed,
+        record: &Record,
+        place: Slice,
+        position: Position,
+        out: &mut Decoded,
+    ) {
+        let Diagnosed { patient, id, comorbidities, withdraws, version, leniencies } = diagnosed;
+        out.leniencies.add(leniencies);
+        out.tally.add(Outcome::Ignored, rule::CONDITION);
+        let arena = &mut out.observations.arena;
+        let patient = patient.map(|patient| self.id(patient, place, arena));
+        let id = id.map(|id| self.id(id, place, arena));
+        let deletable = record.key.is_some_and(|key| bundle::key_of(b"Condition", arena.bytes(key)).is_some());
+        let update = ConditionUpdate { patient, id, position, comorbidities, withdraws, version, deletable };
+        out.observations.entries.push(Entry::Condition(update));
+    }
+
+    /// A null payload: the key may name the Observation or Condition that was deleted.
     fn tombstone(&mut self, record: &Record, position: Position, out: &mut Decoded) {
         let arena = &out.observations.arena;
-        let named = record.key.and_then(|key| {
-            let (start, end) = bundle::key_of_observation(arena.bytes(key))?;
-            Some((key.part(start..end), reference::version(arena.bytes(key))))
-        });
-        let Some((id, version)) = named else {
+        let named = |kind: &[u8]| {
+            let key = record.key?;
+            let (start, end) = bundle::key_of(kind, arena.bytes(key))?;
+            let version = reference::version(arena.bytes(key)).map(Version::Number).unwrap_or_default();
+            Some((Id::new(key.part(start..end)), version))
+        };
+        if let Some((id, version)) = named(b"Observation") {
+            let received_at = record.received_at;
+            let watermark = self.progress.watermark(position.partition);
+            let deletion = Deletion { patient: None, id, position, received_at, version, watermark };
+            out.observations.entries.push(Entry::Deletion(deletion));
+            return;
+        }
+        let Some((id, version)) = named(b"Condition").filter(|_| self.settings.comorbidities.is_some()) else {
             out.tally.add(Outcome::Ignored, rule::TOMBSTONE);
             return;
         };
-        let deletion = Deletion {
+        out.tally.add(Outcome::Ignored, rule::CONDITION);
+        out.observations.entries.push(Entry::Condition(ConditionUpdate {
             patient: None,
-            id: Id::new(id),
+            id: Some(id),
             position,
-            received_at: record.received_at,
-            version: version.map(Version::Number).unwrap_or_default(),
-            watermark: self.progress.watermark(position.partition),
-        };
-        out.observations.entries.push(Entry::Deletion(deletion));
+            comorbidities: Comorbidities::NONE,
+            withdraws: true,
+            version,
+            deletable: false,
+        }));
     }
 
     /// Whether a record's key is the id of what it holds.

@@ -156,14 +156,14 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Passes a value; true unless it is null.
-    fn not_null(&mut self) -> Result<bool, Fault> {
+    pub(super) fn not_null(&mut self) -> Result<bool, Fault> {
         let null = self.reader.peek() == b'n';
         self.skip()?;
         Ok(!null)
     }
 
     /// Passes a value; true if it says something: null, the empty array and an array of nulls do not.
-    fn present(&mut self, seen: &mut Seen, bit: u32) -> Result<bool, Fault> {
+    pub(super) fn present(&mut self, seen: &mut Seen, bit: u32) -> Result<bool, Fault> {
         self.reader.once(seen, bit)?;
         if self.reader.peek() != b'[' {
             return self.not_null();
@@ -190,7 +190,7 @@ impl<'a> Walk<'a, '_> {
         Ok(meta)
     }
 
-    fn subject(&mut self, seen: &mut Seen, bit: u32) -> Result<Subject<Text<'a>>, Fault> {
+    pub(super) fn subject(&mut self, seen: &mut Seen, bit: u32) -> Result<Subject<Text<'a>>, Fault> {
         self.reader.once(seen, bit)?;
         let mut subject = Subject::default();
         let Some(mut members) = self.object("subject")? else { return Ok(subject) };

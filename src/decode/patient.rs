@@ -36,7 +36,7 @@ pub(super) fn read<'a>(
     *reader = walk.reader;
     let birth_year = birth.and_then(|text| year(text.plain(&mut scratch.text)));
     let sex = gender.map_or(Sex::Unknown, |text| sex(text.plain(&mut scratch.text)));
-    let demographics = Demographics { birth_year, sex, version: version(&meta, scratch) };
+    let demographics = Demographics { birth_year, sex, comorbidities: None, version: version(&meta, scratch) };
     let patient = own(id, full_url, b"Patient", scratch, &mut Leniencies::default()).unwrap_or(None);
     Ok(Item::Patient { patient, demographics, counted })
 }

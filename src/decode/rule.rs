@@ -149,6 +149,8 @@ pub const REJECTED: [&str; 41] = [
 
 /// A Patient resource: what it says is taken, but it is no observation.
 pub const PATIENT: &str = "patient";
+/// A Condition resource, in a flow that takes them (`decode.conditions`): what it says is taken, but it is no observation.
+pub const CONDITION: &str = "condition";
 /// A resource of another type.
 pub const OTHER_RESOURCE: &str = "other_resource";
 /// An Observation of nothing that the flow takes.
@@ -169,8 +171,9 @@ pub const NO_OBSERVATION: &str = "no_observation";
 pub const TOMBSTONE: &str = "tombstone";
 
 /// All reasons, in the order above.
-pub const IGNORED: [&str; 10] = [
+pub const IGNORED: [&str; 11] = [
     PATIENT,
+    CONDITION,
     OTHER_RESOURCE,
     NO_SIGNAL,
     NO_VALUE,

@@ -2,7 +2,7 @@
 
 use super::reference::IdSource;
 use crate::time::EventTime;
-use crate::vocabulary::{Demographics, Leniencies, Precision, Signals, Status, Version};
+use crate::vocabulary::{Comorbidities, Demographics, Leniencies, Precision, Signals, Status, Version};
 
 /// One thing that a record holds.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub(super) enum Item {
     Observation(Found),
     /// A Patient; `counted` unless it travels in the envelope of an observation, which is the input then.
     Patient { patient: Option<IdSource>, demographics: Demographics, counted: bool },
+    /// A Condition, of a flow that takes them; or that one was deleted.
+    Condition(Diagnosed),
     /// An Observation was deleted.
     Deletion { patient: Option<IdSource>, id: IdSource, version: Version },
     /// Null where the resource should be: the record's key may say what was deleted.
@@ -38,6 +40,28 @@ pub(super) struct Found {
     pub(super) taken: bool,
     pub(super) summary: bool,
     pub(super) leniencies: Leniencies,
+}
+
+/// A Condition that goes on.
+#[derive(Debug)]
+pub(super) struct Diagnosed {
+    /// `None` of a deletion that does not say.
+    pub(super) patient: Option<IdSource>,
+    pub(super) id: Option<IdSource>,
+    /// What it counts as.
+    pub(super) comorbidities: Comorbidities,
+    /// It takes earlier versions back.
+    pub(super) withdraws: bool,
+    pub(super) version: Version,
+    pub(super) leniencies: Leniencies,
+}
+
+impl Diagnosed {
+    /// It was deleted.
+    pub(super) fn deleted(patient: Option<IdSource>, id: IdSource, version: Version) -> Self {
+        let (comorbidities, leniencies) = (Comorbidities::NONE, Leniencies::default());
+        Diagnosed { patient, id: Some(id), comorbidities, withdraws: true, version, leniencies }
+    }
 }
 
 /// Which rule was broken, and where.

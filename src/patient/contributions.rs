@@ -28,6 +28,7 @@ pub(super) struct Version {
     /// The group under which audit counted it.
     pub(super) birth_year: Option<i16>,
     pub(super) sex: Sex,
+    pub(super) comorbidities: Option<u8>,
     pub(super) status: Status,
     pub(super) flags: u8,
     /// What data quality counts it under, as long as it holds.
@@ -59,6 +60,7 @@ impl Version {
             partition,
             birth_year: None,
             sex: Sex::Unknown,
+            comorbidities: None,
             status: facts.status,
             flags: Version::UNSAVED,
             flaws: Flaws::NONE,
@@ -83,12 +85,13 @@ impl Version {
     /// Under these demographics audit counts it from now on.
     pub(super) fn group(&mut self, demographics: &vocabulary::Demographics) {
         (self.birth_year, self.sex) = (demographics.birth_year, demographics.sex);
+        self.comorbidities = demographics.comorbidities;
     }
 
     /// The demographics under which audit counted it; of which version they were is not kept.
     pub(super) fn demographics(&self) -> vocabulary::Demographics {
-        let Version { birth_year, sex, .. } = *self;
-        vocabulary::Demographics { birth_year, sex, ..Default::default() }
+        let Version { birth_year, sex, comorbidities, .. } = *self;
+        vocabulary::Demographics { birth_year, sex, comorbidities, version: vocabulary::Version::Unversioned }
     }
 
     pub(super) fn is(&self, flag: u8) -> bool {

@@ -86,6 +86,9 @@
 //! | index entry, at a mean load of 2/3 | 31 | | each open window | 28 |
 //! | **together** | **191** | | each revised window, until the horizon | 16 |
 //!
+//! A patient with comorbidities has a line in a map beside ([`conditions`]): 40 bytes, and 32 for each condition that counts or may yet be compared with. They
+//! have no horizon. In a flow that takes no conditions the map is empty. A reading counts under the comorbidities that are known when it comes.
+//!
 //! What survives is in `saved.rs`: patients by key group, and the watermark. In a run of which nothing is saved, nothing is kept for it.
 //!
 //! Labels pass through to the audit, which counts where they end. They make no patient known, and their partitions hold no window open.
@@ -93,6 +96,7 @@
 //! Limits: `patient.patients_max` patients a worker ([`PatientsFull`]); of one patient, contributions are scanned linearly.
 //! Does not: check plausibility, score, or know files.
 
+mod conditions;
 mod contributions;
 mod features;
 mod history;
@@ -117,10 +121,11 @@ use crate::signals::{DIASTOLIC, SYSTOLIC, SignalId};
 use crate::source::Share;
 use crate::time::{Epoch, EventSpan, EventTime};
 use crate::vocabulary::{
-    Demographics, Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow,
+    Condition, Demographics, Intake, Outcome, Partition, Position, Pseudonym, Reading, Scorable, Tally, Tick, WindowRow,
 };
 use crate::watermark::{PartitionId, Watermark};
 
+use conditions::Conditions;
 use saved::Touched;
 use state::{Moment, Patient};
 use window::{Closings, Grid, Whose};
@@ -155,6 +160,7 @@ pub fn render<'s>(
     let partitions_end = spec.source.kind != SourceKind::Kafka;
     let signals = plan.flow.decode.signals().to_vec();
     let settings = Settings::new(&spec.patient, &spec.correction, signals, partitions_end);
+    let settings = settings.with_conditions(plan.flow.decode.takes_conditions());
     let share = Share { worker: intakes.scope().index(), workers: intakes.scope().peers() };
     let stage = Stage::new(Patients::new(settings).with_share(share), plan.metrics.clone());
     let seat = desk.seat("patient", stage);
@@ -268,6 +274,8 @@ pub struct Settings {
     diastolic_column: Option<usize>,
     /// What has ended is not read on in a later run.
     partitions_end: bool,
+    /// Somebody of whom nothing was read yet.
+    nobody: Demographics,
 }
 
 impl Settings {
@@ -302,7 +310,18 @@ impl Settings {
             diastolic_column: state::column(&signals, DIASTOLIC),
             signals,
             partitions_end,
+            nobody: Demographics::default(),
         }
+    }
+
+    /// The same, of a flow that takes conditions, or not: who has none has 0 comorbidities then, and not an unknown number.
+    pub fn with_conditions(self, taken: bool) -> Settings {
+        let nobody = Demographics { comorbidities: taken.then_some(0), ..Demographics::default() };
+        Settings { nobody, ..self }
+    }
+
+    fn takes_conditions(&self) -> bool {
+        self.nobody.comorbidities.is_some()
     }
 }
 
@@ -334,6 +353,7 @@ pub struct Patients {
     watermark: Watermark,
     index: HashMap<Pseudonym, u32, BuildHasherDefault<PseudonymHasher>>,
     slab: Slab,
+    conditions: Conditions,
     /// Where the patients of the epoch's inputs are: kept for its memory alone.
     places: Vec<u32>,
     closings: Closings,
@@ -353,6 +373,7 @@ impl Patients {
             watermark: Watermark::new(),
             index: HashMap::default(),
             slab: Slab::default(),
+            conditions: Conditions::default(),
             places: Vec::new(),
             closings: Closings::default(),
             sweep: 0,
@@ -392,7 +413,7 @@ impl Patients {
                 out.scorable.labels.push(*label);
                 false
             }
-            Intake::Reading(_) | Intake::Demographics { .. } => true,
+            Intake::Reading(_) | Intake::Demographics { .. } | Intake::Condition { .. } => true,
         });
         let mut endings = [0_u64; Ending::COUNT];
         let mut run: Option<(Partition, PartitionId)> = None;
@@ -414,8 +435,14 @@ impl Patients {
             };
             let ending = match intake {
                 Intake::Reading(reading) => self.read(reading, index, id, &mut out.scorable),
-                Intake::Demographics { patient: intake_of, demographics, .. } => {
-                    self.learn(intake_of, demographics, index, &mut out.scorable);
+                Intake::Demographics { patient, demographics, .. } => {
+                    if self.slab.get_mut(index).learn(demographics, &self.settings) {
+                        self.regroup(Whose { patient, index }, &mut out.scorable);
+                    }
+                    Ending::Demographics
+                }
+                Intake::Condition { patient, condition, .. } => {
+                    self.suffer(Whose { patient, index }, &condition, &mut out.scorable);
                     Ending::Demographics
                 }
                 Intake::Label { .. } => unreachable!("labels were taken out"),
@@ -467,9 +494,22 @@ impl Patients {
         ending
     }
 
-    fn learn(&mut self, patient: Pseudonym, demographics: Demographics, index: u32, out: &mut Scorable) {
+    /// Applies what is said of a patient's condition.
+    fn suffer(&mut self, whose: Whose, condition: &Condition, out: &mut Scorable) {
+        if !self.conditions.take(whose.index, condition) {
+            return;
+        }
+        self.touched.change_conditions(whose.index);
+        let count = self.conditions.count(whose.index);
+        if self.slab.get_mut(whose.index).suffer(count, &self.settings) {
+            self.regroup(whose, out);
+        }
+    }
+
+    /// What a patient contributed within the horizon follows what is known of it by now.
+    fn regroup(&mut self, whose: Whose, out: &mut Scorable) {
         let recall = self.watermark.frozen(self.settings.horizon);
-        self.slab.get_mut(index).learn(demographics, patient, recall, &self.settings, out);
+        self.slab.get_mut(whose.index).regroup(whose.patient, recall, &self.settings, out);
     }
 
     /// Where a patient is whom an input touches; a new one gets a place.
@@ -561,7 +601,7 @@ impl Ending {
     ];
     const COUNT: usize = Ending::ALL.len();
 
-    /// As it is counted; `None` for Patient resources, which `decode` has counted as ignored: they make no row.
+    /// As it is counted; `None` for Patient and Condition resources, which `decode` has counted as ignored: they make no row.
     fn outcome(self) -> Option<(Outcome, &'static str)> {
         match self {
             Ending::Reading => Some((Outcome::Contributed, "reading")),

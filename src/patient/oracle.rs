@@ -9,8 +9,8 @@ use crate::config::PatientSpec;
 use crate::signals::{DIASTOLIC, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::{
-    Aggregate, Demographics, Intake, Outcome, Partition, Precision, Pseudonym, Reading, Sex, Status, Timeliness,
-    Version, WindowRow,
+    Aggregate, Condition, Demographics, Intake, Outcome, Partition, Precision, Pseudonym, Reading, Sex, Status,
+    Timeliness, Version, WindowRow,
 };
 
 /// Everything that must come out in the end.
@@ -26,12 +26,14 @@ pub(super) struct Expected {
     pub(super) withdrawn: Vec<Taken>,
     /// What drift counts, under what the patient is known to be in the end.
     pub(super) counted: BTreeMap<Grouped, i64>,
+    /// The comorbidities that the last row of each observation counts under.
+    pub(super) comorbidities: BTreeMap<(Pseudonym, Pseudonym), Option<u8>>,
     /// What data quality counts: inputs and flaws by topic and time in microseconds.
     pub(super) inputs: BTreeMap<Counted, i64>,
 }
 
-/// Patient, time in microseconds, values as bits, year of birth, sex.
-pub(super) type Grouped = (Pseudonym, i64, Vec<(u8, u64)>, Option<i16>, Sex);
+/// Patient, time in microseconds, values as bits, year of birth, sex, comorbidities.
+pub(super) type Grouped = (Pseudonym, i64, Vec<(u8, u64)>, Option<i16>, Sex, Option<u8>);
 
 /// Topic, time in microseconds, what is counted.
 pub(super) type Counted = (u32, i64, &'static str);
@@ -64,6 +66,8 @@ struct Oracle<'a> {
     standing: BTreeMap<(Pseudonym, Pseudonym), Standing>,
     rings: BTreeMap<(Pseudonym, Partition), Vec<Point>>,
     demographics: BTreeMap<Pseudonym, Demographics>,
+    /// What was said last of each condition, by patient and id.
+    conditions: BTreeMap<(Pseudonym, Pseudonym), Condition>,
 }
 
 /// Recomputes everything. `intakes` are all that was ever read, of each partition in its order.
@@ -77,6 +81,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
         standing: BTreeMap::new(),
         rings: BTreeMap::new(),
         demographics: BTreeMap::new(),
+        conditions: BTreeMap::new(),
     };
     for intake in intakes {
         match intake {
@@ -85,6 +90,7 @@ pub(super) fn expect(spec: &PatientSpec, columns: &[SignalId], intakes: &[Intake
                 *oracle.expected.outcomes.entry(outcome).or_default() += 1;
             }
             Intake::Demographics { patient, demographics, .. } => oracle.learn(*patient, *demographics),
+            Intake::Condition { patient, condition, .. } => oracle.suffer(*patient, *condition),
             Intake::Label { .. } => {}
         }
     }
@@ -103,6 +109,39 @@ impl Oracle<'_> {
             }
         }
         self.demographics.insert(patient, new);
+    }
+
+    fn suffer(&mut self, patient: Pseudonym, mut new: Condition) {
+        let unversioned = new.version == Version::Unversioned;
+        match self.conditions.get(&(patient, new.id)) {
+            // Nothing to withdraw, and nothing that could be compared with it later.
+            None if unversioned && new.withdraws => return,
+            None => {}
+            Some(old) => {
+                let ((kind, number), (old_kind, old_number)) = (rank(new.version), rank(old.version));
+                let comparable = kind == old_kind && kind != 'u';
+                let stands = match comparable {
+                    true => number < old_number || (number == old_number && (old.withdraws || !new.withdraws)),
+                    false => new.comorbidities == old.comorbidities,
+                };
+                if stands {
+                    return;
+                }
+                if unversioned && new.withdraws {
+                    new.version = old.version;
+                }
+            }
+        }
+        self.conditions.insert((patient, new.id), new);
+    }
+
+    /// How many of the 32 possible comorbidities some condition of the patient says.
+    fn comorbidities(&self, patient: Pseudonym) -> u8 {
+        let said = |number: &u8| {
+            let mut of = self.conditions.iter().filter(|((whose, _), _)| *whose == patient);
+            of.any(|(_, condition)| condition.comorbidities.has(*number))
+        };
+        (0..32).filter(said).count() as u8
     }
 
     fn reading(&mut self, mut new: Reading) -> Outcome {
@@ -143,6 +182,7 @@ impl Oracle<'_> {
         };
         if outcome != Outcome::Ignored {
             self.expected.readings.insert(key, (new.clone(), features, old.is_some()));
+            self.expected.comorbidities.insert(key, Some(self.comorbidities(new.patient)));
         }
         let once_in_time = once_in_time || admitted;
         let standing = Standing { reading: new, version, contributes, once_in_time, in_ring_once, first_late };
@@ -161,7 +201,8 @@ impl Oracle<'_> {
             let values = reading.facts.signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits()));
             let Demographics { birth_year, sex, .. } =
                 self.demographics.get(&reading.patient).copied().unwrap_or_default();
-            let key = (reading.patient, reading.facts.at.micros(), values.collect(), birth_year, sex);
+            let comorbidities = Some(self.comorbidities(reading.patient));
+            let key = (reading.patient, reading.facts.at.micros(), values.collect(), birth_year, sex, comorbidities);
             *self.expected.counted.entry(key).or_default() += 1;
         }
     }

@@ -8,7 +8,8 @@
 //!    partitions and signals, not columns or [`PartitionId`]s, which are another worker's.
 //! 2. A patient is saved again after it was touched: an input was about it, or a window of it closed at the end of all input. What else changes
 //!    it (windows that close, what falls behind the horizon) follows from the watermark, and is done again when everything is loaded.
-//! 3. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
+//! 3. Conditions are an entry of their own beside the patient's, whole, when one of them has changed: most patients have none.
+//! 4. The places of the sweep and of patients on a worker do not survive: nothing that is emitted depends on them.
 //!
 //! Bytes, as a test measures them: about 105 a patient at rest with a ring of 12 readings, and 60 each contribution of three signals.
 //! In memory: a bit a patient, and 20 bytes for each that was touched since the last save.
@@ -19,11 +20,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::conditions::Kept;
 use super::contributions::{Contributions, Version};
 use super::history::{Chain, Slot};
 use super::state::{Active, Patient};
 use super::window::{Whose, Windows};
-use super::{Closings, Patients, Settings, WARM_PATIENTS, state};
+use super::{Closings, Conditions, Patients, Settings, WARM_PATIENTS, state};
 use crate::runtime::survive::{Blocks, Corrupt, Extent, KEY_GROUPS, Survive, entries, key_group};
 use crate::signals::SignalId;
 use crate::time::EventTime;
@@ -36,21 +38,40 @@ const CORRUPT: Corrupt = Corrupt { what: "patient" };
 /// Above the flags that are saved: none of them is higher than [`Version::UNSAVED`].
 const FLAWS_BIT: u32 = 7;
 
+/// Above the flaws: the number of comorbidities under which audit counted the version, and one more; 0 if it is not known.
+const COMORBIDITIES_BIT: u32 = 16;
+
 /// Most revisions of one window that are believed.
 const REVISIONS_MAX: u32 = 1 << 31;
 
 /// One thing in a block, borrowed when it is written.
 #[derive(Serialize, Deserialize)]
-enum Entry<W, P> {
+enum Entry<W, P, C> {
     Watermark(W),
     Patient(P),
+    Conditions(C),
+}
+
+/// What is known of a patient by Patient resources: how many comorbidities there are follows from the conditions.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct SavedDemographics {
+    birth_year: Option<i16>,
+    sex: Sex,
+    version: vocabulary::Version,
+}
+
+/// All conditions of one patient, in place of those in earlier entries.
+#[derive(Serialize, Deserialize)]
+struct SavedConditions<K> {
+    patient: Pseudonym,
+    conditions: K,
 }
 
 /// One patient: lists laid end to end, so that one buffer serves all. Those that are short as a rule are in place: a million patients are read at a start.
 #[derive(Default, Serialize, Deserialize)]
 struct SavedPatient {
     patient: Pseudonym,
-    demographics: Option<Demographics>,
+    demographics: Option<SavedDemographics>,
     /// Those that chains and versions are of, which name them by place.
     partitions: SmallVec<[Partition; 1]>,
     chains: SmallVec<[SavedChain; 1]>,
@@ -80,8 +101,9 @@ struct SavedVersion {
     birth_year: Option<i16>,
     sex: Sex,
     status: Status,
-    /// The version's flags, and from [`FLAWS_BIT`] on its flaws. One byte where there are none: what was saved before flaws were known stays readable.
-    flags: u16,
+    /// The version's flags, from [`FLAWS_BIT`] on its flaws, from [`COMORBIDITIES_BIT`] on these. One byte where there are none: what was saved before they were
+    /// known stays readable.
+    flags: u32,
     /// How many of the measured values are its own.
     measured: u8,
 }
@@ -95,6 +117,8 @@ pub(super) struct Touched {
     list: Vec<Whose>,
     /// Places of those whose contributions are to be saved anew, whole.
     rewritten: BTreeSet<u32>,
+    /// Places of those whose conditions have changed.
+    conditions: BTreeSet<u32>,
 }
 
 impl Touched {
@@ -120,12 +144,27 @@ impl Touched {
         }
     }
 
+    /// Notes that a condition has changed of one that was touched.
+    pub(super) fn change_conditions(&mut self, index: u32) {
+        if self.kept {
+            self.conditions.insert(index);
+        }
+    }
+
     /// All since the last call, and the places of those to be saved whole; `None` if that is not known.
-    fn take(&mut self) -> Option<(Vec<Whose>, BTreeSet<u32>)> {
-        let changed = (std::mem::take(&mut self.list), std::mem::take(&mut self.rewritten));
+    fn take(&mut self) -> Option<Changed> {
+        let (list, rewritten) = (std::mem::take(&mut self.list), std::mem::take(&mut self.rewritten));
+        let changed = Changed { list, rewritten, conditions: std::mem::take(&mut self.conditions) };
         self.marks.fill(0);
         std::mem::replace(&mut self.kept, true).then_some(changed)
     }
+}
+
+/// What was touched between two saves.
+struct Changed {
+    list: Vec<Whose>,
+    rewritten: BTreeSet<u32>,
+    conditions: BTreeSet<u32>,
 }
 
 impl Survive for Patients {
@@ -133,16 +172,17 @@ impl Survive for Patients {
         let watermark = self.watermark.saved();
         let touched = self.touched.take().filter(|_| extent == Extent::Changed);
         for group in (self.share.worker as u64..KEY_GROUPS).step_by(self.share.workers.max(1)) {
-            into.push(group, &Entry::<_, ()>::Watermark(&watermark));
+            into.push(group, &Entry::<_, (), ()>::Watermark(&watermark));
         }
         match touched {
-            Some((touched, rewritten)) => {
-                self.save_each(touched.iter().copied(), |index| rewritten.contains(&index), into);
+            Some(Changed { list, rewritten, conditions }) => {
+                let list = list.iter().copied();
+                self.save_each(list, |index, _| (rewritten.contains(&index), conditions.contains(&index)), into);
             }
             None => {
                 let index = std::mem::take(&mut self.index);
                 let everybody = index.iter().map(|(patient, index)| Whose { patient: *patient, index: *index });
-                self.save_each(everybody, |_| true, into);
+                self.save_each(everybody, |index, conditions| (true, !conditions.of(index).is_empty()), into);
                 self.index = index;
             }
         }
@@ -156,6 +196,7 @@ impl Survive for Patients {
                 Ok(())
             }
             Entry::Patient(saved) => self.put(saved),
+            Entry::Conditions(saved) => self.put_conditions(saved),
         })
     }
 
@@ -177,13 +218,21 @@ impl Survive for Patients {
             let whose = Whose { patient: *patient, index: *index };
             active.windows.open.iter().for_each(|end| self.closings.wait(*end, whose));
         }
+        for index in self.conditions.patients() {
+            self.slab.get_mut(index).suffer(self.conditions.count(index), &self.settings);
+        }
         self.touched.take();
     }
 }
 
 impl Patients {
-    /// Saves these; whole, if `whole` says so of their place.
-    fn save_each(&mut self, mut whose: impl Iterator<Item = Whose>, whole: impl Fn(u32) -> bool, into: &mut Blocks) {
+    /// Saves these; `what` says of a place whether its contributions are saved whole, and whether its conditions are.
+    fn save_each(
+        &mut self,
+        mut whose: impl Iterator<Item = Whose>,
+        what: impl Fn(u32, &Conditions) -> (bool, bool),
+        into: &mut Blocks,
+    ) {
         let (mut saved, mut next) = (SavedPatient::default(), SmallVec::<[Whose; WARM_PATIENTS]>::new());
         loop {
             next.clear();
@@ -193,8 +242,13 @@ impl Patients {
             }
             self.slab.warm(next.iter().map(|whose| whose.index), Patient::touch_active);
             for Whose { patient, index } in &next {
-                saved.fill(*patient, self.slab.get_mut(*index), whole(*index), &self.watermark, &self.settings);
-                into.push(key_group(patient.hash64()), &Entry::<(), _>::Patient(&saved));
+                let (whole, conditions) = what(*index, &self.conditions);
+                saved.fill(*patient, self.slab.get_mut(*index), whole, &self.watermark, &self.settings);
+                into.push(key_group(patient.hash64()), &Entry::<(), _, ()>::Patient(&saved));
+                if conditions {
+                    let saved = SavedConditions { patient: *patient, conditions: self.conditions.of(*index) };
+                    into.push(key_group(patient.hash64()), &Entry::<(), (), _>::Conditions(&saved));
+                }
             }
         }
     }
@@ -206,20 +260,48 @@ impl Patients {
 
     /// Puts a saved patient in its place, or in that of what was loaded of it before.
     fn put(&mut self, saved: SavedPatient) -> Result<(), Corrupt> {
-        let index = match self.index.get(&saved.patient) {
-            Some(index) => *index,
-            None if self.slab.len() < u32::MAX as usize => {
-                let index = self.slab.add();
-                self.index.insert(saved.patient, index);
-                index
-            }
-            None => return Err(CORRUPT),
-        };
+        let index = self.seat(saved.patient)?;
         let place = self.slab.get_mut(index);
         let before = std::mem::take(place).active.filter(|_| saved.added);
         let before = before.map_or_else(Contributions::default, |active| active.contributions);
         *place = saved.restore(before, &mut self.watermark, &self.settings)?;
         Ok(())
+    }
+
+    /// Puts saved conditions in place of those that were loaded before. A flow that takes none any more has no use for them.
+    fn put_conditions(&mut self, saved: SavedConditions<Vec<Kept>>) -> Result<(), Corrupt> {
+        if !self.settings.takes_conditions() {
+            return Ok(());
+        }
+        let index = self.seat(saved.patient)?;
+        self.conditions.put(index, saved.conditions).then_some(()).ok_or(CORRUPT)
+    }
+
+    /// Where a patient is that was saved; a new one gets a place.
+    fn seat(&mut self, patient: Pseudonym) -> Result<u32, Corrupt> {
+        match self.index.get(&patient) {
+            Some(index) => Ok(*index),
+            None if self.slab.len() < u32::MAX as usize => {
+                let index = self.slab.add();
+                self.index.insert(patient, index);
+                Ok(index)
+            }
+            None => Err(CORRUPT),
+        }
+    }
+}
+
+impl From<Demographics> for SavedDemographics {
+    fn from(Demographics { birth_year, sex, version, .. }: Demographics) -> Self {
+        SavedDemographics { birth_year, sex, version }
+    }
+}
+
+impl SavedDemographics {
+    /// Conditions are put beside them when everything is loaded.
+    fn restore(self, settings: &Settings) -> Demographics {
+        let SavedDemographics { birth_year, sex, version } = self;
+        Demographics { birth_year, sex, version, ..settings.nobody }
     }
 }
 
@@ -235,7 +317,7 @@ impl SavedPatient {
     ) {
         self.clear();
         self.added = !whole;
-        (self.patient, self.demographics) = (patient, state.demographics);
+        (self.patient, self.demographics) = (patient, state.demographics.map(SavedDemographics::from));
         for chain in &state.chains {
             let partition = self.place(watermark.partition(chain.partition));
             self.slots.extend_from_slice(&chain.ring);
@@ -283,7 +365,8 @@ impl SavedPatient {
         let before = self.measured.len();
         let measured = settings.signals.iter().zip(values).filter(|(_, value)| !value.is_nan());
         self.measured.extend(measured.map(|(signal, value)| Measured { signal: *signal, value: *value }));
-        let Version { observation, at, version, birth_year, sex, status, flags, flaws, .. } = *version;
+        let Version { observation, at, version, birth_year, sex, comorbidities, status, flags, flaws, .. } = *version;
+        let comorbidities = comorbidities.map_or(0, |count| u32::from(count) + 1);
         let measured = (self.measured.len() - before) as u8;
         self.versions.push(SavedVersion {
             observation,
@@ -293,7 +376,7 @@ impl SavedPatient {
             birth_year,
             sex,
             status,
-            flags: u16::from(flags) | flaws.bits() << FLAWS_BIT,
+            flags: u32::from(flags) | u32::from(flaws.bits()) << FLAWS_BIT | comorbidities << COMORBIDITIES_BIT,
             measured,
         });
     }
@@ -308,7 +391,8 @@ impl SavedPatient {
         let partitions: SmallVec<[PartitionId; 2]> =
             self.partitions.iter().map(|partition| watermark.past_id(*partition)).collect();
         let named = |place: u32| partitions.get(place as usize).copied().ok_or(CORRUPT);
-        let mut patient = Patient { demographics: self.demographics, ..Patient::default() };
+        let demographics = self.demographics.map(|saved| saved.restore(settings));
+        let mut patient = Patient { demographics, ..Patient::default() };
         patient.chains.reserve_exact(self.chains.len());
         for SavedChain { partition, origin_minutes, slots } in std::mem::take(&mut self.chains) {
             let partition = named(partition)?;
@@ -357,10 +441,13 @@ impl SavedPatient {
                 }
             }
             let SavedVersion { observation, at, version, partition, birth_year, sex, status, flags, .. } = *saved;
+            let comorbidities = u8::try_from(flags >> COMORBIDITIES_BIT).map_err(|_| CORRUPT)?.checked_sub(1);
+            let flags = flags as u16;
             let flaws = Flaws::standing(flags >> FLAWS_BIT).ok_or(CORRUPT)?;
             let flags = (flags & ((1 << FLAWS_BIT) - 1)) as u8;
             let partition = named(partition)?;
-            let version = Version { observation, at, version, partition, birth_year, sex, status, flags, flaws };
+            let version =
+                Version { observation, at, version, partition, birth_year, sex, comorbidities, status, flags, flaws };
             contributions.replace(version, &values);
         }
         Ok(contributions)
@@ -384,4 +471,22 @@ fn take<'a, T>(list: &mut &'a [T], count: usize) -> Result<&'a [T], Corrupt> {
     let (taken, rest) = list.split_at_checked(count).ok_or(CORRUPT)?;
     *list = rest;
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags had 16 bits, demographics three members, and there were no conditions.
+    #[test]
+    fn what_was_saved_before_there_were_conditions_stays_readable() {
+        let (at, version) = (EventTime::from_micros(7), vocabulary::Version::Number(2));
+        let before =
+            (Pseudonym([3; 16]), at, version, 1_u32, Some(1950_i16), Sex::Male, Status::Final, 0x7fff_u16, 2_u8);
+        let read: SavedVersion = postcard::from_bytes(&postcard::to_allocvec(&before).unwrap()).unwrap();
+        assert_eq!((read.flags, read.measured, read.birth_year), (0x7fff, 2, Some(1950)));
+        let before = (Some(1950_i16), Sex::Female, version);
+        let read: SavedDemographics = postcard::from_bytes(&postcard::to_allocvec(&before).unwrap()).unwrap();
+        assert_eq!((read.birth_year, read.sex, read.version), before);
+    }
 }

@@ -100,7 +100,7 @@ impl Patient {
         let in_time = reading.facts.timeliness != Timeliness::TooLate;
         let admitted = active.admit(&mut reading.facts, &mut values, known, moment.recall);
         reading.facts.not_recomputed = reading.facts.at < moment.recall && corrects(&reading.facts, known);
-        let demographics = self.demographics.unwrap_or_default();
+        let demographics = self.demographics.unwrap_or(settings.nobody);
         let predecessor = known.own.and_then(|place| active.history(place, settings));
         let chain = chain(&mut self.chains, moment.partition);
         let history = remember(chain, predecessor, (&reading.facts, in_time), &demographics, settings);
@@ -140,22 +140,31 @@ impl Patient {
         }
     }
 
-    /// Applies an update of who the patient is. What it contributed since `recall` counts under the groups that follow from that.
-    pub(super) fn learn(
-        &mut self,
-        new: Demographics,
-        patient: Pseudonym,
-        recall: EventTime,
-        settings: &Settings,
-        out: &mut Scorable,
-    ) {
-        let stands = |known: &Demographics| new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
-        if self.demographics.as_ref().is_some_and(stands) {
-            return;
+    /// Applies a Patient resource. False if nothing came of it.
+    pub(super) fn learn(&mut self, new: Demographics, settings: &Settings) -> bool {
+        let known = self.demographics.unwrap_or(settings.nobody);
+        let newer = !new.version.compare(known.version).is_some_and(std::cmp::Ordering::is_le);
+        if newer {
+            self.demographics = Some(Demographics { comorbidities: known.comorbidities, ..new });
         }
-        self.demographics = Some(new);
+        newer
+    }
+
+    /// Applies a change of how many comorbidities there are. False if it is none.
+    pub(super) fn suffer(&mut self, comorbidities: u8, settings: &Settings) -> bool {
+        let known = self.demographics.unwrap_or(settings.nobody);
+        let other = known.comorbidities != Some(comorbidities);
+        if other {
+            self.demographics = Some(Demographics { comorbidities: Some(comorbidities), ..known });
+        }
+        other
+    }
+
+    /// Has audit count what the patient contributed since `recall` under the groups that follow from what is known by now.
+    pub(super) fn regroup(&mut self, patient: Pseudonym, recall: EventTime, settings: &Settings, out: &mut Scorable) {
         if let Some(active) = &mut self.active {
-            active.regroup(&new, patient, recall, settings, out);
+            let known = self.demographics.unwrap_or(settings.nobody);
+            active.regroup(&known, patient, recall, settings, out);
         }
     }
 

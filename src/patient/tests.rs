@@ -18,8 +18,9 @@ use crate::signals::{DIASTOLIC, HEART_RATE, MEAN_ARTERIAL, SYSTOLIC, SignalId};
 use crate::time::{EventSpan, EventTime};
 use crate::vocabulary::flaws::{Flaw, Flaws, MEASURES};
 use crate::vocabulary::{
-    Demographics, FEATURE_NAMES, Facts, Intake, Leniencies, Moved, Outcome, Partition, Position, Precision, Pseudonym,
-    Reading, Scorable, Sex, Signals, Status, Tick, Timeliness, TopicId, Version, WindowRow,
+    Comorbidities, Condition, Demographics, FEATURE_NAMES, Facts, Intake, Leniencies, Moved, Outcome, Partition,
+    Position, Precision, Pseudonym, Reading, Scorable, Sex, Signals, Status, Tick, Timeliness, TopicId, Version,
+    WindowRow,
 };
 
 const COLUMNS: [SignalId; 4] = [SYSTOLIC, DIASTOLIC, MEAN_ARTERIAL, HEART_RATE];
@@ -47,7 +48,7 @@ fn spec() -> PatientSpec {
 }
 
 fn settings(spec: &PatientSpec, horizon: EventSpan) -> Settings {
-    Settings::new(spec, &CorrectionSpec { horizon }, COLUMNS.to_vec(), true)
+    Settings::new(spec, &CorrectionSpec { horizon }, COLUMNS.to_vec(), true).with_conditions(true)
 }
 
 // ---------------------------------------------------------------- scripts
@@ -100,8 +101,12 @@ impl Script {
         let patient = pseudonym(words[0]);
         if words[1] == "born" {
             let sex = if words[3] == "female" { Sex::Female } else { Sex::Male };
-            let demographics =
-                Demographics { birth_year: Some(words[2].parse().unwrap()), sex, version: version(&words[4..]) };
+            let demographics = Demographics {
+                birth_year: Some(words[2].parse().unwrap()),
+                sex,
+                version: version(&words[4..]),
+                ..Default::default()
+            };
             return Intake::Demographics { patient, position, demographics };
         }
         let any = |word: &str| words.contains(&word);
@@ -713,6 +718,7 @@ impl Generator {
             state.offset += 1;
             let intake = match self.rng.random_range(0..100) {
                 0..4 if patient % 2 == 0 => self.demographics(patient, position),
+                4..16 if patient % 2 == 0 => Some(self.condition(patient, position)),
                 4..40 => self.again(&state, position, watermark),
                 _ => Some(self.fresh(patient, &state, position)),
             };
@@ -736,8 +742,27 @@ impl Generator {
         Some(Intake::Demographics {
             patient: spread(patient),
             position,
-            demographics: Demographics { birth_year, sex, version },
+            demographics: Demographics { birth_year, sex, version, ..Demographics::default() },
         })
+    }
+
+    /// One of a few conditions. Each has versions of one kind, as resources of one server have; a numbered one says the same whenever it comes.
+    fn condition(&mut self, patient: u64, position: Position) -> Intake {
+        let id = self.rng.random_range(0..6_u64);
+        let number = self.rng.random_range(1..5);
+        let withdraws = self.chance(15);
+        let (version, means) = match id % 3 {
+            0 => (Version::Number(number), id as i64 * 5 + number * 7),
+            1 => (Version::Updated(number), self.rng.random_range(0..9)),
+            _ => (Version::Unversioned, self.rng.random_range(0..9)),
+        };
+        let version = if withdraws && self.chance(30) { Version::Unversioned } else { version };
+        let mut comorbidities = Comorbidities::NONE;
+        if !withdraws && means % 3 > 0 {
+            comorbidities = Comorbidities::one((means % 5) as u8).or(Comorbidities::one((means % 7) as u8));
+        }
+        let condition = Condition { id: spread(10_000 + id), comorbidities, withdraws, version };
+        Intake::Condition { patient: spread(patient), position, condition }
     }
 
     fn version(&mut self) -> Version {
@@ -890,6 +915,8 @@ fn gather(result: &mut Expected, mut out: PatientOutput) {
         let columns = number * FEATURE_NAMES.len()..(number + 1) * FEATURE_NAMES.len();
         let row = (reading.clone(), features[columns].to_vec(), out.scorable.replaces[number]);
         result.readings.insert((reading.patient, reading.observation), row);
+        let comorbidities = out.scorable.demographics[number].comorbidities;
+        result.comorbidities.insert((reading.patient, reading.observation), comorbidities);
     }
     let keys: Vec<_> = out.windows.iter().map(|row| (row.end, row.patient)).collect();
     assert!(keys.is_sorted_by(|a, b| a < b), "one row a window, by (end, patient)");
@@ -917,7 +944,8 @@ fn gather(result: &mut Expected, mut out: PatientOutput) {
 fn count(result: &mut Expected, Scorable { readings, demographics, moved, withdrawn, .. }: &Scorable) {
     let mut add = |patient: Pseudonym, at: EventTime, signals: &Signals, who: &Demographics, sign: i64| {
         let values = signals.iter().map(|measured| (measured.signal.0, measured.value.to_bits())).collect();
-        *result.counted.entry((patient, at.micros(), values, who.birth_year, who.sex)).or_default() += sign;
+        let key = (patient, at.micros(), values, who.birth_year, who.sex, who.comorbidities);
+        *result.counted.entry(key).or_default() += sign;
     };
     for (Reading { patient, facts, .. }, who) in readings.iter().zip(demographics) {
         if facts.timeliness != Timeliness::TooLate && !facts.summary && !facts.status.withdraws() {
@@ -957,6 +985,7 @@ fn assert_same(found: &Expected, expected: &Expected, tolerance: f64, what: &str
     if !found.counted.is_empty() && !expected.counted.is_empty() {
         assert_eq!(found.counted, expected.counted, "{what}: groups");
     }
+    assert_eq!(found.comorbidities, expected.comorbidities, "{what}: comorbidities");
     let keys = |expected: &Expected| expected.readings.keys().copied().collect::<Vec<_>>();
     assert_eq!(keys(found), keys(expected), "{what}: observations");
     for (key, (reading, features, replaces)) in &found.readings {
@@ -979,6 +1008,7 @@ fn assert_same(found: &Expected, expected: &Expected, tolerance: f64, what: &str
 #[test]
 fn random_input_gives_what_the_oracle_says_however_it_is_cut_and_spread() {
     let (mut seen, mut flawed): (BTreeMap<Outcome, u64>, BTreeMap<&str, i64>) = Default::default();
+    let mut counts: BTreeMap<u8, u64> = BTreeMap::new();
     for seed in 0..60 {
         let hop = [1_200, 3_600][seed as usize % 2];
         let spec = PatientSpec { hop: EventSpan::from_seconds(hop), ..spec() };
@@ -1004,11 +1034,13 @@ fn random_input_gives_what_the_oracle_says_however_it_is_cut_and_spread() {
             let cut = replay(&partitions, &settings, machines, seed + machines, epoch_max);
             assert_same(&cut, &whole, 0.0, &format!("seed {seed}, {machines} machines, epochs to {epoch_max}"));
         }
+        expected.comorbidities.values().flatten().for_each(|count| *counts.entry(*count).or_default() += 1);
         expected.inputs.iter().for_each(|((.., measure), count)| *flawed.entry(measure).or_default() += count);
         expected.outcomes.iter().for_each(|(outcome, count)| *seen.entry(*outcome).or_default() += count);
     }
     let all = [Outcome::Contributed, Outcome::Superseded, Outcome::Duplicate, Outcome::Late];
     assert!(all.iter().all(|outcome| seen[outcome] > 100), "the input is varied: {seen:?}");
+    assert!((0..4).all(|count| counts[&count] > 50), "comorbidities are varied: {counts:?}");
     let of_readings = ["readings", "signal_missing", "unit_assumed", "late", "duplicate"];
     assert!(of_readings.iter().all(|measure| flawed[measure] > 100), "the flaws are varied: {flawed:?}");
 }
@@ -1044,7 +1076,9 @@ fn moved(intake: &Intake, partition: Partition) -> Intake {
     let mut intake = intake.clone();
     match &mut intake {
         Intake::Reading(reading) => reading.facts.position.partition = partition,
-        Intake::Demographics { position, .. } | Intake::Label { position, .. } => position.partition = partition,
+        Intake::Demographics { position, .. } | Intake::Label { position, .. } | Intake::Condition { position, .. } => {
+            position.partition = partition
+        }
     }
     intake
 }

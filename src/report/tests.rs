@@ -213,7 +213,7 @@ fn fairness_and_performance_are_those_of_the_tables() {
             _ => {}
         }
     }
-    assert_eq!((groups, performances), (11, 1));
+    assert_eq!((groups, performances), (15, 1));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! It is no simulator of disease: levels, rhythms and episodes are made plausible enough to exercise windows, baselines, rules and a model
 //! whose labels are known ([`Truth`]). What is learned from them says nothing about people.
 
+mod conditions;
 pub mod outcomes;
 mod patient;
 mod poll;
@@ -55,6 +56,8 @@ pub struct Head {
 pub enum Content {
     /// A Patient resource.
     Patient,
+    /// A Condition resource.
+    Condition,
     /// An observation, in its wrapping.
     Observation,
 }

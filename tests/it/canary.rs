@@ -118,6 +118,7 @@ fn a_replay_lets_no_identity_out() {
         &key_file(folder.path()),
         "source.paths=[\"input\", \"-\"]",
         "source.record_bytes_max=20000",
+        "decode.conditions=true",
         "audit.outcomes.paths=[\"outcomes\"]",
         "audit.outcomes.outcome=\"deterioration\"",
         "http.listen=\"127.0.0.1:0\"",

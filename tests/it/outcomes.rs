@@ -1,4 +1,4 @@
-//! Proves that outcomes from files come to what a recomputation from the files gives: performance and fairness of every window and group, whatever the
+//! Proves that outcomes and conditions from files come to what a recomputation from the files gives: performance and fairness of every window and group, whatever the
 //! order, the versions and the withdrawals, on any number of workers, and also when outcomes come in later runs, long after their windows were published.
 //!
 //! The recomputation shares no code with the engine. It takes from the rows of `readings` what scoring said, and everything else from the input.
@@ -91,6 +91,81 @@ fn resources(input: &Input) -> Vec<Value> {
     all
 }
 
+/// What a Condition of the input may say: system, code, and the name of the comorbidity, if it is one.
+const CODES: [(&str, &str, Option<&str>); 8] = [
+    ("http://snomed.info/sct", "44054006", Some("diabetes")),
+    ("http://hl7.org/fhir/sid/icd-10-cm", "E11.9", Some("diabetes")),
+    ("http://snomed.info/sct", "84114007", Some("heart failure")),
+    ("http://hl7.org/fhir/sid/icd-10", "J44.1", Some("chronic pulmonary disease")),
+    ("http://hl7.org/fhir/sid/icd-10-cm", "N183", Some("renal disease")),
+    ("http://snomed.info/sct", "22298006", Some("myocardial infarction")),
+    ("http://hl7.org/fhir/sid/icd-10", "I10", None),
+    ("http://snomed.info/sct", "224299000", None),
+];
+
+/// Conditions of a patient, as lines: several versions of some, the newer one first as often as not.
+fn conditions(patient: &str, draw: &mut Draw) -> Vec<String> {
+    let mut lines = Vec::new();
+    for number in 0..draw.below(8) {
+        let (system, code, _) = CODES[draw.below(8) as usize];
+        let versions = 1 + draw.below(2);
+        for version in 1..=versions {
+            let clinical = ["active", "active", "active", "recurrence", "resolved"][draw.below(5) as usize];
+            let verification = match draw.below(8) {
+                0 if version > 1 => "entered-in-error",
+                1 => "provisional",
+                _ => "confirmed",
+            };
+            let line = json!({
+                "resourceType": "Condition", "id": format!("{patient}-{number}"), "meta": {"versionId": version.to_string()},
+                "clinicalStatus": {"coding": [{"code": clinical}]}, "verificationStatus": {"coding": [{"code": verification}]},
+                "code": {"coding": [{"system": system, "code": code}]}, "subject": {"reference": format!("Patient/{patient}")},
+            });
+            lines.insert(if draw.below(2) == 0 { lines.len() } else { 0 }, line.to_string());
+        }
+    }
+    lines
+}
+
+/// Puts conditions before everything else of the files that their patients are in.
+fn add_conditions(input: &Input) {
+    let mut draw = Draw(9);
+    for entry in fs::read_dir(input.folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_str().unwrap().starts_with("part-") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let resources = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_patients = resources.filter(|resource| resource["resourceType"] == "Patient");
+        let ids: Vec<String> = of_patients.map(|patient| patient["id"].as_str().unwrap().to_owned()).collect();
+        let lines: Vec<String> = ids.iter().flat_map(|id| conditions(id, &mut draw)).collect();
+        fs::write(path, lines.join("\n") + "\n" + &text).unwrap();
+    }
+}
+
+/// How many different comorbidities each patient has, by pseudonym: of those whose newest version says active and confirmed.
+fn comorbidities(resources: &[Value]) -> BTreeMap<String, usize> {
+    let mut newest: BTreeMap<&str, &Value> = BTreeMap::new();
+    for one in resources.iter().filter(|resource| resource["resourceType"] == "Condition") {
+        let version = |one: &Value| one["meta"]["versionId"].as_str().unwrap().parse::<u64>().unwrap();
+        let known = newest.entry(one["id"].as_str().unwrap()).or_insert(one);
+        *known = if version(one) > version(known) { one } else { known };
+    }
+    let mut names: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for one in newest.values() {
+        let coded = |element: &str| one[element]["coding"][0]["code"].as_str().unwrap();
+        let (_, _, name) = CODES.iter().find(|(_, code, _)| *code == coded("code")).unwrap();
+        let active =
+            ["active", "recurrence"].contains(&coded("clinicalStatus")) && coded("verificationStatus") == "confirmed";
+        if let (Some(name), true) = (name, active) {
+            let patient = one["subject"]["reference"].as_str().unwrap().strip_prefix("Patient/").unwrap();
+            names.entry(pseudonym(&KEY, "Patient/", patient)).or_default().insert(name);
+        }
+    }
+    names.into_iter().map(|(patient, names)| (patient, names.len())).collect()
+}
+
 /// First and last event time of each patient, by id.
 fn spans(resources: &[Value]) -> BTreeMap<String, (i64, i64)> {
     let mut spans: BTreeMap<String, (i64, i64)> = BTreeMap::new();
@@ -179,6 +254,8 @@ fn demographics(resources: &[Value]) -> BTreeMap<String, (Option<i64>, String)> 
 
 fn readings(rows: &[Row], resources: &[Value], stands: &[Said]) -> Vec<Reading> {
     let people = demographics(resources);
+    let takes_conditions = resources.iter().any(|resource| resource["resourceType"] == "Condition");
+    let counts = comorbidities(resources);
     let mut labels: BTreeMap<String, Vec<&Said>> = BTreeMap::new();
     for one in stands {
         labels.entry(pseudonym(&KEY, "Patient/", &one.patient)).or_default().push(one);
@@ -196,6 +273,11 @@ fn readings(rows: &[Row], resources: &[Value], stands: &[Said]) -> Vec<Reading> 
         let of_patient = labels.get(patient).into_iter().flatten();
         let about = of_patient.filter(|one| one.at - HORIZON <= at && at < one.at);
         let happened: Vec<bool> = about.filter_map(|one| one.happened).collect();
+        let mut groups = groups(people.get(patient), at, row.get("risk_level").and_then(Value::as_str));
+        if takes_conditions {
+            let name = ["0", "1", "2-3", "2-3"].get(counts.get(patient).copied().unwrap_or(0)).unwrap_or(&"4+");
+            groups.insert(format!("comorbidities={name}"));
+        }
         Reading {
             patient: patient.to_owned(),
             at,
@@ -203,7 +285,7 @@ fn readings(rows: &[Row], resources: &[Value], stands: &[Said]) -> Vec<Reading> 
             selected: !reasons.is_empty(),
             alarm: reasons.iter().any(|reason| ALARMING.contains(reason)),
             label: (!happened.is_empty()).then(|| happened.contains(&true)),
-            groups: groups(people.get(patient), at, row.get("risk_level").and_then(Value::as_str)),
+            groups,
         }
     };
     last.values().filter(whole).map(reading).collect()
@@ -377,7 +459,7 @@ struct Ward {
     parts: [Vec<Said>; 3],
     model: String,
     data: tempfile::TempDir,
-    /// Nothing in the input is late, corrected or withdrawn.
+    /// Nothing in the input is late, corrected or withdrawn. Only then are there conditions: a reading counts under those that came before it.
     in_order: bool,
 }
 
@@ -388,6 +470,9 @@ impl Ward {
         let mut train = windkessel(input.folder.path());
         train.args(["train", "--patients", "60", "--observations", "6000", "--output"]).arg(&model);
         finish(&mut train).succeeded();
+        if in_order {
+            add_conditions(&input);
+        }
         let resources = resources(&input);
         let parts = said(&spans(&resources));
         let data = tempfile::tempdir().unwrap();
@@ -407,6 +492,7 @@ impl Ward {
         command.arg(workers).args(paths.iter().flat_map(|setting| ["--set", setting]));
         command.args(SETTINGS.iter().flat_map(|setting| ["--set", setting]));
         command.args(["--set", "audit.outcomes.paths=[\"outcomes\"]"]);
+        command.args(["--set", &format!("decode.conditions={}", self.in_order)]);
         command
     }
 
@@ -433,6 +519,10 @@ impl Ward {
         assert!(performance.len() > 50 && fairness.len() > 50, "{} {}", performance.len(), fairness.len());
         performance.iter().for_each(|row| performance_agrees(row, &all, self.in_order));
         fairness.iter().for_each(|row| fairness_agrees(row, &all));
+        let groups: BTreeSet<&str> = fairness.iter().map(|row| text(row, "group")).collect();
+        for group in ["comorbidities=0", "comorbidities=1", "comorbidities=2-3", "comorbidities=4+"] {
+            assert_eq!(groups.contains(group), self.in_order, "{group} is among {groups:?}");
+        }
         let whole = performance.iter().filter(|row| text(row, "group") == "all");
         let labelled = whole.map(|row| integer(row, "labelled_count")).sum::<i64>();
         assert_eq!(labelled, all.iter().filter(|one| one.label.is_some()).count() as i64);

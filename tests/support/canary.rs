@@ -44,5 +44,8 @@ pub(crate) fn marked(example: &str) -> String {
     let marked = example.replacen('{', &extra, 1);
     let marked =
         marked.replace("Patient/p1", &format!("Patient/{CANARY}-p1")).replace("\"o1\"", &format!("\"{CANARY}-o1\""));
+    let marked = marked
+        .replace("\"c1\"", &format!("\"{CANARY}-c1\""))
+        .replace("Condition/c1", &format!("Condition/{CANARY}-c1"));
     marked.replace("\"p1\"", &format!("\"{CANARY}-p1\"")).replace("urn:uuid:", &format!("urn:uuid:{CANARY}"))
 }

@@ -275,7 +275,7 @@ fn of_scores((group, patients): (usize, Option<u64>), codes: &Histogram) -> Opti
     let mut counts: BTreeMap<(Option<u16>, bool, Option<bool>), u64> = BTreeMap::new();
     for (code, count) in codes.as_slice().iter().filter(|(_, count)| *count > 0) {
         let (Score { thousandths, selected, .. }, happened) = Score::of_code(code.0);
-        *counts.entry((thousandths, selected, happened)).or_default() += count.unsigned_abs();
+        *counts.entry((thousandths.map(u16::from), selected, happened)).or_default() += count.unsigned_abs();
     }
     let counts: Vec<_> = counts
         .into_iter()

@@ -112,7 +112,8 @@ impl Reference {
 fn summary(of: &OfScores) -> Summary {
     let count = |(thousandths, selected, happened, count): &(Option<u16>, bool, Option<bool>, u64)| {
         // Nobody asks how many alarms a reference had.
-        let score = Score { thousandths: *thousandths, selected: *selected, alarm: false };
+        let score =
+            Score { thousandths: thousandths.and_then(|of| of.try_into().ok()), selected: *selected, alarm: false };
         (score.code(*happened), i64::try_from(*count).unwrap_or(i64::MAX))
     };
     Summary::of(Counted::from_counts(of.counts.iter().map(count).collect()).as_slice())

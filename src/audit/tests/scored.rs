@@ -3,7 +3,7 @@
 use super::*;
 use crate::audit::found::{Fared, Performed};
 use crate::audit::judge::Judge;
-use crate::audit::scores::{Score, Summary};
+use crate::audit::scores::{Score, Summary, Thousandths};
 use crate::audit::series::{ATTRIBUTES, GROUPS};
 use crate::runtime::metrics::samples;
 use crate::vocabulary::Outcome;
@@ -103,6 +103,11 @@ impl Standing {
         match attribute {
             "sex" => row.demographics.sex.code() == value,
             "risk" => row.assessment.risk_level == Some(value),
+            "comorbidities" => row.demographics.comorbidities.is_some_and(|count| match value {
+                "2-3" => count == 2 || count == 3,
+                "4+" => count > 3,
+                exactly => count.to_string() == exactly,
+            }),
             _ => years.is_some_and(|years| match value {
                 "<18" => years < 18,
                 "80+" => years >= 80,
@@ -121,7 +126,7 @@ impl Standing {
             let at = row.reading.facts.at;
             if from <= at && at < to && Self::is_of(row, group) {
                 let Assessment { alarm, probability, .. } = row.assessment;
-                let thousandths = probability.map(|probability| (probability * 1_000.0).round() as u16);
+                let thousandths = probability.and_then(Thousandths::of);
                 let score = Score { thousandths, selected: alarm, alarm };
                 codes.push((score.code(self.label(row)), 1));
                 patients.insert(row.patient);
@@ -234,6 +239,9 @@ fn the_last_rows_of_performance_and_fairness_are_what_a_recount_gives() {
             assert!(close(row.current_side.mean, summary.score_mean()), "{row:?}");
         }
         assert!(probability.len() > 100);
+        for group in &GROUPS[ATTRIBUTES[3].1.clone()] {
+            assert!(performance.keys().any(|(of, _)| of == group), "seed {seed}: {group} was scored");
+        }
         let labelled: u64 = performance.values().map(|row| row.labelled).sum();
         assert!(labelled > 200 && performance.len() > 100 && fairness.len() > 100, "{labelled} labelled");
         assert!(performance.values().any(|row| row.measured.auroc.is_some()), "seed {seed}");

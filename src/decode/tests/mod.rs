@@ -100,7 +100,7 @@ fn show(out: &mut Decoded) -> String {
                 show_facts(&one.facts, &mut text);
             }
             Entry::Patient(one) => {
-                let Demographics { birth_year, sex, version } = one.demographics;
+                let Demographics { birth_year, sex, version, .. } = one.demographics;
                 let year = birth_year.map_or("-".into(), |year| year.to_string());
                 let place = place(one.position);
                 let _ =
@@ -112,6 +112,20 @@ fn show(out: &mut Decoded) -> String {
                     one.happened.map_or("withdrawn", |happened| if happened { "happened" } else { "did not happen" });
                 let (place, at) = (place(one.position), show_time(one.at));
                 let _ = write!(text, "{place} outcome {name} of {patient} by {at} {said}{}", show_version(one.version));
+                text.push_str(if one.deletable { " deletable" } else { "" });
+            }
+            Entry::Condition(one) => {
+                let (name, patient) = (one.id.map_or("-".into(), id), one.patient.map_or("-".into(), id));
+                let table = crate::comorbidities::ComorbidityTable::shipped();
+                let means: String = table.names(one.comorbidities).flat_map(|name| [" ", name]).collect();
+                let means = if one.withdraws { " withdrawn" } else { &means };
+                let means = if means.is_empty() { " nothing" } else { means };
+                let _ = write!(
+                    text,
+                    "{} condition {name} of {patient}{}:{means}",
+                    place(one.position),
+                    show_version(one.version)
+                );
                 text.push_str(if one.deletable { " deletable" } else { "" });
             }
             Entry::Deletion(one) => {

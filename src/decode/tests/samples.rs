@@ -53,13 +53,40 @@ fn check_bundle(
                 assert_eq!(arena.id(update.patient), patient.as_bytes());
                 assert_eq!((update.demographics.birth_year, update.demographics.sex.code()), (Some(birth_year), sex));
             }
-            Entry::Deletion(_) | Entry::Label(_) => panic!("nothing was deleted, and nothing came of anybody"),
+            Entry::Deletion(_) | Entry::Label(_) | Entry::Condition(_) => {
+                panic!("nothing was deleted, nothing came of anybody, and nobody asked for conditions")
+            }
         }
     }
     assert_eq!(seen, panels);
     assert_eq!(found.len(), panels.len() + 1);
     assert_eq!(out.rejections, []);
     assert_eq!(out.tally.total(Outcome::Ignored), entries - panels.len() as u64);
+}
+
+/// What a flow that takes conditions reads of them, as (resources, names): counted by another program.
+#[test]
+fn the_conditions_of_synthea_are_read_and_few_are_comorbidities() {
+    let Some(folder) = folder() else { return };
+    for (file, conditions, names) in [
+        ("Catina_Witting_8e81f54b-b5e3-40b4-8497-88ba0d13f945.json", 9, vec![]),
+        ("Lloyd_Rippin_225aa920-3fda-4872-9f46-aaa61fddd4e1.json", 4, vec![]),
+        // An infarction, and the history of it.
+        ("Terrance_Hahn_753ad9f3-2938-40e3-8068-edb4d9027ba1.json", 5, vec!["myocardial_infarction"; 2]),
+    ] {
+        let spec = DecodeSpec { conditions: true, ..DecodeSpec::default() };
+        let out = decode(&spec, &read(&folder.join("synthea_smart").join(file)));
+        let table = crate::comorbidities::ComorbidityTable::shipped();
+        let mut found = Vec::new();
+        let mut count = 0;
+        for entry in &out.observations.entries {
+            let Entry::Condition(condition) = entry else { continue };
+            count += 1;
+            assert!(condition.patient.is_some() && condition.id.is_some() && !condition.withdraws);
+            found.extend(table.names(condition.comorbidities));
+        }
+        assert_eq!((count, found), (conditions, names), "{file}");
+    }
 }
 
 const CATINA: &[(u32, i64, f64, f64)] = &[

@@ -151,6 +151,27 @@ fn tombstones_delete_what_their_key_names() {
 }
 
 #[test]
+fn conditions_are_taken_by_flows_that_ask_for_them_alone() {
+    let condition = br#"{"resourceType":"Condition","id":"c1","code":{"coding":[{"system":"http://hl7.org/fhir/sid/icd-10","code":"I21"}]},"subject":{"reference":"Patient/p1"}}"#;
+    let conditions = DecodeSpec { conditions: true, ..spec() };
+    assert_eq!(show(&mut decode(&spec(), condition)), "ignored other_resource 1\n");
+    let taken = "0 condition c1 of p1: myocardial_infarction\nignored condition 1\n";
+    assert_eq!(show(&mut decode(&conditions, condition)), taken);
+    let of = |spec: &DecodeSpec, payload: Option<&[u8]>, key: &str| {
+        let mut batch = Batch::default();
+        let key = batch.0.arena.push(key.as_bytes());
+        let payload = payload.map_or(Payload::Tombstone, |payload| Payload::Bytes(batch.0.arena.push(payload)));
+        batch.push(ZERO, 0, payload, Some(key));
+        show(&mut batch.decode(&mut Decoder::new(settings(spec, false))))
+    };
+    assert_eq!(of(&spec(), None, "Condition/c1"), "ignored tombstone 1\n");
+    let deleted = "0 condition c1 of - v3: withdrawn\nignored condition 1\n";
+    assert_eq!(of(&conditions, None, "http://h/fhir/Condition/c1/_history/3"), deleted);
+    assert!(of(&conditions, Some(condition), "Condition/c1").contains(" deletable\n"));
+    assert!(!of(&conditions, Some(condition), "Patient/p1").contains("deletable"));
+}
+
+#[test]
 fn an_observation_whose_key_a_tombstone_may_bear_is_deletable() {
     let deletable = |key: &str| {
         let mut batch = Batch::default();
@@ -239,4 +260,8 @@ fn settings_that_cannot_be_meant_are_refused() {
     }
     let missing = DecodeSpec { signals_file: Some("no/such/table.toml".into()), ..spec() };
     assert!(refused(missing).contains("no/such/table.toml"));
+    let table = DecodeSpec { comorbidities_file: Some("no/such/table.toml".into()), ..spec() };
+    let said = refused(table.clone());
+    assert!(said.contains("no/such/table.toml") && said.contains("decode.conditions is false"), "{said}");
+    assert!(refused(DecodeSpec { conditions: true, ..table }).contains("could not read the table of comorbidities"));
 }

@@ -71,8 +71,12 @@ fn with_outcomes(series: &[Series<Fairness>]) -> Option<(Span, Vec<&Fairness>)> 
     Some((window, all().filter(|row| row.current == window).collect()))
 }
 
+/// What a group has of its attribute, where that is said above: `female` of `sex=female`.
+fn value(group: &str) -> String {
+    numbers::words(group.split_once('=').map_or(group, |(_, value)| value))
+}
+
 fn plot(rows: &[&Fairness], at: usize) -> Markup {
-    let value = |group: &str| numbers::words(group.split_once('=').map_or(group, |(_, value)| value));
     let dots: Vec<Dot> = rows
         .iter()
         .map(|row| Dot {
@@ -122,7 +126,7 @@ fn table_row(row: &Fairness) -> Markup {
     let outside = row.below_four_fifths == Some(true);
     html! {
         tr class=(row.verdict.name()) data-attribute=(row.attribute) data-group=(row.group) {
-            th scope="row" { (numbers::group(&row.group)) @if own { br; span.quiet { "reference" } } }
+            th scope="row" { (value(&row.group)) @if own { br; span.quiet { "reference" } } }
             @for at in 0..RATES.len() {
                 td.number data-column=(RATES[at]) {
                     (numbers::data(row.rates[at].rate, numbers::percent))

@@ -274,6 +274,10 @@ fn fairness(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
         ("age", "age=40-64", 0.31, 0.16),
         ("age", "age=65-79", 0.36, 0.19),
         ("age", "age=80+", 0.20, 0.31),
+        ("comorbidities", "comorbidities=0", 0.58, 0.15),
+        ("comorbidities", "comorbidities=1", 0.24, 0.19),
+        ("comorbidities", "comorbidities=2-3", 0.14, 0.24),
+        ("comorbidities", "comorbidities=4+", 0.03, 0.33),
         ("risk", "risk=HIGH", 0.06, 0.93),
         ("risk", "risk=LOW", 0.71, 0.05),
         ("risk", "risk=MODERATE", 0.23, 0.33),
@@ -283,6 +287,7 @@ fn fairness(rng: &mut ChaCha8Rng, at: i64, readings: f64) -> Vec<Finding> {
     ];
     let base = |attribute| match attribute {
         "age" => ("age=65-79", 0.19),
+        "comorbidities" => ("comorbidities=0", 0.15),
         "risk" => ("risk=LOW", 0.05),
         _ => ("sex=female", 0.175),
     };

@@ -216,7 +216,7 @@ pub(super) fn fairness() -> Vec<Said<Fairness>> {
     const LOW: &str = "lower end of its 95 % interval (Wilson)";
     const HIGH: &str = "upper end";
     vec![
-        ("attribute", Text(|row| row.attribute), "sex, age or risk"),
+        ("attribute", Text(|row| row.attribute), "sex, age, risk or comorbidities"),
         ("group", Text(|row| row.group), "sex=female, age=65-79, risk=HIGH, ..."),
         ("reference_group", Text(|row| row.reference_group), "the attribute's group with most readings"),
         ("current_start", Time(|row| row.current.0), "inclusive"),

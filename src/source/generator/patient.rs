@@ -30,6 +30,8 @@ pub(super) struct Patient {
     /// Readings so far; numbers the observations.
     pub(super) readings: u32,
     pub(super) introduced: bool,
+    /// Number of the next condition to tell of.
+    pub(super) conditions: u8,
     pub(super) previous: Option<Previous>,
 }
 
@@ -129,6 +131,7 @@ impl Patient {
             episode: None,
             readings: 0,
             introduced: false,
+            conditions: 0,
             previous: None,
         }
     }

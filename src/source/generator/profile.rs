@@ -101,6 +101,8 @@ pub struct Profile {
     pub every: EventSpan,
     /// What is around the resource.
     pub wrapping: Wrapping,
+    /// Condition resources come behind the Patient resource, if that is a message of its own.
+    pub conditions: bool,
     /// In how many ways an observation is written: 1 to [`KINDS_MAX`]. How often each comes falls as 1, 1/2, 1/3 … (Zipf).
     pub kinds: u32,
     /// Written as hardly any other observation is.
@@ -150,6 +152,7 @@ impl Default for Profile {
             start: START,
             every: EventSpan::from_seconds(900),
             wrapping: Wrapping::Bare,
+            conditions: false,
             kinds: 1,
             unlike: 0.0,
             late_seconds: 0.010,

@@ -4,6 +4,7 @@
 //! The shape is that of a monitor's gateway, or one of its relatives (`shape.rs`): panel 85354-9 with components 8480-6 and 8462-4, profile `bp`, about 1.2 kB.
 //! Names, addresses and numbers are invented; they are there so that de-identification has something to remove.
 
+use super::conditions::Known;
 use super::patient::{Patient, Shown, Status, Unit, mix};
 use super::profile::{Profile, START, Wrapping};
 use super::shape::Shapes;
@@ -81,6 +82,7 @@ enum Kind {
     Device,
     Practitioner,
     Observation,
+    Condition,
 }
 
 /// The logical id of a patient: also the Kafka key.
@@ -208,6 +210,27 @@ impl Renderer {
         out.extend_from_slice(b"\",\"postalCode\":\"");
         number(out, 10_000 + pick(44, 90_000) as u32);
         out.extend_from_slice(b"\"}]}");
+    }
+
+    /// A Condition resource: active and confirmed.
+    pub(super) fn condition(&mut self, out: &mut Vec<u8>, patient: &Patient, number: u32, known: &Known) {
+        out.extend_from_slice(b"{\"resourceType\":\"Condition\",\"id\":\"");
+        out.extend_from_slice(&uuid(patient.identity, Kind::Condition, number));
+        out.extend_from_slice(b"\",\"meta\":{\"versionId\":\"1\",\"lastUpdated\":\"");
+        self.instant(out, START.micros());
+        out.extend_from_slice(
+            b"\"},\"clinicalStatus\":{\"coding\":[{\"system\":\"http://terminology.hl7.org/CodeSystem/condition-clinical\",\"code\":\"active\"}]},\
+            \"verificationStatus\":{\"coding\":[{\"system\":\"http://terminology.hl7.org/CodeSystem/condition-ver-status\",\
+            \"code\":\"confirmed\"}]},\"code\":{\"coding\":[{\"system\":\"",
+        );
+        out.extend_from_slice(known.system.as_bytes());
+        out.extend_from_slice(b"\",\"code\":\"");
+        out.extend_from_slice(known.code.as_bytes());
+        out.extend_from_slice(b"\",\"display\":\"");
+        out.extend_from_slice(known.display.as_bytes());
+        out.extend_from_slice(b"\"}]},\"subject\":{\"reference\":\"Patient/");
+        out.extend_from_slice(&patient_id(patient));
+        out.extend_from_slice(b"\"}}");
     }
 
     /// RFC 3339 in UTC with milliseconds: 24 bytes.

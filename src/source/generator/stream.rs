@@ -6,6 +6,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::conditions::{self, Known};
 use super::patient::{Device, Draws, Patient, Pressures, Previous, Shown, Status, Unit};
 use super::profile::{Profile, Wrapping};
 use super::render::{ID_BYTES, Renderer, Told, patient_id};
@@ -93,6 +94,11 @@ impl Stream {
                 return Some(head(patient, Content::Patient, arrival_us, arrival_us, Truth::of(patient)));
             }
         }
+        if let Some((number, condition)) = next_condition(&self.profile, patient) {
+            self.next = Some(at);
+            self.renderer.condition(payload, patient, number, &condition);
+            return Some(head(patient, Content::Condition, arrival_us, arrival_us, Truth::of(patient)));
+        }
         self.done += 1;
         let mut draws = Draws(self.rng.next_u64());
         let (told, truth) = correction(&self.profile, patient, arrival_us, &mut draws)
@@ -106,6 +112,21 @@ impl Stream {
         let since_us = ordinal * u128::from(self.profile.every.micros().unsigned_abs()) / u128::from(self.patients_all);
         self.profile.start.micros().saturating_add(i64::try_from(since_us).unwrap_or(i64::MAX))
     }
+}
+
+/// The next condition to tell of, and its number.
+fn next_condition(profile: &Profile, patient: &mut Patient) -> Option<(u32, Known)> {
+    if !profile.conditions || profile.wrapping != Wrapping::Bare {
+        return None;
+    }
+    while usize::from(patient.conditions) < conditions::CONDITIONS_MAX {
+        let number = patient.conditions;
+        patient.conditions += 1;
+        if let Some(condition) = conditions::of(patient, usize::from(number)) {
+            return Some((number.into(), condition));
+        }
+    }
+    None
 }
 
 fn head(patient: &Patient, content: Content, measured_us: i64, arrival_us: i64, truth: Truth) -> Head {

@@ -32,6 +32,42 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     assert_ne!(bytes(1), bytes(2));
 }
 
+/// They come behind the Patient resource and change nothing else; some patients have none, and some have many comorbidities.
+#[test]
+fn conditions_are_told_of_when_asked_for_and_nothing_else_changes() {
+    let table = crate::comorbidities::ComorbidityTable::shipped();
+    let (mut counts, mut others) = (BTreeMap::<Vec<u8>, BTreeSet<String>>::new(), Vec::new());
+    let (mut ids, mut last) = (BTreeSet::new(), Vec::new());
+    for message in generate(&Profile { conditions: true, ..Profile::default() }, 7, 300, 2_000) {
+        let key = message.head.key.to_vec();
+        match message.head.content {
+            Content::Patient => drop(counts.insert(key.clone(), BTreeSet::new())),
+            Content::Observation => {}
+            Content::Condition => {
+                assert_eq!(last, key, "behind its patient");
+                let resource: Value = serde_json::from_slice(&message.payload).unwrap();
+                assert!(ids.insert(resource["id"].as_str().unwrap().to_owned()));
+                let key_text = std::str::from_utf8(&key).unwrap();
+                assert_eq!(resource["subject"]["reference"], format!("Patient/{key_text}"));
+                let coding = &resource["code"]["coding"][0];
+                let text = |name: &str| coding[name].as_str().unwrap().as_bytes();
+                let names = table.names(table.meaning(text("system"), text("code"))).map(str::to_owned);
+                counts.get_mut(&key).unwrap().extend(names);
+                continue;
+            }
+        }
+        last = key;
+        others.push(message.payload);
+    }
+    let plain = generate(&Profile::default(), 7, 300, 2_000).into_iter().map(|message| message.payload);
+    assert!(plain.eq(others));
+    let having = |range: std::ops::Range<usize>| counts.values().filter(|names| range.contains(&names.len())).count();
+    assert!(
+        [having(0..1), having(1..2), having(2..4), having(4..9)].iter().all(|patients| *patients >= 3),
+        "{counts:?}"
+    );
+}
+
 #[test]
 fn every_message_parses_and_a_patient_comes_before_its_first_observation() {
     let mut known = BTreeSet::new();
@@ -47,6 +83,7 @@ fn every_message_parses_and_a_patient_comes_before_its_first_observation() {
                 assert!(resource["birthDate"].as_str().unwrap().parse::<jiff::civil::Date>().is_ok());
                 assert!(known.insert(key));
             }
+            Content::Condition => panic!("nobody asked for conditions"),
             Content::Observation => {
                 observations += 1;
                 assert!(known.contains(&key));
