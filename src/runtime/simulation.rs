@@ -49,6 +49,8 @@ name = "simulated"
 kind = "kafka"
 brokers = "nowhere:1"
 topics = ["bp-obs"]
+[decode]
+conditions = true
 [pseudonymise]
 key_env = "NONE"
 [patient]

@@ -84,7 +84,8 @@ fn message(rng: &mut ChaCha8Rng, partition: usize, now: i64, own: &mut Vec<Sent>
     };
     match rng.random_range(0..100) {
         0..4 => broken(rng, now),
-        4..8 => patient(rng, now),
+        4..6 => patient(rng, now),
+        6..8 => condition(rng, now),
         8..11 if !own.is_empty() => {
             let of = own.choose(rng).expect("not empty").clone();
             Message { key: Some(format!("Observation/{}", of.id)), payload: None, received_at: now }
@@ -124,6 +125,22 @@ fn patient(rng: &mut ChaCha8Rng, now: i64) -> Message {
     let payload =
         format!(r#"{{"resourceType":"Patient","id":"p{number}","gender":"{gender}","birthDate":"{year}-04-07"}}"#);
     Message { key: None, payload: Some(payload), received_at: now }
+}
+
+/// A condition of somebody, or that it was deleted.
+fn condition(rng: &mut ChaCha8Rng, now: i64) -> Message {
+    let (patient, number) = (rng.random_range(0..16), rng.random_range(0..3));
+    let key = Some(format!("Condition/c{patient}-{number}"));
+    if rng.random_bool(0.15) {
+        return Message { key, payload: None, received_at: now };
+    }
+    let code = ["I21.0", "E11.9", "J44.9", "N18.3", "I10"].choose(rng).expect("some");
+    let clinical = ["active", "active", "resolved"].choose(rng).expect("some");
+    let version = rng.random_range(1..4);
+    let payload = format!(
+        r#"{{"resourceType":"Condition","id":"c{patient}-{number}","meta":{{"versionId":"{version}"}},"clinicalStatus":{{"coding":[{{"code":"{clinical}"}}]}},"code":{{"coding":[{{"system":"http://hl7.org/fhir/sid/icd-10","code":"{code}"}}]}},"subject":{{"reference":"Patient/p{patient}"}}}}"#
+    );
+    Message { key, payload: Some(payload), received_at: now }
 }
 
 fn broken(rng: &mut ChaCha8Rng, now: i64) -> Message {
