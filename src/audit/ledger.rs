@@ -450,12 +450,19 @@ impl Account {
         let before = self.entries.partition_point(|entry| entry.at < start);
         let after = before + self.entries[before..].partition_point(|entry| entry.at < end);
         let there = self.entries[before..after].iter().fold(0, |there, entry| there | entry.groups);
+        // Whoever was there longer ago, or comes again later, than the longest gap counts as if he had not been there, or did not come.
+        let reach = calendar.gap_max();
+        let (first, end) =
+            (calendar.start(Pane(pane.0.saturating_sub(reach))), calendar.start(Pane(pane.0.saturating_add(reach))));
+        let first = self.entries[..before].partition_point(|entry| entry.at < first);
+        let last = after + self.entries[after..].partition_point(|entry| entry.at < end);
         // Groups in which the patient comes and goes alike are counted at once: mostly all of them.
         let mut alike: SmallVec<[(Around, Groups); 4]> = SmallVec::new();
         for group in each(groups & !there).map(|group| 1 << group) {
             let of_group = |entry: &&Entry| entry.groups & group != 0;
-            let previous = self.entries[..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
-            let next = self.entries[after..].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
+            let previous =
+                self.entries[first..before].iter().rev().find(of_group).map(|entry| calendar.pane_of(entry.at));
+            let next = self.entries[after..last].iter().find(of_group).map(|entry| calendar.pane_of(entry.at));
             match alike.iter_mut().find(|(around, _)| *around == (previous, next)) {
                 Some((_, groups)) => *groups |= group,
                 None => alike.push(((previous, next), group)),
