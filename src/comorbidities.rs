@@ -110,6 +110,11 @@ impl ComorbidityTable {
         Ok(table)
     }
 
+    /// The names, by their number.
+    pub fn all_names(&self) -> &[String] {
+        &self.names
+    }
+
     fn add(&mut self, WrittenComorbidity { name, codes }: &WrittenComorbidity) -> Result<(), String> {
         let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         if name.is_empty() || !name.bytes().all(word) {

@@ -573,6 +573,8 @@ mod tests {
     const HORIZON: EventSpan = EventSpan::from_seconds(420);
     /// A group that follows from the score.
     const RISK: Groups = 1 << PATIENT_GROUPS;
+    /// One that follows from the patient, though no feature of it is watched.
+    const ILL: Groups = 1 << ATTRIBUTES[3].1.start;
     const ALL_KEPT: Pane = Pane(i64::MIN);
 
     fn calendar() -> Calendar {
@@ -667,7 +669,7 @@ mod tests {
                 naive.entries.remove(&(patient, observation));
             }
             2 => {
-                let of_patient = rng.random_range(1..8);
+                let of_patient = rng.random_range(1..8) | if rng.random_bool(0.5) { ILL } else { 0 };
                 if let Some(entry) = naive.entries.get_mut(&(patient, observation)) {
                     entry.groups = entry.groups & RISK | of_patient;
                 }
@@ -715,7 +717,7 @@ mod tests {
             let found = |cells: &Cells| cells.histograms().find(|(of, _)| *of == series).map(|(_, counts)| counts);
             cells.iter().filter_map(|(pane, cells)| Some((*pane, found(cells)?))).collect()
         };
-        for group in (0..3).chain([PATIENT_GROUPS]) {
+        for group in (0..3).chain([RISK, ILL].map(|group| group.trailing_zeros() as usize)) {
             let (codes, gaps) = (of(Series::scores(group)), of(Series::patients(group)));
             for pane in (0..PANES).map(Pane) {
                 let counted: BTreeMap<Value, i64> =

@@ -147,8 +147,8 @@ pub type Groups = u32;
 /// How many of [`GROUPS`] a reading belongs to by its patient alone: those whose features are watched.
 pub const PATIENT_GROUPS: usize = 10;
 
-/// Those that follow from who the patient is, whether their features are watched or not: all but the ones of what scoring said.
-pub const OF_PATIENT: Groups = (1 << PATIENT_GROUPS) - 1 | ((1 << GROUPS.len()) - (1 << 13));
+/// Those that follow from who the patient is, whether their features are watched or not: all but the three of what scoring said.
+pub const OF_PATIENT: Groups = ((1 << GROUPS.len()) - 1) & !(0b111 << PATIENT_GROUPS);
 
 /// What groups are formed by, and which of [`GROUPS`] they are.
 pub const ATTRIBUTES: [(&str, std::ops::Range<usize>); 4] =

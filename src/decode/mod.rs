@@ -211,6 +211,11 @@ impl Settings {
         self.comorbidities.is_some()
     }
 
+    /// The table of comorbidities in force, if conditions are taken.
+    pub fn comorbidities(&self) -> Option<&ComorbidityTable> {
+        self.comorbidities.as_ref()
+    }
+
     /// The same, with the outcomes that the flow takes, if it takes any. The section must have been checked.
     pub fn with_outcomes(self, spec: &OutcomesSpec) -> Settings {
         let outcomes = spec.inputs().map(|inputs| Outcomes { name: spec.outcome.clone(), inputs });

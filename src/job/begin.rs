@@ -47,6 +47,10 @@ pub(crate) fn digests(flow: &Flow, key: &Key, model: Option<&Logistic>) -> BTree
         let labels = format!("{:?} within {}", outcomes.outcome, outcomes.horizon);
         digests.insert(digest::LABELS.to_owned(), labels);
     }
+    if let Some(table) = flow.decode.comorbidities() {
+        // The numbers that patients' comorbidities are kept under. Codes may change: what was read is not looked at again.
+        digests.insert(digest::COMORBIDITIES.to_owned(), table.all_names().join(" "));
+    }
     digests
 }
 
@@ -217,6 +221,8 @@ fn rules_digest(flow: &Flow, model: Option<&Logistic>) -> String {
         "decode": spec.decode, "patient": spec.patient, "correction": spec.correction, "score": spec.score, "audit": audit,
         "model": model.map(Logistic::name), "version": env!("CARGO_PKG_VERSION"),
         "reference": flow.reference.as_ref().map(|reference| &reference.digest),
+        // What is in the tables that settings name, or in the shipped ones.
+        "signals": format!("{:?}", flow.decode.table()), "comorbidities": format!("{:?}", flow.decode.comorbidities()),
     });
     format!("{:08x}", crc32c::crc32c(settings.to_string().as_bytes()))
 }
@@ -244,11 +250,16 @@ mod tests {
 
     /// Of the replay flow with another setting.
     fn with(setting: Option<String>) -> BTreeMap<String, String> {
+        with_all(setting.as_slice())
+    }
+
+    /// With several.
+    fn with_all(more: &[String]) -> BTreeMap<String, String> {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key");
         Key::create_file(&key).unwrap();
         let mut settings = vec![format!("pseudonymise.key_file={key:?}")];
-        settings.extend(setting);
+        settings.extend_from_slice(more);
         let flow = Flow::read(Path::new("dataflows/blood_pressure_replay.toml"), &settings).unwrap();
         digests(&flow, &Key::read(&flow.spec.pseudonymise).unwrap(), None)
     }
@@ -260,6 +271,25 @@ mod tests {
         for other in ["audit.hop=30m", "audit.window=2h", "audit.reference_windows=12", "patient.hop=30m"] {
             assert_ne!(shape(None), shape(Some(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn the_names_of_comorbidities_are_kept_and_their_codes_belong_to_the_rules() {
+        assert!(!with(None).contains_key(digest::COMORBIDITIES), "no conditions are taken");
+        let folder = tempfile::tempdir().unwrap();
+        let taken = |table: &str| {
+            let path = folder.path().join("table.toml");
+            std::fs::write(&path, table).unwrap();
+            with_all(&["decode.conditions=true".to_owned(), format!("decode.comorbidities_file={path:?}")])
+        };
+        let shipped = std::fs::read_to_string("schemas/comorbidities.toml").unwrap();
+        let one = taken(&shipped);
+        assert!(one[digest::COMORBIDITIES].starts_with("myocardial_infarction "), "{one:?}");
+        let codes = taken(&shipped.replace("\"I21\"", "\"I24\""));
+        assert_eq!(codes[digest::COMORBIDITIES], one[digest::COMORBIDITIES]);
+        assert_ne!(codes[digest::RULES], one[digest::RULES], "another code makes other rows");
+        let names = taken(&shipped.replace("name = \"myocardial_infarction\"", "name = \"infarction\""));
+        assert_ne!(names[digest::COMORBIDITIES], one[digest::COMORBIDITIES]);
     }
 
     #[test]

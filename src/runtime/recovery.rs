@@ -131,6 +131,8 @@ pub mod digest {
     pub const SHAPE: &str = "shape";
     /// What labels say, if outcomes are read: those that are kept were counted by it.
     pub const LABELS: &str = "labels";
+    /// The names of comorbidities, in the order of their numbers; left out if no conditions are taken.
+    pub const COMORBIDITIES: &str = "comorbidities";
     /// What decides the rows: settings, model, version.
     pub const RULES: &str = "rules";
     /// What each topic's id is kept under, its name behind it.
@@ -139,7 +141,7 @@ pub mod digest {
     pub const FILE: &str = "file ";
 }
 
-/// The digests with the ids of the topics; those that are not known just now are as they were, and so is what labels say while none are read.
+/// The digests with the ids of the topics; those that are not known just now are as they were, and so is what labels say, and comorbidities are called, while none are read.
 ///
 /// # Errors
 /// The name of a topic that was made anew since: what was read of it is not in the one that bears its name now.
@@ -151,7 +153,8 @@ pub fn with_topics(
     let last = history.seals.last().filter(|_| !history.is_blank());
     let then = last.into_iter().flat_map(|seal| &seal.digests);
     let mut all = digests.clone();
-    for (name, text) in then.filter(|(name, _)| name.starts_with(digest::TOPIC) || *name == digest::LABELS) {
+    let stays = |name: &str| name.starts_with(digest::TOPIC) || [digest::LABELS, digest::COMORBIDITIES].contains(&name);
+    for (name, text) in then.filter(|(name, _)| stays(name)) {
         all.entry(name.clone()).or_insert_with(|| text.clone());
     }
     for (topic, id) in ids {
@@ -192,6 +195,11 @@ pub fn admit(history: &History, digests: &BTreeMap<String, String>, replay_with_
     if let Some((then, now)) = differs(digest::LABELS) {
         return Err(format!(
             "state.path holds readings labelled by {then}, this flow labels by {now}; set audit.outcomes back, or begin with an empty state.path"
+        ));
+    }
+    if let Some((then, now)) = differs(digest::COMORBIDITIES) {
+        return Err(format!(
+            "state.path holds patients' comorbidities by the table {then}, this flow's names are {now}; set decode.comorbidities_file back, or begin with an empty state.path"
         ));
     }
     if differs(digest::RULES).is_some() && !history.claims.is_empty() && !replay_with_new_code {
@@ -314,7 +322,8 @@ mod tests {
 
     #[test]
     fn what_state_cannot_be_carried_over_is_refused_with_what_to_do() {
-        let then = [("flow", "a"), ("key", "b"), ("shape", "c"), ("labels", "e"), ("rules", "d")];
+        let then =
+            [("flow", "a"), ("key", "b"), ("shape", "c"), ("labels", "e"), ("comorbidities", "f"), ("rules", "d")];
         let known = history(&then);
         assert_eq!(admit(&known, &map(&then), false), Ok(()));
         for (name, hint) in [
@@ -322,6 +331,7 @@ mod tests {
             ("key", "use the same key"),
             ("shape", "set them back"),
             ("labels", "set audit.outcomes back"),
+            ("comorbidities", "set decode.comorbidities_file back"),
             ("rules", "--replay-with-new-code"),
         ] {
             let mut now = map(&then);
