@@ -9,7 +9,8 @@
 //!    comorbidities, come once, and leave nothing.
 //! 2. A condition does not age: there is no horizon. It stands until a later version says something else.
 //!
-//! Limits: [`CONDITIONS_MAX`] of a patient. At the limit what counts nothing makes room, the lowest id first; if all count, a new one is not taken in.
+//! Limits: [`CONDITIONS_MAX`] of a patient. At the limit what counts nothing makes room, the lowest id first; if all count, a new one is not taken in, which
+//! a metric tells (`windkessel_conditions_left_out_total`).
 //! Kept: 32 bytes a condition, and 40 for each patient who has one.
 
 use std::collections::HashMap;
@@ -31,19 +32,30 @@ pub(super) struct Kept {
     withdraws: bool,
 }
 
-/// All conditions of one worker's patients, by the place of the patient.
+/// All conditions of one worker's patients.
 #[derive(Debug, Default)]
-pub(super) struct Conditions(HashMap<u32, Vec<Kept>, foldhash::fast::FixedState>);
+pub(super) struct Conditions {
+    /// By the place of the patient.
+    of: HashMap<u32, Vec<Kept>, foldhash::fast::FixedState>,
+    /// Conditions that were not taken in since somebody asked.
+    left_out: u64,
+}
 
 impl Conditions {
     /// Takes in what is said of a patient's condition; true if something has changed.
     pub(super) fn take(&mut self, patient: u32, condition: &Condition) -> bool {
-        let conditions = self.0.entry(patient).or_default();
-        let changed = take(conditions, condition);
+        let conditions = self.of.entry(patient).or_default();
+        let taken = take(conditions, condition);
+        self.left_out += u64::from(taken == Taken::LeftOut);
         if conditions.is_empty() {
-            self.0.remove(&patient);
+            self.of.remove(&patient);
         }
-        changed
+        taken == Taken::Changed
+    }
+
+    /// How many were not taken in since the last call, because their patient has as many as are kept.
+    pub(super) fn left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 
     /// How many comorbidities a patient has.
@@ -53,12 +65,12 @@ impl Conditions {
 
     /// The conditions of a patient, ascending by id.
     pub(super) fn of(&self, patient: u32) -> &[Kept] {
-        self.0.get(&patient).map_or(&[], Vec::as_slice)
+        self.of.get(&patient).map_or(&[], Vec::as_slice)
     }
 
     /// The patients who have one, ascending.
     pub(super) fn patients(&self) -> Vec<u32> {
-        let mut patients: Vec<u32> = self.0.keys().copied().collect();
+        let mut patients: Vec<u32> = self.of.keys().copied().collect();
         patients.sort_unstable();
         patients
     }
@@ -67,15 +79,24 @@ impl Conditions {
     pub(super) fn put(&mut self, patient: u32, conditions: Vec<Kept>) -> bool {
         let sound = conditions.len() <= CONDITIONS_MAX && conditions.is_sorted_by(|one, other| one.id < other.id);
         if sound && conditions.is_empty() {
-            self.0.remove(&patient);
+            self.of.remove(&patient);
         } else if sound {
-            self.0.insert(patient, conditions);
+            self.of.insert(patient, conditions);
         }
         sound
     }
 }
 
-fn take(conditions: &mut Vec<Kept>, condition: &Condition) -> bool {
+/// What came of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Changed,
+    Nothing,
+    /// All that are kept count, and they are as many as may be.
+    LeftOut,
+}
+
+fn take(conditions: &mut Vec<Kept>, condition: &Condition) -> Taken {
     let Condition { comorbidities, withdraws, version, .. } = *condition;
     let id = condition.id.hash64();
     let place = conditions.binary_search_by_key(&id, |kept| kept.id);
@@ -84,7 +105,7 @@ fn take(conditions: &mut Vec<Kept>, condition: &Condition) -> bool {
     if let Some(known) = known {
         let same = || known.comorbidities == comorbidities;
         if version.precedence(withdraws, (known.version, known.withdraws), same) != Precedence::Newer {
-            return false;
+            return Taken::Nothing;
         }
         if withdraws && version.number().is_none() {
             // Else what it withdraws would come back with the next copy.
@@ -94,21 +115,23 @@ fn take(conditions: &mut Vec<Kept>, condition: &Condition) -> bool {
     match place {
         Ok(place) if new.matters() => conditions[place] = new,
         Ok(place) => drop(conditions.remove(place)),
-        Err(_) if !new.matters() => return false,
+        Err(_) if !new.matters() => return Taken::Nothing,
         Err(place) => return insert(conditions, place, new),
     }
-    true
+    Taken::Changed
 }
 
-fn insert(conditions: &mut Vec<Kept>, place: usize, new: Kept) -> bool {
+fn insert(conditions: &mut Vec<Kept>, place: usize, new: Kept) -> Taken {
     let mut place = place;
     if conditions.len() >= CONDITIONS_MAX {
-        let Some(idle) = conditions.iter().position(|kept| kept.comorbidities.is_empty()) else { return false };
+        let Some(idle) = conditions.iter().position(|kept| kept.comorbidities.is_empty()) else {
+            return Taken::LeftOut;
+        };
         conditions.remove(idle);
         place -= usize::from(idle < place);
     }
     conditions.insert(place, new);
-    true
+    Taken::Changed
 }
 
 impl Kept {
@@ -194,7 +217,9 @@ mod tests {
         assert_eq!(conditions.of(0).len(), CONDITIONS_MAX);
         assert!(conditions.take(0, &condition(9_999, &[2], Version::Unversioned, false)));
         assert_eq!((conditions.of(0).len(), conditions.count(0)), (CONDITIONS_MAX, 2));
+        assert_eq!(conditions.left_out(), 0);
         assert!(!conditions.take(0, &condition(9_997, &[3], Version::Unversioned, false)), "all count");
+        assert_eq!((conditions.left_out(), conditions.left_out()), (1, 0), "which is told, once");
         assert!(
             conditions.take(0, &condition(9_999, &[3], Version::Unversioned, false)),
             "one that is kept may change"

@@ -253,6 +253,7 @@ impl Keyed for Stage {
         self.metrics.patients.add(held.0 - self.held.0);
         self.metrics.contributions.add(held.1 - self.held.1);
         self.held = held;
+        self.metrics.conditions_left_out.inc_by(self.patients.conditions.left_out());
         Ok(Some(output))
     }
 }

@@ -56,6 +56,8 @@ pub struct Metrics {
     pub patients: IntGauge,
     /// Contributions kept for correction.
     pub contributions: IntGauge,
+    /// Conditions of patients who have as many as are kept.
+    pub conditions_left_out: IntCounter,
     /// Windows emitted: `revision` = `first` or `revised`.
     pub windows: IntCounterVec,
     /// Population stability index of the newest window: `feature`, `group`.
@@ -182,6 +184,10 @@ impl Metrics {
             alarms: r.counters("alerts_total", "Alarms raised, by rule", &["reason"]),
             patients: r.gauge("patients", "Patients held in state"),
             contributions: r.gauge("contributions", "Contributions kept so that they can be corrected"),
+            conditions_left_out: r.counter(
+                "conditions_left_out_total",
+                "Conditions that count as nothing, because their patient has as many as are kept",
+            ),
             windows: r.counters("windows_total", "Windows emitted", &["revision"]),
             drift_psi: r.float_gauges("drift_psi", "Population stability index of the newest closed window", drift),
             drift_js: r.float_gauges("drift_js", "Jensen-Shannon distance of the newest closed window", drift),
