@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use super::checkpoint;
+use super::checkpoint::writer;
 use super::live::recent;
 use super::metrics::Metrics;
 use super::reader::{BATCH_BYTES, HELD_BYTES_MAX};
@@ -90,7 +90,7 @@ impl Bound {
                 "live page",
                 if spec.http.listen.is_empty() { 0 } else { (2 * recent::READINGS_MAX * recent::READING_BYTES) as u64 },
             ),
-            ("state being saved", checkpoint::WRITER_BYTES_MAX as u64 + each(KEY_GROUPS as usize * BLOCK_BYTES)),
+            ("state being saved", writer::WRITER_BYTES_MAX as u64 + each(KEY_GROUPS as usize * BLOCK_BYTES)),
             ("kafka", spec.sink.kafka.as_ref().map_or(0, |kafka| each(sink::kafka::queue_bytes(&kafka.client)))),
         ];
         let mut parts: Vec<(&'static str, u64)> = all.into_iter().filter(|(_, bytes)| *bytes > 0).collect();

@@ -15,7 +15,8 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Map};
 
-use super::checkpoint::{self, Desk, StateWriter};
+use super::checkpoint::writer::StateWriter;
+use super::checkpoint::{self, Desk};
 use super::clock::{BORDER, EpochClock, border_above};
 use super::delivery::{self, Progress, Sink};
 use super::driver::{self, Keyed, SourceContext, Tail};
