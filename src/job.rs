@@ -274,10 +274,12 @@ fn cause(reported: Reported, store: &SharedStore, generation: u64) -> Reported {
 
 fn load_model(flow: &Flow, metrics: &Metrics) -> Result<Option<Arc<Logistic>>, Failed> {
     let model = match &flow.spec.model.file {
-        Some(path) if path.exists() => Some(Arc::new(read_model(path).map_err(Failed::configuration)?)),
         Some(path) => {
-            tracing::warn!(target: "score", "no model file at {path:?}: rules alone, probability stays null");
-            None
+            let model = read_model(path).map_err(Failed::configuration)?;
+            if model.is_none() {
+                tracing::warn!(target: "score", "no model file at {path:?}: rules alone, probability stays null");
+            }
+            model.map(Arc::new)
         }
         None => {
             tracing::info!(target: "score", "the flow names no model: rules alone, probability stays null");
@@ -332,13 +334,16 @@ fn open(plan: &Plan, options: &Options, worker: usize, resume: &BTreeMap<Partiti
     Ok(Hands { source, sinks })
 }
 
-/// Reads a model file.
+/// Reads a model file; `None` if there is none.
 ///
 /// # Errors
 /// A sentence with the path.
-pub fn read_model(path: &Path) -> Result<Logistic, String> {
+pub fn read_model(path: &Path) -> Result<Option<Logistic>, String> {
+    if !path.exists() {
+        return Ok(None);
+    }
     let bytes = std::fs::read(path).map_err(|error| format!("could not read the model {path:?}: {error}"))?;
-    Logistic::load(&bytes).map_err(|error| format!("could not use the model {path:?}: {error}"))
+    Logistic::load(&bytes).map(Some).map_err(|error| format!("could not use the model {path:?}: {error}"))
 }
 
 /// The columns of the flow's signals: a table's column name is the signal's name and its unit.

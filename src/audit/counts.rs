@@ -31,9 +31,7 @@ use differential_dataflow::difference::Abelian;
 use crate::audit::histogram::{Cells, Histogram};
 use crate::audit::ledger::{self, Entry, Ledger, WARM_PATIENTS};
 use crate::audit::scores::{Score, Thousandths};
-use crate::audit::series::{
-    self, Calendar, Contribution, GROUPS, Groups, Pane, Series, group_of_comorbidities, groups_of,
-};
+use crate::audit::series::{self, Calendar, Contribution, GROUPS, Groups, Pane, Series, groups_of};
 use crate::audit::tally::Tally;
 use crate::config::Selected;
 use crate::signals::{DIASTOLIC, SYSTOLIC};
@@ -172,7 +170,7 @@ impl Counts {
         for (reading, demographics) in scorable.readings.iter().zip(&scorable.demographics) {
             let Facts { at, precision, signals, .. } = &reading.facts;
             let groups = groups_of(*at, demographics);
-            self.groups.push(groups | group_of_comorbidities(demographics));
+            self.groups.push(groups);
             let pane = self.calendar.pane_of(*at);
             self.input(&reading.facts, pane, kept);
             let measurement = Measurement { pane, precision: *precision, signals, groups };
@@ -230,8 +228,7 @@ impl Counts {
         // Whatever came of it since: the last of them has the groups that it has now.
         for Moved { observation, measured, .. } in moved {
             let place = (measured.at, observation.hash64());
-            let groups =
-                groups_of(measured.at, &measured.demographics) | group_of_comorbidities(&measured.demographics);
+            let groups = groups_of(measured.at, &measured.demographics);
             ledger.regroup(measured.patient, place, groups, &mut self.changes);
         }
         for label in labels {

@@ -342,7 +342,7 @@ pub struct Contribution {
 }
 
 impl Contribution {
-    /// Of one reading in these groups; `None` unless both pressures were measured.
+    /// Of one reading in these groups, of which those count whose features are watched; `None` unless both pressures were measured.
     ///
     /// The mean arterial pressure is the device's own where it was sent, else diastolic + (systolic − diastolic) / 3 (CLINICAL §3:
     /// the estimate differs from the device's by 2.7 mmHg on average).
@@ -352,6 +352,7 @@ impl Contribution {
         let estimate = diastolic + (systolic - diastolic) / 3.0;
         let mean_arterial = signals.get(MEAN_ARTERIAL).filter(|mmhg| mmhg.is_finite()).unwrap_or(estimate);
         let values = [systolic, diastolic, mean_arterial, systolic - diastolic];
+        let groups = groups & ((1 << PATIENT_GROUPS) - 1);
         Some(Contribution { values: values.map(|mmhg| PRESSURE.value_of(mmhg)), groups })
     }
 
@@ -377,7 +378,7 @@ pub fn cell_at(place: usize) -> Cell {
     Cell::new(Series((place / PRESSURE.values()) as u16), Value((place % PRESSURE.values()) as u16))
 }
 
-/// The groups of a patient at that time, of those whose features are watched.
+/// The groups that a patient belongs to at that time.
 pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> Groups {
     let sex = match demographics.sex {
         Sex::Female => 1,
@@ -392,11 +393,11 @@ pub(super) fn groups_of(at: EventTime, demographics: &Demographics) -> Groups {
         65..80 => 8,
         80.. => 9,
     });
-    1 | 1 << sex | age.map_or(0, |age| 1 << age)
+    1 | 1 << sex | age.map_or(0, |age| 1 << age) | group_of_comorbidities(demographics)
 }
 
 /// The group by comorbidities, of a flow that takes conditions.
-pub(super) fn group_of_comorbidities(demographics: &Demographics) -> Groups {
+fn group_of_comorbidities(demographics: &Demographics) -> Groups {
     let group = demographics.comorbidities.map(|count| match count {
         0 => 13,
         1 => 14,

@@ -73,13 +73,11 @@ pub fn run(args: Args) -> Result<(), Failed> {
 fn connect(flow: &Flow) -> Result<(), Failed> {
     let key = Key::read(&flow.spec.pseudonymise).map_err(Failed::configuration)?;
     print_line("pseudonym key: readable");
-    match &flow.spec.model.file {
-        Some(file) if file.exists() => {
-            job::read_model(file).map_err(Failed::configuration)?;
-            print_line("model: readable");
+    if let Some(file) = &flow.spec.model.file {
+        match job::read_model(file).map_err(Failed::configuration)? {
+            Some(_) => print_line("model: readable"),
+            None => print_line(&format!("model: {} is not there, rules alone score", file.display())),
         }
-        Some(file) => print_line(&format!("model: {} is not there, rules alone score", file.display())),
-        None => {}
     }
     let topics = source::topics(&flow.spec.source, &|name| key.name_hash(name)).map_err(Failed::configuration)?;
     let opening = Opening {

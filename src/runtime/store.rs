@@ -28,6 +28,8 @@ mod memory;
 pub(crate) mod power_loss;
 mod s3;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// Longest name of an object, in bytes; what file systems allow in one part of a path is more than enough.

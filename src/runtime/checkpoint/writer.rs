@@ -243,35 +243,16 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::runtime::store::{Store, StoreError, memory};
-
-    /// A store that does not answer for a while.
-    struct Away {
-        inner: SharedStore,
-        away: AtomicBool,
-    }
-
-    impl Store for Away {
-        fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
-            if self.away.load(Ordering::SeqCst) {
-                return Err(StoreError::time_out(name));
-            }
-            self.inner.create(name, bytes)
-        }
-        fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-            self.inner.get(name)
-        }
-        fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-            self.inner.list(prefix)
-        }
-        fn delete(&self, name: &str) -> Result<(), StoreError> {
-            self.inner.delete(name)
-        }
-    }
+    use crate::runtime::store::testing::creating;
+    use crate::runtime::store::{StoreError, memory};
 
     #[test]
     fn a_store_that_is_away_keeps_no_stage_waiting_and_gets_every_file_when_it_is_back() {
-        let store = Arc::new(Away { inner: memory(), away: AtomicBool::new(true) });
+        let away = Arc::new(AtomicBool::new(true));
+        let is_away = Arc::clone(&away);
+        let store = creating(memory(), move |store, name, bytes| {
+            if is_away.load(Ordering::SeqCst) { Err(StoreError::time_out(name)) } else { store.create(name, bytes) }
+        });
         let (stop, failure, metrics) = (Stop::default(), Failure::default(), Metrics::new());
         let writer = StateWriter::start(store.clone(), 7, None, stop, failure.clone(), metrics).unwrap();
         let (reply, written) = channel();
@@ -286,7 +267,7 @@ mod tests {
             belt.end(reply.clone());
         }
         assert!(written.try_recv().is_err(), "nothing is stored");
-        store.away.store(false, Ordering::SeqCst);
+        away.store(false, Ordering::SeqCst);
         for stage in ["one", "two", "three"] {
             let (border, part) = written.recv().unwrap();
             assert_eq!((border, &*part.name), (1_024, &*state_files::name(checkpoint_of(1_024), 7, 0, stage)));

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::config::TableName;
 use crate::runtime::store::memory;
+use crate::runtime::store::testing::creating;
 use crate::vocabulary::TopicId;
 
 mod damage;
@@ -243,35 +244,6 @@ fn of_successors_that_race_all_but_the_last_are_fenced_and_no_claim_is_lost() {
     assert_eq!(epochs(&history.claims), acknowledged, "in the order of generations, none lost, none added");
 }
 
-/// A store that answers "unavailable" to every other creation, having done it or not.
-struct Flaky {
-    inner: SharedStore,
-    random: std::sync::Mutex<ChaCha8Rng>,
-}
-
-impl Store for Flaky {
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
-        let (fails, late) = {
-            let mut random = self.random.lock().unwrap();
-            (random.random_bool(0.5), random.random_bool(0.5))
-        };
-        match (fails, late) {
-            (false, _) => self.inner.create(name, bytes),
-            (true, false) => Err(StoreError::time_out(name)),
-            (true, true) => self.inner.create(name, bytes).and(Err(StoreError::time_out(name))),
-        }
-    }
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.get(name)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.inner.list(prefix)
-    }
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.inner.delete(name)
-    }
-}
-
 /// Repeats what may be repeated.
 fn stubborn<T>(mut attempt: impl FnMut() -> Result<T, LogError>) -> T {
     loop {
@@ -282,10 +254,22 @@ fn stubborn<T>(mut attempt: impl FnMut() -> Result<T, LogError>) -> T {
     }
 }
 
+/// A store, and the same answering "unavailable" to every other creation, having done it or not.
 fn flaky(seed: u64) -> (SharedStore, SharedStore) {
     let inner = memory();
     let random = std::sync::Mutex::new(ChaCha8Rng::seed_from_u64(seed));
-    (inner.clone(), Arc::new(Flaky { inner, random }))
+    let flaky = creating(inner.clone(), move |store, name, bytes| {
+        let (fails, late) = {
+            let mut random = random.lock().unwrap();
+            (random.random_bool(0.5), random.random_bool(0.5))
+        };
+        match (fails, late) {
+            (false, _) => store.create(name, bytes),
+            (true, false) => Err(StoreError::time_out(name)),
+            (true, true) => store.create(name, bytes).and(Err(StoreError::time_out(name))),
+        }
+    });
+    (inner, flaky)
 }
 
 #[test]
@@ -338,28 +322,13 @@ fn an_entry_of_unknown_fate_comes_before_the_next() {
     }
 }
 
-/// A store that does not know the condition, and overwrites.
-struct Overwriting(SharedStore);
-
-impl Store for Overwriting {
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
-        self.0.delete(name)?;
-        self.0.create(name, bytes)
-    }
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0.get(name)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.0.list(prefix)
-    }
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.0.delete(name)
-    }
-}
-
 #[test]
 fn a_store_that_overwrites_is_found_out_at_the_start() {
-    let store: SharedStore = Arc::new(Overwriting(memory()));
+    // It does not know the condition.
+    let store = creating(memory(), |store, name, bytes| {
+        store.delete(name)?;
+        store.create(name, bytes)
+    });
     let error = take_over(&store).err().unwrap();
     assert!(error.to_string().contains("If-None-Match"), "{error}");
 }
